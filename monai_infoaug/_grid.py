@@ -1,0 +1,48 @@
+"""Reading images at index coordinates: the one place that knows how PyTorch numbers its sampling grids."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+
+def sample_at(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "zeros") -> Tensor:
+    """Interpolate images at index coordinates (axis 0 first, voxel centres at integers).
+
+    Args:
+        image: (B, C, *S), two or three spatial dimensions.
+        coordinates: (B, D, *R) in voxels of ``image``.
+        mode: ``"bilinear"`` (trilinear in 3D) or ``"nearest"``.
+        padding_mode: ``"zeros"``, ``"border"`` or ``"reflection"`` for coordinates outside of the image.
+
+    Returns:
+        (B, C, *R), of ``image``'s type.
+
+    Example:
+        >>> sample_at(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), torch.tensor([[[0.5], [1.0]]]))
+        tensor([[[2.]]])
+    """
+    shape = coordinates.shape[2:]
+    size = torch.tensor(image.shape[2:], device=image.device, dtype=coordinates.dtype)
+    grid = ((2 * coordinates.flatten(2).transpose(1, 2) + 1) / size - 1).flip(-1)
+    grid = grid.reshape(len(grid), -1, *[1] * (image.ndim - 3), image.ndim - 2).to(image.dtype)
+    return grid_sample(image, grid, mode, padding_mode, align_corners=False).reshape(*image.shape[:2], *shape)
+
+
+def level_features(level: Tensor, points: Tensor, stride: float) -> Tensor:
+    """Embeddings of points given in voxels of the network's input, from one level of its output.
+
+    Cell ``j`` of a level with stride ``s`` is centred on voxel ``s * j + (s - 1) / 2``.
+
+    Args:
+        level: (B, F, *cells).
+        points: (B, N, D) in voxels of the input; outside of the image the nearest cell counts.
+        stride: voxels a cell.
+
+    Returns:
+        (B, N, F), interpolated, not normalised; zero where a point is NaN.
+    """
+    cells = ((points.nan_to_num() + 0.5) / stride - 0.5).transpose(1, 2)
+    features = sample_at(level, cells.to(level.dtype), padding_mode="border").transpose(1, 2)
+    return features.masked_fill(points.isnan().any(-1, keepdim=True), 0.0)

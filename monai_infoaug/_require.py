@@ -1,0 +1,26 @@
+"""The one way in which the package refuses bad input."""
+
+from __future__ import annotations
+
+
+def require(condition: bool, argument: str, got: object, accepted: str, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` unless ``condition`` holds.
+
+    Args:
+        condition: what must be true.
+        argument: name of the argument, key or file at fault.
+        got: what came.
+        accepted: what would have been accepted.
+        error: type of the exception.
+
+    Raises:
+        ValueError: (or ``error``) naming the argument, what is accepted and what came.
+
+    Example:
+        >>> require(3 > 4, "window", 3, "larger than 4")
+        Traceback (most recent call last):
+        ...
+        ValueError: `window` must be larger than 4, got 3.
+    """
+    if not condition:
+        raise error(f"`{argument}` must be {accepted}, got {got}.")

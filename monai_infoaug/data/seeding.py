@@ -1,0 +1,84 @@
+"""Randomness that belongs to the item, not to the worker or the process that happens to serve it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+
+from monai_infoaug._require import require
+
+__all__ = ["SeededDataset"]
+
+
+class SeededDataset(Dataset):
+    """Make the randomness of an item a function of (seed, epoch, index of the item) alone.
+
+    Before it serves item ``i``, it seeds the wrapped data set's transform from the three numbers. So resuming at an
+    epoch, changing ``num_workers`` or the batch size, shuffling, and splitting over processes all give the same
+    items, and no two items or epochs share their random numbers. Call :py:meth:`set_epoch` before each epoch, as with
+    :py:class:`torch.utils.data.DistributedSampler`; workers that are already running (``persistent_workers=True``)
+    see it.
+
+    Wrap the data set itself and split afterwards (``Subset``, sampler), because the index is that of the wrapped
+    data set. The transform is seeded in place: threads that share it (``monai.data.ThreadDataLoader`` with
+    ``use_thread_workers=True``) would disturb each other. Transforms that draw from a global generator are out of
+    reach.
+
+    Args:
+        dataset: a MONAI ``Dataset``, ``CacheDataset``, ``PersistentDataset`` or other map-style data set whose
+            ``transform`` is a ``Compose`` or another ``Randomizable``.
+        seed: non-negative integer.
+
+    Raises:
+        TypeError: if ``dataset`` has no length or no transform that can be seeded.
+        ValueError: if ``seed`` or the epoch is negative.
+
+    Example:
+        >>> import torch
+        >>> from monai.data import Dataset
+        >>> from monai.transforms import RandGaussianNoise
+        >>> dataset = SeededDataset(Dataset([torch.zeros(1, 2, 2)] * 4, RandGaussianNoise(prob=1.0)), seed=7)
+        >>> first = dataset[2]
+        >>> torch.equal(dataset[2], first), torch.equal(dataset[3], first)
+        (True, False)
+        >>> dataset.set_epoch(1)
+        >>> torch.equal(dataset[2], first)
+        False
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
+        usable = hasattr(dataset, "__len__") and hasattr(getattr(dataset, "transform", None), "set_random_state")
+        wanted = "a map-style dataset whose `transform` has `set_random_state` (wrap it before a Subset)"
+        require(usable, "dataset", type(dataset).__name__, wanted, TypeError)
+        require(operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        self.dataset, self.seed = dataset, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers read the same memory
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose items are served."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Serve the items of ``epoch`` (non-negative) from now on, here and in running workers."""
+        require(operator.index(epoch) >= 0, "epoch", epoch, "a non-negative integer")
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Any:
+        """Item ``index``, negative ones from the end; for a slice or sequence a ``Subset`` of this, as in MONAI."""
+        if isinstance(index, slice):
+            return Subset(self, range(len(self))[index])
+        if isinstance(index, Sequence):
+            return Subset(self, index)
+        index = range(len(self))[index]  # IndexError out of range; -1 and the last index are the same item
+        mixed = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)
+        self.dataset.transform.set_random_state(seed=int(mixed[0]))
+        return self.dataset[index]

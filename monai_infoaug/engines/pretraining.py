@@ -1,0 +1,286 @@
+"""Pixel-contrastive training on MONAI's engines, and its validation without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+
+from monai_infoaug._grid import level_features
+from monai_infoaug._require import require
+from monai_infoaug.inferers import match_points
+from monai_infoaug.losses import PixelInfoNCELoss
+
+__all__ = [
+    "LevelContrast",
+    "PairInferer",
+    "PairMatcher",
+    "PixelContrastiveTrainer",
+    "PixelMatchingEvaluator",
+    "has_fast_half",
+]
+
+
+def has_fast_half(device: str | torch.device = "cpu") -> bool:
+    """Whether mixed precision is worth its while: on every GPU, and on CPUs that compute bfloat16 natively."""
+    cpu_test = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return torch.device(device).type == "cuda" or cpu_test()
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The embedding network inside of DistributedDataParallel or its like."""
+    return getattr(network, "module", network)
+
+
+class PreparePairs:
+    """``prepare_batch`` of MONAI's engines for the output of ``RandPairedViewsd``.
+
+    Args:
+        key: the image whose views are embedded.
+        prefixes: ``prefix`` of each pair of the dictionary, in the order of the network's inputs.
+    """
+
+    def __init__(self, key: str = "image", prefixes: Sequence[str] = ("",)) -> None:
+        self.key, self.prefixes = key, tuple(prefixes)
+
+    def __call__(
+        self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[dict[str, Tensor]]]:
+        def get(name: str) -> Tensor:
+            if name not in batch:
+                raise KeyError(f"The batch lacks `{name}`, a result of RandPairedViewsd; it has {sorted(batch)}.")
+            return convert_to_tensor(batch[name]).to(device=device, non_blocking=non_blocking, **kwargs)
+
+        views = [tuple(get(f"{p}{self.key}_view{k}") for k in (1, 2)) for p in self.prefixes]
+        names = ("points_view1", "points_view2", "points_valid")
+        return views, [{name: get(p + name) for name in names} for p in self.prefixes]
+
+
+class PairInferer(Inferer):
+    """Embeds pairs of views: a list of pairs, one an input of the network, to a list of pairs of levels.
+
+    Args:
+        cpu_amp: compute in bfloat16 where the processor does so safely (MONAI's own ``amp`` is for GPUs only).
+    """
+
+    def __init__(self, cpu_amp: bool = False) -> None:
+        self.cpu_amp = cpu_amp
+
+    def __call__(
+        self, inputs: Sequence[tuple[Tensor, Tensor]], network: nn.Module, *args: Any, **kwargs: Any
+    ) -> list[tuple[Tensor, Tensor]]:
+        with torch.autocast("cpu", torch.bfloat16) if self.cpu_amp else nullcontext():
+            if all(first.shape == second.shape for first, second in inputs):
+                # one pass over both views: cheaper, and batch normalisation sees them together
+                return [tuple(level.chunk(2)) for level in network(*(torch.cat(views) for views in inputs))]
+            return list(zip(*(network(*views) for views in zip(*inputs, strict=True)), strict=True))
+
+
+class LevelContrast(nn.Module):
+    """Contrast of corresponding points, averaged over the levels of an embedding network.
+
+    Args:
+        view_levels: (input, stride) of each level: the pair of views that it sees and its voxels a cell.
+        loss: contrast of point features, called as ``loss(features1, features2, points, valid, radius=...)``.
+        radius: in cells of a level, within which other points are neither positive nor negative.
+        weights: of the levels, default all equal.
+    """
+
+    def __init__(
+        self,
+        view_levels: Sequence[tuple[int, int]],
+        loss: Callable[..., Tensor],
+        radius: float = 2.0,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        weights = [1.0] * len(view_levels) if weights is None else list(weights)
+        require(
+            len(weights) == len(view_levels) and min(weights) >= 0 < sum(weights),
+            "level_weights",
+            weights,
+            f"{len(view_levels)} numbers of at least 0, one a level, not all 0",
+        )
+        self.view_levels, self.loss, self.radius = tuple(view_levels), loss, radius
+        self.weights = [w / sum(weights) for w in weights]
+
+    def forward(self, levels: Sequence[tuple[Tensor, Tensor]], targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        total = torch.zeros((), device=levels[0][0].device)
+        for (source, stride), weight, (level1, level2) in zip(self.view_levels, self.weights, levels, strict=True):
+            points1, points2, valid = targets[source].values()
+            features = level_features(level1, points1, stride), level_features(level2, points2, stride)
+            total = total + weight * self.loss(*features, points1, valid, radius=self.radius * stride)
+        return total
+
+
+class PixelContrastiveTrainer(SupervisedTrainer):
+    """MONAI trainer that pulls the embeddings of corresponding pixels together [1].
+
+    Everything of ``SupervisedTrainer`` is there: handlers, metrics, mixed precision, gradient accumulation.
+
+    Args:
+        device: where to train.
+        max_epochs: number of epochs.
+        train_data_loader: batches from ``RandPairedViewsd``.
+        network: embedding network with ``strides`` (and ``view_levels`` where it takes several inputs); the output is
+            a list of levels.
+        optimizer: of the network's parameters.
+        loss_function: contrast of point features, default ``PixelInfoNCELoss()``.
+        key: the image whose views are embedded.
+        prefixes: ``prefix`` of each pair in the batch, in the order of the network's inputs.
+        radius: in cells of a level, within which other points are neither positive nor negative.
+        level_weights: weight of each level's loss, default all equal.
+        max_grad_norm: gradients are scaled down to this norm; None leaves them.
+        amp: mixed precision: MONAI's on a GPU, bfloat16 on the CPU (see :py:func:`has_fast_half`).
+        inferer: default ``PairInferer(cpu_amp=amp)``, GPUs excepted.
+        kwargs: of ``SupervisedTrainer``. ``decollate`` is False: there is nothing to take apart.
+
+    Raises:
+        ValueError: for level weights that do not fit the network, or a network that needs another number of prefixes.
+        KeyError: naming what a batch lacks.
+
+    References:
+        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+           2025, arXiv:2211.07118.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: Callable[..., Tensor] | None = None,
+        key: str = "image",
+        prefixes: Sequence[str] = ("",),
+        radius: float = 2.0,
+        level_weights: Sequence[float] | None = None,
+        max_grad_norm: float | None = None,
+        amp: bool = False,
+        inferer: Inferer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        on_cpu = torch.device(device).type == "cpu"
+        embedding = unwrap(network)
+        require(
+            hasattr(embedding, "strides"), "network", type(embedding).__name__, "an embedding network with `strides`"
+        )
+        view_levels = getattr(embedding, "view_levels", [(0, stride) for stride in embedding.strides])
+        inputs = len({source for source, _ in view_levels})
+        require(len(prefixes) == inputs, "prefixes", tuple(prefixes), f"{inputs} names, one an input of the network")
+        require(max_grad_norm is None or max_grad_norm > 0, "max_grad_norm", max_grad_norm, "above 0, or None")
+        super().__init__(
+            device,
+            max_epochs,
+            train_data_loader,
+            network,
+            optimizer,
+            LevelContrast(view_levels, loss_function or PixelInfoNCELoss(), radius, level_weights),
+            prepare_batch=PreparePairs(key, prefixes),
+            inferer=inferer or PairInferer(cpu_amp=amp and on_cpu),
+            amp=amp and not on_cpu,
+            decollate=False,
+            **kwargs,
+        )
+        if max_grad_norm is not None:
+            self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients, max_grad_norm)
+
+    def _clip_gradients(self, max_norm: float) -> None:
+        if self.amp and self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
+
+
+class PairMatcher(Inferer):
+    """Finds the points of view 1 in view 2, each pair by itself.
+
+    Args:
+        level_weights: of the similarities, default all equal.
+        chunk: points whose similarity maps are held at a time.
+    """
+
+    def __init__(self, level_weights: Sequence[float] | None = None, chunk: int = 16) -> None:
+        self.level_weights, self.chunk = level_weights, chunk
+
+    def __call__(self, inputs: tuple[Tensor, Tensor, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> dict:
+        """Match.
+
+        Args:
+            inputs: views 1 and 2 (B, C, *S) and the points (B, N, D) in voxels of view 1.
+            network: embedding network.
+
+        Returns:
+            ``landmarks`` (B, N, D) in voxels of view 2, ``scores`` (B, N), and ``embeddings`` (B, N, all levels'
+            channels) of the points in view 1.
+        """
+        view1, view2, points = inputs
+        strides = unwrap(network).strides
+        template, query = network(view1), network(view2)
+        found = [
+            match_points(
+                [level[b : b + 1] for level in template],
+                points[b : b + 1],
+                [level[b : b + 1] for level in query],
+                strides,
+                view2.shape[2:],
+                self.level_weights,
+                self.chunk,
+            )
+            for b in range(len(view1))
+        ]
+        landmarks, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+        embeddings = [level_features(level, points, stride) for level, stride in zip(template, strides, strict=True)]
+        return {"landmarks": landmarks, "scores": scores, "embeddings": torch.cat(embeddings, dim=-1)}
+
+
+class PixelMatchingEvaluator(SupervisedEvaluator):
+    """Validation without labels: matching under synthetic changes of known truth.
+
+    The points of view 1 are searched in view 2. In ``engine.state.output``, ``pred`` has the result of ``PairMatcher``
+    and ``label`` the true points (B, N, D), NaN where there is none, for ``MeanRadialError`` and
+    ``EmbeddingCollapseMetric``.
+
+    Args:
+        device: where to match.
+        val_data_loader: batches from ``RandPairedViewsd``, best of whole images.
+        network: embedding network that embeds one image.
+        key: the image whose views are matched.
+        prefix: ``prefix`` of the pair in the batch.
+        inferer: default ``PairMatcher()``.
+        kwargs: of ``SupervisedEvaluator``.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        val_data_loader: Any,
+        network: nn.Module,
+        key: str = "image",
+        prefix: str = "",
+        inferer: Inferer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        prepare = PreparePairs(key, (prefix,))
+
+        def prepare_batch(*args: Any, **kwargs: Any) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+            (views,), (targets,) = prepare(*args, **kwargs)
+            points1, points2, valid = targets.values()
+            return (*views, points1), points2.masked_fill(~valid[..., None], torch.nan)
+
+        super().__init__(
+            device,
+            val_data_loader,
+            network,
+            prepare_batch=prepare_batch,
+            inferer=inferer or PairMatcher(),
+            decollate=False,
+            **kwargs,
+        )

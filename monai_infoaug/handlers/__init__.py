@@ -1,0 +1,17 @@
+"""Handlers for a running training."""
+
+from monai_infoaug.handlers.checkpoint import ResumableCheckpoint, load_weights
+from monai_infoaug.handlers.epoch import EpochSetter
+from monai_infoaug.handlers.landmark_report import LandmarkReport, draw_landmarks, summarise_errors
+from monai_infoaug.handlers.pictures import PairPictureHandler, draw_pair
+
+__all__ = [
+    "EpochSetter",
+    "LandmarkReport",
+    "PairPictureHandler",
+    "ResumableCheckpoint",
+    "draw_landmarks",
+    "draw_pair",
+    "load_weights",
+    "summarise_errors",
+]

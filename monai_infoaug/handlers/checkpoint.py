@@ -1,0 +1,127 @@
+"""A training that survives being killed, and weights that are checked before they are used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import optional_import
+from torch import nn
+
+from monai_infoaug._require import require
+
+Events, _ = optional_import("ignite.engine", name="Events")
+
+__all__ = ["ResumableCheckpoint", "load_weights"]
+
+
+def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, weights-only: nothing that it says is executed.
+
+    Raises:
+        ValueError: naming the file, if it is missing, unreadable or no dictionary.
+    """
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"`{path}` must be a readable checkpoint of weights, got {type(error).__name__}: {error}"
+        ) from error
+    require(isinstance(checkpoint, dict), str(path), type(checkpoint).__name__, "a dictionary of states", TypeError)
+    return checkpoint
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "network") -> nn.Module:
+    """Load a network's weights from a checkpoint or a bare state dictionary.
+
+    Args:
+        network: gets the weights, on the device it is on.
+        path: checkpoint of ``ResumableCheckpoint`` or of MONAI's ``CheckpointSaver``, or a saved state dictionary.
+        key: of the network's state in a checkpoint.
+
+    Returns:
+        ``network``.
+
+    Raises:
+        ValueError: naming the file, if it is unreadable or of another network; ``network`` is then unchanged.
+    """
+    checkpoint = read_checkpoint(path)
+    state, own = checkpoint.get(key, checkpoint), network.state_dict()
+    odd = sorted(set(state) ^ set(own)) or [k for k in own if state[k].shape != own[k].shape]
+    require(
+        not odd,
+        str(path),
+        f"a checkpoint of another one: {len(odd)} entries differ, such as {odd[:3]}",
+        f"a checkpoint of this {type(network).__name__}",
+    )
+    network.load_state_dict(state)
+    return network
+
+
+class ResumableCheckpoint:
+    """Handler that saves the whole state of a training and, when the training starts again, goes on from there.
+
+    The file is replaced in one step, so that a kill at any moment leaves a complete checkpoint: at most ``every``
+    epochs are lost. Attach it after all handlers that change what it saves, such as that of the learning rate.
+
+    Args:
+        path: file of the checkpoint; its folder is made.
+        save_dict: objects with ``state_dict`` and ``load_state_dict``, e.g. ``{"network": ..., "optimizer": ...,
+            "lr_scheduler": ...}``. The state of the engine itself (epoch, iteration, best metric) is always kept.
+        every: epochs between two checkpoints.
+        resume: whether to go on from an existing file; otherwise it will be overwritten.
+
+    Raises:
+        ValueError: at the start of the run, naming the file, if it is unreadable or of another training.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, save_dict: Mapping[str, Any], every: int = 1, resume: bool = True
+    ) -> None:
+        require(
+            len(save_dict) > 0 and "trainer" not in save_dict,
+            "save_dict",
+            list(save_dict),
+            "objects by name, the engine (`trainer`) excepted",
+        )
+        require(every >= 1, "every", every, "at least 1")
+        self.path, self.save_dict, self.every, self.resume = Path(path), dict(save_dict), every, resume
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every) | Events.COMPLETED, self.save)
+
+    def save(self, engine: Any) -> None:
+        """Write the checkpoint."""
+        states = {name: thing.state_dict() for name, thing in self.save_dict.items()}
+        progress = ("epoch", "iteration", "best_metric", "best_metric_epoch")
+        states["trainer"] = {name: getattr(engine.state, name) for name in progress}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("wb") as file:
+            torch.save(states, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+
+    def load(self, engine: Any) -> None:
+        """Restore the state from the checkpoint, where there is one."""
+        if not (self.resume and self.path.exists()):
+            return
+        states = read_checkpoint(self.path, engine.state.device)
+        names = {*self.save_dict, "trainer"}
+        require(set(states) == names, str(self.path), f"one of {sorted(states)}", f"a checkpoint of {sorted(names)}")
+        for name, thing in self.save_dict.items():
+            try:
+                thing.load_state_dict(states[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"`{self.path}` must be a checkpoint of this training, got another `{name}`: {error}"
+                ) from error
+        for name, value in states["trainer"].items():
+            setattr(engine.state, name, value)
+        engine.logger.info(f"Resumed from {self.path} after epoch {engine.state.epoch}.")

@@ -1,0 +1,74 @@
+"""What the functions of this package accept as an image and a mask, and how they give the caller's kind back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_infoaug._require import require
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
+    """A plain float64 tensor with the values of a channel-first image ``array``, called ``name`` in errors.
+
+    Raises:
+        TypeError: if it is no array or tensor of real numbers.
+        ValueError: if it is not channel first with 2 or 3 spatial axes, is empty, or holds NaN or infinity.
+    """
+    require(isinstance(array, np.ndarray | Tensor), name, type(array).__name__, "a NumPy array or a tensor", TypeError)
+    real = array.dtype.kind in "buif" if isinstance(array, np.ndarray) else not array.is_complex()
+    require(real, name, array.dtype, "of real numbers", TypeError)
+    require(array.ndim in (3, 4), name, f"shape {tuple(array.shape)}", "channel first with 2 or 3 spatial axes")
+    require(math.prod(array.shape) > 0, name, f"shape {tuple(array.shape)}", "not empty")
+    if isinstance(array, np.ndarray):  # astype also undoes byte orders and strides that torch does not know
+        tensor = torch.from_numpy(array.astype(np.float64))
+    else:
+        tensor = array.detach().as_subclass(Tensor).double()
+    require(bool(tensor.isfinite().all()), name, "NaN or infinity", "finite")
+    return tensor
+
+
+def to_mask(mask: np.ndarray | Tensor | None, image: Tensor) -> Tensor:
+    """The mask of a tensor ``image`` (C,*S) as (C,*S) bool, true where ``mask`` is not zero, or everywhere for None.
+
+    Raises:
+        ValueError: if the mask is neither (1,*S) nor (C,*S), or selects nothing in a channel.
+    """
+    if mask is None:
+        return torch.ones_like(image, dtype=torch.bool)
+    inside = to_tensor(mask, "mask").to(image.device) != 0
+    shapes = (1, *image.shape[1:]), tuple(image.shape)
+    require(
+        tuple(inside.shape) in shapes, "mask", f"shape {tuple(inside.shape)}", f"of shape {shapes[0]} or {shapes[1]}"
+    )
+    require(bool(inside.flatten(1).any(1).all()), "mask", "no voxel", "true somewhere in each channel")
+    return inside.expand_as(image)
+
+
+def like(result: Tensor, array: Array) -> Array:
+    """``result``, same shape and dtype, as the kind that ``array`` is; a MetaTensor passes its metadata on."""
+    if isinstance(array, np.ndarray):
+        return result.cpu().numpy()
+    return torch.empty_like(array, dtype=result.dtype).copy_(result)
+
+
+def quantile(values: Tensor, q: float) -> float:
+    """The ``q``-quantile, linear between ranks, of any number of ``values`` (torch.quantile stops at 2**24)."""
+    rank = q * (values.numel() - 1)
+    below, above = (values.flatten().kthvalue(int(k) + 1).values.item() for k in (math.floor(rank), math.ceil(rank)))
+    return below + (rank - math.floor(rank)) * (above - below)
+
+
+def is_ordered_pair(pair: object) -> bool:
+    """Whether ``pair`` is two finite numbers, the first no larger than the second."""
+    if not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2 or not all(isinstance(x, Real) for x in pair):
+        return False
+    return -math.inf < pair[0] <= pair[1] < math.inf

@@ -1,0 +1,139 @@
+"""How much a pixel tells: the Shannon entropy of the grey levels around it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from monai_infoaug._require import require
+from monai_infoaug.information._arrays import Array, is_ordered_pair, like, quantile, to_mask, to_tensor
+
+__all__ = ["local_entropy"]
+
+FIXED_POINT = 2**24  # count * log2(count) in whole numbers: sums are exact in any order, rounding costs < 1e-7 bits
+
+
+def local_entropy(
+    image: Array,
+    window: int | Sequence[int] = 9,
+    num_bins: int = 32,
+    value_range: tuple[float, float] | None = None,
+    mask: np.ndarray | Tensor | None = None,
+) -> Array:
+    """Shannon entropy of the grey-level histogram in the window around each pixel, the information quantity of [1].
+
+    The histogram is exact: all pixels of the box that lie in the image and the mask count alike. The time grows with
+    the side of the window at most, in 2D and 3D. On the CPU numba is used where it is installed (extra ``fast``), else
+    and on other devices torch; both give the same values.
+
+    Args:
+        image: (C,H,W) or (C,H,W,D), each channel on its own; finite real numbers.
+        window: odd side of the window in voxels, one for all axes or one an axis, no larger than the image.
+        num_bins: number of equal bins over ``value_range``, at least 2.
+        value_range: grey levels (low, high); values outside count in the end bins. With ``(0, 255)`` and 256 bins each
+            level of an 8-bit image has its own bin. None: the 0.5 and 99.5 percentile inside the mask, for each
+            channel.
+        mask: (1,*S) or (C,*S), not zero inside. Pixels outside count in no histogram and get 0. None: all is inside.
+
+    Returns:
+        (C,*S) float32, in bits, from 0 (a constant window) to ``log2(num_bins)``, of the kind, device and metadata of
+        ``image``.
+
+    Raises:
+        ValueError: for a wrong rank, an empty image, NaN or infinity, a window that is even or larger than the image,
+            fewer than 2 bins, a range out of order, a mask of another shape or without a voxel.
+        TypeError: if ``image`` or ``mask`` is no array or tensor of real numbers.
+
+    References:
+        [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+        2025, arXiv:2211.07118.
+
+    Example:
+        >>> import torch
+        >>> edge = torch.tensor([[[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]] * 3])
+        >>> local_entropy(edge, window=3, num_bins=2)[0, 1]
+        tensor([0.0000, 0.0000, 0.9183, 0.9183, 0.0000, 0.0000])
+    """
+    check_settings(window, num_bins, value_range)
+    pixels = to_tensor(image, "image")
+    sizes = tuple(pixels.shape[1:])
+    sides = tuple(np.atleast_1d(window).tolist())
+    sides = sides * len(sizes) if len(sides) == 1 else sides
+    fits = len(sides) == len(sizes) and all(side <= size for side, size in zip(sides, sizes, strict=True))
+    require(fits, "window", window, f"one side or one an axis, no larger than the image's axes {sizes}")
+    inside = to_mask(mask, pixels)
+    bins = torch.stack([_to_bins(*channel, num_bins, value_range) for channel in zip(pixels, inside, strict=True)])
+    counts = torch.arange(math.prod(sides) + 1, dtype=torch.float64)
+    table = (torch.xlogy(counts, counts) * (FIXED_POINT / math.log(2))).round().long()
+    numba_entropy = _numba_window_entropy() if bins.device.type == "cpu" else None
+    return like((numba_entropy or window_entropy)(bins, sides, num_bins, table) / FIXED_POINT, image)
+
+
+def check_settings(window: int | Sequence[int], num_bins: int, value_range: tuple[float, float] | None) -> None:
+    """Refuse settings of :func:`local_entropy` that suit no image at all.
+
+    Raises:
+        ValueError: for a window that is not odd, fewer than 2 bins or a range out of order.
+    """
+    sides = np.atleast_1d(window)
+    odd = sides.dtype.kind in "iu" and sides.ndim == 1 and bool(np.all((sides > 0) & (sides % 2 == 1)))
+    require(odd, "window", window, "odd and positive, one side or one an axis")
+    require(isinstance(num_bins, Integral) and num_bins >= 2, "num_bins", num_bins, "a whole number of at least 2")
+    ordered = value_range is None or (is_ordered_pair(value_range) and value_range[0] < value_range[1])
+    require(ordered, "value_range", value_range, "None or finite (low, high) with low < high")
+
+
+def window_entropy(bins: Tensor, window: tuple[int, ...], num_bins: int, table: Tensor) -> Tensor:
+    """Entropy of the window around each voxel by box sums, bin after bin: exact, on any device, in O(voxels) memory.
+
+    Args:
+        bins: (C,*S) int32, the bin of each voxel; ``num_bins`` outside the mask.
+        window: the odd side for each axis of S.
+        num_bins: number of bins.
+        table: ``count * log2(count)`` for each count up to that of a full window, int64.
+
+    Returns:
+        (C,*S) floating point, in bits times the scale of ``table``; 0 outside the mask.
+    """
+    table = table.to(bins.device)
+    margins = [margin for side in reversed(window) for margin in (side // 2 + 1, side // 2)]
+    padded = pad(bins, margins, value=num_bins)
+    count = torch.zeros_like(bins)
+    total = torch.zeros_like(bins, dtype=table.dtype)
+    for level in range(num_bins):
+        box = padded == level
+        for axis, side in enumerate(window, start=1):
+            box = box.cumsum(axis, dtype=torch.int32)
+            size = box.shape[axis] - side
+            box = box.narrow(axis, side, size) - box.narrow(axis, 0, size)
+        count += box
+        total += table[box]
+    return ((table[count] - total).double() / count.clamp(min=1)).float() * (bins < num_bins)
+
+
+def _to_bins(pixels: Tensor, inside: Tensor, num_bins: int, value_range: tuple[float, float] | None) -> Tensor:
+    """The int32 bin of each pixel of one channel, ``num_bins`` outside the mask."""
+    if value_range is None:
+        values = pixels[inside]
+        value_range = quantile(values, 0.005), quantile(values, 0.995)
+    low, high = value_range
+    position = (pixels - low) * num_bins / (high - low)  # in this order whole numbers fall exactly on the edges of bins
+    position = position.nan_to_num(nan=0)  # 0 / 0 where all percentiles are one value
+    return position.clamp(0, num_bins - 1).int().masked_fill(~inside, num_bins)
+
+
+@functools.cache
+def _numba_window_entropy() -> Callable[..., Tensor] | None:
+    """The numba twin of :func:`window_entropy`, None where numba is missing."""
+    try:
+        from monai_infoaug.information._entropy_numba import window_entropy
+    except ImportError:
+        return None
+    return window_entropy

@@ -1,0 +1,5 @@
+"""Losses of pixel-wise contrast."""
+
+from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
+
+__all__ = ["PixelInfoNCELoss"]

@@ -1,0 +1,108 @@
+"""Contrast of corresponding pixels of two views."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from monai_infoaug._require import require
+
+__all__ = ["PixelInfoNCELoss"]
+
+
+class PixelInfoNCELoss(nn.Module):
+    """InfoNCE [2] between the embeddings of corresponding points of two views.
+
+    The negatives of a point are the other points of the *same image*: another image of the same anatomy shows the
+    same point, which is no negative [1]. Other points nearer than ``radius`` look almost the same and are left out.
+
+    Args:
+        temperature: divisor of the cosine similarities, above 0.
+        radius: two different points (strictly) nearer than this are neither positive nor negative. Euclidean
+            distance in the unit of ``points``; 0 keeps every other point as a negative.
+        symmetric: mean of both directions (anchors in view 1 and anchors in view 2) instead of the first alone.
+
+    Shape:
+        - features1, features2: (B, N, F), not necessarily of unit norm. Row ``n`` of both shows the same point.
+        - points: (B, N, D), positions of the points in view 1.
+        - valid: (B, N) bool, the points to use. Points with NaN or infinite coordinates are never used. Whatever an
+          unused point's features are, NaN included, it reaches neither the loss nor a gradient.
+        - output: scalar, mean over the used points of all images, in float32 (float64 for float64 features) under
+          every autocast. Without a used point it is 0, and ``backward`` still works.
+
+    Raises:
+        ValueError: for a temperature or radius out of range, or shapes that do not fit.
+
+    References:
+        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+           2025, arXiv:2211.07118.
+        2. van den Oord et al., "Representation learning with contrastive predictive coding", arXiv:1807.03748.
+
+    Example:
+        >>> features, points = torch.eye(4)[None], torch.tensor([[[0.0, 0], [0, 9], [9, 0], [9, 9]]])
+        >>> bool(PixelInfoNCELoss(temperature=0.1)(features, features, points) < 0.001)
+        True
+    """
+
+    def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
+        super().__init__()
+        require(0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
+        require(radius >= 0, "radius", radius, "at least 0")
+        self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
+
+    def forward(
+        self,
+        features1: Tensor,
+        features2: Tensor,
+        points: Tensor,
+        valid: Tensor | None = None,
+        radius: float | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            features1: embeddings of the points in view 1.
+            features2: embeddings of the same points in view 2.
+            points: positions in view 1.
+            valid: points to use, all with finite coordinates if None.
+            radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
+        """
+        radius = self.radius if radius is None else radius
+        require(radius >= 0, "radius", radius, "at least 0")
+        shape = tuple(features1.shape)
+        require(len(shape) == 3, "features1", f"shape {shape}", "of shape (B, N, F)")
+        require(features2.shape == shape, "features2", f"shape {tuple(features2.shape)}", f"of shape {shape}")
+        require(
+            points.ndim == 3 and points.shape[:2] == shape[:2],
+            "points",
+            f"shape {tuple(points.shape)}",
+            f"of shape {(*shape[:2], 'D')}",
+        )
+        used = points.isfinite().all(-1)
+        if valid is not None:
+            require(
+                valid.shape == shape[:2] and valid.dtype == torch.bool,
+                "valid",
+                f"{valid.dtype} of shape {tuple(valid.shape)}",
+                f"bool of shape {shape[:2]}",
+            )
+            used = used & valid
+        dtype = torch.promote_types(features1.dtype, torch.float32)
+        other = ~torch.eye(shape[1], dtype=torch.bool, device=used.device)
+        ignored = ~(used[:, :, None] & used[:, None])
+        if radius > 0:
+            places = points.to(dtype).masked_fill(~used[..., None], 0)
+            # the faster distance by matrix product loses whole voxels far from the origin
+            ignored = ignored | (torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist") < radius)
+        with torch.autocast(features1.device.type, enabled=False):
+            # NaN would survive a product with zero, hence is replaced before it meets any arithmetic
+            embeddings = [
+                normalize(f.to(dtype).masked_fill(~used[..., None], 0), dim=-1) for f in (features1, features2)
+            ]
+            logits = embeddings[0] @ embeddings[1].mT / self.temperature
+            positive = logits.diagonal(dim1=1, dim2=2)
+            logits = logits.masked_fill(ignored & other, -torch.inf)
+            loss = logits.logsumexp(2) - positive
+            if self.symmetric:
+                loss = (loss + logits.logsumexp(1) - positive) / 2
+            return (loss * used).sum() / used.sum().clamp_min(1)

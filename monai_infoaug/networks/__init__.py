@@ -1,0 +1,6 @@
+"""Embedding networks and heads."""
+
+from monai_infoaug.networks.embedding_heads import EmbeddingHeads
+from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+
+__all__ = ["EmbeddingHeads", "GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]

@@ -1,0 +1,143 @@
+"""Embedding heads on the inner feature maps of any network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from monai.networks.blocks import Convolution
+from monai.utils import ensure_tuple
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from monai_infoaug._require import require
+
+__all__ = ["EmbeddingHeads"]
+
+
+class EmbeddingHeads(nn.Module):
+    """Embeds every pixel with a network of your own, which stays as it is.
+
+    Heads of 1x1 convolutions turn the outputs of named modules of the network into embeddings. After training,
+    ``heads.backbone.state_dict()`` loads with ``strict=True`` into the network without heads.
+
+    The outputs are caught by forward hooks that live as long as one ``forward``: nothing stays on the network, and
+    copies, pickles and saved weights know no hooks. ``nn.DataParallel``, whose replicas share their hooks, and calls
+    from several threads at once are therefore not supported; use ``DistributedDataParallel``, with
+    ``find_unused_parameters=True`` if the network goes on after the last layer that is embedded.
+
+    Args:
+        backbone: network that takes (B, in_channels, *S).
+        layers: names in ``backbone.named_modules()`` of modules that give (B, C, *S_l). A module that is called
+            more than once counts with its last output; what the network then changes in place is seen changed.
+        embedding_dim: channels F of each embedding.
+        in_channels: channels of the image.
+        spatial_size: size of an image that every layer's stride divides, for the one forward pass in which channels
+            and strides are found out (in eval mode, without gradients; training modes are put back).
+        projection: three 1x1 convolutions with ReLU between them (a projection head as in [1]) instead of one.
+
+    Attributes:
+        strides: voxels of the image a cell of each embedding, from fine to coarse.
+        layers: the layers in that order.
+
+    Shape:
+        (B, in_channels, *S) to a list of (B, embedding_dim, *S_l), in the order of ``strides``, of unit norm over
+        dimension 1, at least float32.
+
+    Raises:
+        ValueError: for a layer that the backbone does not have or that gives no feature map, a ``spatial_size`` that
+            the backbone does not take, or a stride that is no whole number or differs between the dimensions.
+
+    References:
+        1. Chen et al., "Big self-supervised models are strong semi-supervised learners", NeurIPS 2020.
+
+    Example:
+        >>> from monai.networks.nets import BasicUNet
+        >>> unet = BasicUNet(spatial_dims=2, features=(8, 8, 16, 16, 32, 8))
+        >>> heads = EmbeddingHeads(unet, layers=("upcat_3", "upcat_1"), spatial_size=(64, 64))
+        >>> heads.strides, [tuple(level.shape) for level in heads(torch.rand(2, 1, 32, 48))]
+        ((1, 4), [(2, 32, 32, 48), (2, 32, 8, 12)])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        layers: str | Sequence[str],
+        embedding_dim: int = 32,
+        in_channels: int = 1,
+        *,
+        spatial_size: Sequence[int],
+        projection: bool = False,
+    ) -> None:
+        super().__init__()
+        require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
+        names = [name for name, _ in backbone.named_modules()]
+        self.layers = ensure_tuple(layers)
+        require(len(self.layers) > 0, "layers", layers, "at least one module name of the backbone")
+        for layer in self.layers:
+            accepted = get_close_matches(layer, names, n=5, cutoff=0.4) or names[1:]
+            require(layer in names, "layers", repr(layer), f"module names of the backbone, such as {accepted}")
+        self.backbone = backbone
+
+        maps = self._probe(in_channels, tuple(spatial_size))
+        strides = {layer: self._stride(layer, maps.get(layer), tuple(spatial_size)) for layer in self.layers}
+        self.layers = tuple(sorted(self.layers, key=strides.get))
+        self.strides = tuple(strides[layer] for layer in self.layers)
+
+        def conv(inputs: int, outputs: int) -> nn.Module:
+            return Convolution(len(spatial_size), inputs, outputs, kernel_size=1, conv_only=True)
+
+        def head(channels: int) -> nn.Module:
+            hidden = [conv(channels, channels), nn.ReLU(), conv(channels, channels), nn.ReLU()] if projection else []
+            return nn.Sequential(*hidden, conv(channels, embedding_dim))
+
+        self.heads = nn.ModuleList(head(maps[layer].shape[1]) for layer in self.layers)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = self._feature_maps(image)
+        embeddings = [head(maps[layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
+        # half precision would lose the guard against a division by zero
+        return [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
+
+    def _feature_maps(self, image: Tensor) -> dict[str, Tensor]:
+        maps: dict[str, Tensor] = {}
+        handles = []
+        try:
+            for layer in self.layers:
+                handles.append(
+                    self.backbone.get_submodule(layer).register_forward_hook(
+                        lambda module, inputs, output, layer=layer: maps.__setitem__(layer, output)
+                    )
+                )
+            self.backbone(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return maps
+
+    @torch.no_grad()
+    def _probe(self, in_channels: int, spatial_size: tuple[int, ...]) -> dict[str, Tensor]:
+        # not `monai.networks.utils.eval_mode`, which would also unfreeze the layers that the user had in eval mode
+        training = {module: module.training for module in self.backbone.modules()}
+        like = next(self.backbone.parameters(), torch.empty(0))
+        try:
+            self.backbone.eval()
+            return self._feature_maps(like.new_zeros(1, in_channels, *spatial_size))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            accepted = f"a size that the backbone takes with {in_channels} channels ({error})"
+            raise ValueError(f"`spatial_size` must be {accepted}, got {spatial_size}.") from error
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+    @staticmethod
+    def _stride(layer: str, output: object, spatial_size: tuple[int, ...]) -> int:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+        got = f"{layer!r} giving {shape or type(output).__name__} for a {spatial_size} image"
+        require(len(shape) == len(spatial_size) + 2, "layers", got, "modules that give one map (B, C, *S)")
+        strides = {size / cells for size, cells in zip(spatial_size, shape[2:], strict=True)}
+        stride = strides.pop()
+        accepted = "modules of one whole-number stride, and `spatial_size` divisible by it"
+        require(not strides and stride == int(stride), "layers", got, accepted)
+        return int(stride)

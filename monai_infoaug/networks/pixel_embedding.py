@@ -1,0 +1,173 @@
+"""Networks that give every pixel a unit-norm embedding at several strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks import Convolution, SubpixelDownsample, UpSample
+from monai.networks.layers import Pool
+from torch import Tensor, nn
+from torch.nn.functional import normalize, pad
+
+from monai_infoaug._require import require
+
+__all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
+
+
+def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
+    """Repeat the last voxels of (B, C, *S) until ``divisor`` divides every axis."""
+    return pad(image, [m for s in reversed(image.shape[2:]) for m in (0, -s % divisor)], mode="replicate")
+
+
+class PixelEmbeddingNet(nn.Module):
+    """Encoder with an FPN-like decoder [1] that embeds every pixel at several strides.
+
+    A pixel-unshuffle stem (stride 2) keeps the large tensors away from the processor; every further stage halves the
+    resolution. The decoder adds each stage's features to the upsampled coarser ones, so that a fine embedding also
+    knows its surroundings. Cell ``j`` of a level with stride ``s`` is centred on voxel ``s * j + (s - 1) / 2``.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        features: channels of the stages, whose strides are 2, 4, 8, ...
+        embedding_dim: channels of each embedding.
+        strides: strides of the embeddings, from fine to coarse, each one of the stages'.
+        norm: MONAI's normalisation of the convolutions (name, or name and arguments), or None.
+        act: MONAI's activation.
+
+    Shape:
+        (B, C, *S) to a list of (B, embedding_dim, *ceil(S / stride)), of unit norm over dimension 1. Sizes that the
+        coarsest stage does not divide are padded at the end by repetition.
+
+    Raises:
+        ValueError: for strides that no stage has, or an input of another rank or channel number.
+
+    References:
+        1. Lin et al., "Feature pyramid networks for object detection", CVPR 2017.
+
+    Example:
+        >>> net = PixelEmbeddingNet(spatial_dims=2, in_channels=1)
+        >>> [tuple(level.shape) for level in net(torch.rand(1, 1, 96, 64))]
+        [(1, 32, 48, 32), (1, 32, 12, 8), (1, 32, 3, 2)]
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        features: Sequence[int] = (32, 48, 64, 96, 128),
+        embedding_dim: int = 32,
+        strides: Sequence[int] = (2, 8, 32),
+        norm: str | tuple | None = "batch",
+        act: str | tuple = "relu",
+    ) -> None:
+        super().__init__()
+        stage_strides = [2 ** (i + 1) for i in range(len(features))]
+        require(spatial_dims in (2, 3), "spatial_dims", spatial_dims, "2 or 3")
+        require(
+            len(strides) > 0 and list(strides) == sorted(set(strides) & set(stage_strides)),
+            "strides",
+            tuple(strides),
+            f"in increasing order and among the stages' strides {tuple(stage_strides)}",
+        )
+        self.spatial_dims, self.in_channels, self.strides = spatial_dims, in_channels, tuple(strides)
+
+        def conv(inputs: int, outputs: int, stride: int = 1, kernel_size: int = 3) -> nn.Module:
+            return Convolution(
+                spatial_dims, inputs, outputs, stride, kernel_size, act=act, norm=norm, bias=norm is None
+            )
+
+        self.stem = SubpixelDownsample(spatial_dims, in_channels, scale_factor=2, conv_block=None)
+        channels = [in_channels * 2**spatial_dims, *features]
+        self.encoder = nn.ModuleList(
+            nn.Sequential(conv(c_in, c_out, 1 if i == 0 else 2), conv(c_out, c_out))
+            for i, (c_in, c_out) in enumerate(zip(channels, features, strict=False))
+        )
+        width = features[len(features) // 2]
+        finest, coarsest = stage_strides.index(strides[0]), len(features) - 1
+        self.lateral = nn.ModuleDict(
+            {str(i): conv(features[i], width, kernel_size=1) for i in range(finest, coarsest + 1)}
+        )
+        self.upsample = UpSample(spatial_dims, width, width, 2, mode="nontrainable", align_corners=False)
+        self.smooth = nn.ModuleDict({str(stage_strides.index(s)): conv(width, width) for s in strides})
+        self.heads = nn.ModuleDict(
+            {
+                str(stage_strides.index(s)): Convolution(
+                    spatial_dims, width, embedding_dim, kernel_size=1, conv_only=True
+                )
+                for s in strides
+            }
+        )
+        # channels last: the convolutions of CPUs and GPUs alike are faster on it
+        self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        require(
+            image.ndim == self.spatial_dims + 2 and image.shape[1] == self.in_channels,
+            "image",
+            f"shape {tuple(image.shape)}",
+            f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions",
+        )
+        size = image.shape[2:]
+        x = self.stem(pad_to_multiple(image, 2 ** len(self.encoder)))
+        stages = []
+        for stage in self.encoder:
+            x = stage(x)
+            stages.append(x)
+        x, levels = None, []
+        for i, lateral in reversed(self.lateral.items()):
+            x = lateral(stages[int(i)]) if x is None else lateral(stages[int(i)]) + self.upsample(x)
+            if i in self.heads:
+                cells = [slice(-(-s // 2 ** (int(i) + 1))) for s in size]
+                levels.append(normalize(self.heads[i](self.smooth[i](x)).float(), dim=1)[(..., *cells)])
+        return levels[::-1]
+
+
+class GlobalLocalEmbeddingNet(nn.Module):
+    """One embedding from several networks that see the image at several resolutions.
+
+    A network on the whole image at low resolution knows where a pixel lies, one on crops at high resolution knows it
+    precisely; the sum of their similarities has both.
+
+    Args:
+        networks: embedding networks, each with ``strides`` and a list of levels as its output.
+        scales: for each network, by how much the image is shrunk before it sees it.
+
+    Attributes:
+        strides: voxels of the image a cell, for each level.
+        view_levels: for each level, the index of its network and its stride in voxels of that network's own input.
+
+    Shape:
+        One image (B, C, *S): every network gets it at its scale (matching). One image a network, in their order: each
+        gets its own (training, where one sees whole images and another crops). The levels of all networks in order.
+
+    Raises:
+        ValueError: unless there is one positive scale, and one or ``len(networks)`` images, for the networks.
+
+    Example:
+        >>> local_net, global_net = PixelEmbeddingNet(strides=(2, 8)), PixelEmbeddingNet(strides=(2, 8))
+        >>> GlobalLocalEmbeddingNet([local_net, global_net], scales=[1, 2]).strides
+        (2, 8, 4, 16)
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], scales: Sequence[int] = (1, 2)) -> None:
+        super().__init__()
+        require(
+            len(networks) == len(scales) > 0 and all(s >= 1 for s in scales),
+            "scales",
+            tuple(scales),
+            f"one factor of at least 1 for each of the {len(networks)} networks",
+        )
+        self.networks, self.scales = nn.ModuleList(networks), tuple(scales)
+        self.view_levels = tuple((i, stride) for i, net in enumerate(networks) for stride in net.strides)
+        self.strides = tuple(scales[i] * stride for i, stride in self.view_levels)
+
+    def forward(self, *images: Tensor) -> list[Tensor]:
+        require(len(images) in (1, len(self.networks)), "images", len(images), f"1 or {len(self.networks)} tensors")
+        if len(images) == 1:
+            # the border is repeated so that a cell of the shrunken image covers just `scale` voxels of the image
+            image = images[0]
+            shrink = Pool["avg", image.ndim - 2]
+            images = tuple(shrink(scale)(pad_to_multiple(image, scale)) for scale in self.scales)
+        return [level for net, image in zip(self.networks, images, strict=True) for level in net(image)]

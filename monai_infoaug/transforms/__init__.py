@@ -1,0 +1,46 @@
+from monai_infoaug.transforms.information import (
+    InformationMap,
+    InformationMapD,
+    InformationMapd,
+    InformationMapDict,
+    InformationTiers,
+    InformationTiersD,
+    InformationTiersd,
+    InformationTiersDict,
+)
+from monai_infoaug.transforms.paired_views import (
+    RandPairedViews,
+    RandPairedViewsD,
+    RandPairedViewsd,
+    RandPairedViewsDict,
+)
+from monai_infoaug.transforms.pixdim import AssignPixdim, AssignPixdimD, AssignPixdimd, AssignPixdimDict
+from monai_infoaug.transforms.tier_intensity import (
+    RandTierIntensity,
+    RandTierIntensityD,
+    RandTierIntensityd,
+    RandTierIntensityDict,
+)
+
+__all__ = [
+    "AssignPixdim",
+    "AssignPixdimD",
+    "AssignPixdimDict",
+    "AssignPixdimd",
+    "InformationMap",
+    "InformationMapD",
+    "InformationMapDict",
+    "InformationMapd",
+    "InformationTiers",
+    "InformationTiersD",
+    "InformationTiersDict",
+    "InformationTiersd",
+    "RandPairedViews",
+    "RandPairedViewsD",
+    "RandPairedViewsDict",
+    "RandPairedViewsd",
+    "RandTierIntensity",
+    "RandTierIntensityD",
+    "RandTierIntensityDict",
+    "RandTierIntensityd",
+]

@@ -1,0 +1,295 @@
+"""Coordinate maps from a view's voxels to its source: which of them can be trusted, and how to invert them.
+
+A map is ``coords`` (D, *R) float32, the source voxel coordinate of each view voxel, with a mask (*R) of the voxels that
+show the source. Between voxels it is multilinear, so a view is a mesh of cells with 2^D voxels as corners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from monai_infoaug._grid import sample_at
+
+OUTSIDE = -2.0  # beyond the reach of every interpolation kernel
+SNAP = 1e-3  # source voxels: interpolation noise at the border
+RESIDUAL = 0.05  # source voxels: a partner that misses its point by more is none
+MARGIN = 0.01  # view voxels that a partner may lie outside of the mesh
+
+
+def coordinate_grid(shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Identity coordinates (D, *shape) float32."""
+    return torch.stack(torch.meshgrid([torch.arange(n, device=device).float() for n in shape], indexing="ij"))
+
+
+def resample(image: Tensor, coords: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
+    """Read ``image`` (C, *S) at ``coords`` (D, *R); the result (C, *R) has the image's type.
+
+    ``"nearest"`` moves values and never computes with them, so that large integer labels survive.
+    """
+    if mode != "nearest":
+        values = image if image.dtype == torch.float64 else image.float()
+        values = sample_at(values[None], coords[None].to(values), mode, padding_mode)[0]
+        return values.to(image.dtype) if image.is_floating_point() else values.round().to(image.dtype)
+    nearest = coords.round().long()
+    index, inside = torch.zeros_like(nearest[0]), torch.ones_like(nearest[0], dtype=torch.bool)
+    for axis, size in zip(nearest, image.shape[1:], strict=True):
+        inside &= (axis >= 0) & (axis < size)
+        index = index * size + axis.clamp(0, size - 1)
+    values = image.flatten(1)[:, index.flatten()].unflatten(1, index.shape)
+    return values if padding_mode == "border" else values.masked_fill(~inside, 0)
+
+
+def split_coordinates(output: Tensor, source_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Coordinates and inside mask from what a spatial chain made of the identity coordinates and a channel of ones.
+
+    Where the ones have faded, constant padding has been mixed in: those coordinates mean nothing.
+    """
+    last = torch.tensor(source_shape, device=output.device).float().sub(1).view(-1, *[1] * len(source_shape))
+    coords = output[:-1]
+    snapped = coords.clamp(torch.zeros_like(last), last)
+    inside = ((coords - snapped).abs() <= SNAP).all(0) & ((output[-1] - 1).abs() <= SNAP)
+    return snapped.masked_fill(~inside, OUTSIDE), inside
+
+
+def determinant(columns: Sequence[Tensor]) -> Tensor:
+    """Determinant (...) of a 2x2 or 3x3 matrix given as its columns, each (D, ...)."""
+    if len(columns) == 2:
+        (a, b), (c, d) = columns
+        return a * d - b * c
+    (a, b, c), (d, e, f), (g, h, i) = columns
+    return a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)
+
+
+def solve(columns: Sequence[Tensor], right: Tensor) -> Tensor:
+    """Cramer's rule for many small systems: x (D, ...) with ``sum_i columns[i] * x[i] = right``."""
+    numerators = [determinant([*columns[:i], right, *columns[i + 1 :]]) for i in range(len(columns))]
+    return torch.stack(numerators) / determinant(columns)
+
+
+class Frame(NamedTuple):
+    """The usual local change of a map: what a fold is a fold against."""
+
+    matrix: Tensor  # (D, D): median Jacobian around the centre, source voxels a view voxel
+    volume: Tensor  # (): median absolute determinant
+
+
+def frame(coords: Tensor, inside: Tensor, samples: int = 16384) -> Frame:
+    """Median Jacobian and determinant of a map, from a regular subset of about ``samples`` voxels.
+
+    Voxels without any change along a source axis are border padding and do not count. The matrix, which says what is
+    upright, comes from the middle half of the map: padding lies around, not inside.
+    """
+    dims = len(coords)
+    step = max(1, round((inside.numel() / samples) ** (1 / dims)))
+    near, columns = [slice(0, -1, step)] * dims, []
+    usable = inside[tuple(near)]
+    for axis in range(dims):
+        far = (*near[:axis], slice(1, None, step), *near[axis + 1 :])
+        columns.append(coords[(slice(None), *far)] - coords[(slice(None), *near)])
+        usable = usable & inside[far]
+    jacobian = torch.stack(columns, 1)  # (source axis, view axis, *subset)
+    usable &= (jacobian.abs().sum(1) > SNAP).all(0)
+    middle = torch.zeros_like(usable)
+    middle[tuple(slice(n // 4, n - n // 4) for n in usable.shape)] = True
+    middle = middle & usable if (middle & usable).any() else usable
+    if not usable.any():
+        return Frame(torch.eye(dims, device=coords.device), torch.ones((), device=coords.device))
+    matrix = jacobian[:, :, middle].median(-1).values
+    return Frame(matrix, determinant(list(jacobian[:, :, usable].unbind(1))).abs().median())
+
+
+def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> Tensor:
+    """Voxels (*R) around which the map neither folds, nor collapses, nor turns by more than 90 degrees.
+
+    At each corner of each cell whose edges are inside, the determinant must exceed ``threshold`` times the usual one,
+    with its sign. A double reflection in a padded corner passes that but is a half turn, so the mean cosine of
+    ``usual^-1 @ jacobian`` is checked too.
+    """
+    dims, volume = len(coords), torch.linalg.det(usual.matrix)
+    if volume.abs() < 1e-6 * usual.volume:
+        return torch.zeros_like(inside)
+    upright = (torch.linalg.inv(usual.matrix) @ coords.flatten(1)).view_as(coords)
+    least = threshold * usual.volume / volume.abs()
+    edges, whole = [], []
+    for axis in range(dims):
+        zero = [0, 0] * (dims - 1 - axis) + [1, 1]
+        edges.append(pad(upright.diff(dim=axis + 1), zero))
+        both = inside.narrow(axis, 1, inside.shape[axis] - 1) & inside.narrow(axis, 0, inside.shape[axis] - 1)
+        whole.append(pad(both, zero))
+    seen, good = torch.zeros_like(inside), inside.clone()
+    for sides in product((0, 1), repeat=dims):
+        columns, usable = [], inside
+        for axis, side in enumerate(sides):
+            columns.append(edges[axis].narrow(axis + 1, side, inside.shape[axis]))
+            usable = usable & whole[axis].narrow(axis, side, inside.shape[axis])
+        size = determinant(columns)
+        cosine = sum(column[axis] for axis, column in enumerate(columns))
+        turned = cosine <= 0 if dims == 2 else cosine**3 <= size  # a turn by a: trace s (1 + 2 cos a), size s^3
+        good &= ~(usable & ((size <= least) | turned))
+        seen |= usable
+    return good & seen
+
+
+def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Value (D, n) and derivatives, one (D, n) an axis, inside cells.
+
+    Args:
+        corners: 2^D tensors (D, n), the last axis fastest.
+        fraction: (D, n), position in the cell; outside of [0, 1] the cell is continued.
+    """
+    values, slopes = list(corners), []
+    for part in fraction.flip(0):
+        slopes = [[low.lerp(high, part) for low, high in zip(s[::2], s[1::2], strict=True)] for s in slopes]
+        slopes.insert(0, [high - low for low, high in zip(values[::2], values[1::2], strict=True)])
+        values = [low + part * slope for low, slope in zip(values[::2], slopes[0], strict=True)]
+    return values[0], [slope[0] for slope in slopes]
+
+
+class Mesh:
+    """A view as a mesh of cells whose corners are all valid; finds where the view shows a source point.
+
+    Args:
+        coords: (D, *R).
+        valid: (*R) bool.
+        usual: the map's usual change, for the size of the lookup table's cells.
+
+    Example:
+        >>> coords = 2 * coordinate_grid((4, 4))
+        >>> valid = torch.ones(4, 4, dtype=torch.bool)
+        >>> mesh = Mesh(coords, valid, frame(coords, valid))
+        >>> mesh.locate(torch.tensor([[3.0, 7.0], [4.5, 0.0]]))
+        (tensor([[1.5000,    nan],
+                [2.2500,    nan]]), tensor([ True, False]))
+    """
+
+    def __init__(self, coords: Tensor, valid: Tensor, usual: Frame) -> None:
+        dims, device = len(coords), coords.device
+        self.shape, self.coords, self.valid = valid.shape, coords.flatten(1), valid.flatten()
+        self.strides = [prod(self.shape[axis + 1 :]) for axis in range(dims)]
+        self.offsets = [sum(map(int.__mul__, corner, self.strides)) for corner in product((0, 1), repeat=dims)]
+        cells = valid
+        for axis in range(dims):
+            short = cells.shape[axis] - 1
+            cells = cells.narrow(axis, 0, short) & cells.narrow(axis, 1, short)
+        self.cells = pad(cells, [0, 1] * dims).flatten()  # by first corner; none begins at a far border
+        first = self.cells.nonzero()[:, 0]
+        home = torch.full_like(self.valid, -1, dtype=torch.long)  # a cell of each voxel
+        for offset in reversed(self.offsets):
+            home[first + offset] = first
+        # Table: source box -> home cell of a voxel in it. Boxes are larger than the spacing, so that few are missed.
+        self.box = (1.5 * usual.matrix.abs().sum(1, keepdim=True)).ceil().clamp(1)
+        shown = (home >= 0).nonzero()[:, 0]
+        points = self.coords[:, shown]
+        self.corner = (points.amin(1, keepdim=True) if len(shown) else torch.zeros(dims, 1, device=device)) - self.box
+        far = points.amax(1, keepdim=True) if len(shown) else self.corner
+        self.boxes = [int(n) + 2 for n in ((far - self.corner) / self.box).flatten().tolist()]
+        # Of several voxels in a box the one nearest the centre of the view is kept.
+        centre = torch.tensor(self.shape, device=device).sub(1).div(2).unsqueeze(1)
+        rank = (self._unravel(shown) - centre).square().sum(0).mul(16).long()
+        count = self.valid.numel()
+        table = torch.full((prod(self.boxes),), torch.iinfo(torch.long).max, device=device)
+        table.scatter_reduce_(0, self._box_index(points), rank * count + home[shown], "amin")
+        table = torch.where(table == torch.iinfo(torch.long).max, -1, table % count)
+        filled = table.view(self.boxes)
+        for axis in range(dims):  # empty boxes borrow from a neighbour
+            wide, n = pad(filled, [0, 0] * (dims - 1 - axis) + [1, 1], value=-1), filled.shape[axis]
+            filled = wide.narrow(axis, 0, n).maximum(filled).maximum(wide.narrow(axis, 2, n))
+        self.table = torch.where(table < 0, filled.flatten(), table)
+
+    def _unravel(self, index: Tensor) -> Tensor:
+        axes = [index.div(s, rounding_mode="floor") % n for s, n in zip(self.strides, self.shape, strict=True)]
+        return torch.stack(axes).float()
+
+    def _box_index(self, points: Tensor) -> Tensor:
+        """Linear table index (n,) of source points (D, n); -1 beyond the table."""
+        boxes = ((points - self.corner) / self.box).floor().long()
+        index, inside = torch.zeros_like(boxes[0]), torch.ones_like(boxes[0], dtype=torch.bool)
+        for axis, size in zip(boxes, self.boxes, strict=True):
+            inside &= (axis >= 0) & (axis < size)
+            index = index * size + axis
+        return torch.where(inside, index, -1)
+
+    def start(self, points: Tensor) -> Tensor:
+        """A cell (n,) near source points (D, n); -1 where there is none, so that no partner can be."""
+        index = self._box_index(points)
+        return torch.where(index < 0, -1, self.table[index.clamp_min(0)])
+
+    def locate(self, points: Tensor, start: Tensor | None = None, steps: int = 10) -> tuple[Tensor, Tensor]:
+        """Where the view shows source points, by Newton's method on the cells.
+
+        Args:
+            points: (D, n) source voxel coordinates.
+            start: (n,) from :py:meth:`start`.
+            steps: at most so many iterations.
+
+        Returns:
+            positions (D, n) in view voxels, NaN where not found, and found (n,) bool.
+        """
+        start = self.start(points) if start is None else start
+        chunk = 1 << 15 if points.device.type == "cpu" else max(1, len(start))  # so that a chunk stays in the cache
+        parts = zip(points.split(chunk, 1), start.split(chunk), strict=True)
+        position = torch.cat([self._newton(*part, steps) for part in parts], 1)
+        return position, ~position[0].isnan()
+
+    def _newton(self, points: Tensor, cell: Tensor, steps: int) -> Tensor:
+        position = torch.full_like(points, torch.nan)
+        active = (cell >= 0).nonzero()[:, 0]
+        cell, target = cell[active], points[:, active]
+        origin = self._unravel(cell)
+        at = origin + 0.5
+        far = torch.tensor(self.shape, device=points.device).sub(2).unsqueeze(1)
+        for _ in range(steps):
+            if not len(active):
+                break
+            corners = [self.coords.index_select(1, cell + offset) for offset in self.offsets]
+            value, slopes = multilinear(corners, at - origin)
+            right = target - value
+            at = at + solve(slopes, right).nan_to_num(torch.inf).clamp(-8, 8)
+            close = right.square().sum(0) <= RESIDUAL**2  # then the step just taken leaves a far smaller one
+            within = ((at - origin - 0.5).abs() <= 0.5 + MARGIN).all(0)
+            done = (close & within).nonzero()[:, 0]
+            position[:, active[done]] = at[:, done].maximum(origin[:, done]).minimum(origin[:, done] + 1)
+            floor = at.floor().clamp_min(0).minimum(far)
+            next_cell = sum(axis * stride for axis, stride in zip(floor.long(), self.strides, strict=True))
+            next_cell = torch.where(self.cells[next_cell], next_cell, cell)  # else continue the old cell
+            keep = (~(close & (within | (next_cell == cell)))).nonzero()[:, 0]
+            active, target, at, cell = active[keep], target[:, keep], at[:, keep], next_cell[keep]
+            origin = self._unravel(cell)
+        return position
+
+
+def without_doubles(coords: Tensor, valid: Tensor, usual: Frame) -> Tensor:
+    """Valid voxels less those whose source point a valid place nearer the view's centre shows as well."""
+    voxels = valid.flatten().nonzero()[:, 0]
+    mesh = Mesh(coords, valid, usual)
+    position, found = mesh.locate(mesh.coords[:, voxels])
+    double = found & ((position - mesh._unravel(voxels)).abs() > 0.5).any(0)
+    single = valid.flatten().clone()
+    single[voxels[double]] = False
+    return single.view_as(valid)
+
+
+def fit_affine(coords: Tensor, valid: Tensor, tolerance: float = 1e-2) -> Tensor | None:
+    """The affine map (D+1, D+1) float64 that agrees with ``coords`` at all valid voxels, else None.
+
+    Args:
+        coords: (D, *R).
+        valid: (*R) bool.
+        tolerance: largest residual in source voxels.
+    """
+    voxels, targets = valid.nonzero().double(), coords[:, valid].double().T
+    rows = torch.cat([voxels, torch.ones_like(voxels[:, :1])], 1)
+    normal = rows.T @ rows
+    if not len(rows) or torch.linalg.matrix_rank(normal, hermitian=True) <= len(coords):
+        return None
+    fit = torch.linalg.solve(normal, rows.T @ targets).T
+    if (rows @ fit.T - targets).abs().amax() >= tolerance:
+        return None
+    return torch.cat([fit, torch.eye(len(normal), dtype=fit.dtype, device=fit.device)[-1:]])

@@ -1,0 +1,306 @@
+"""Information maps and tiers as transforms: deterministic, so that MONAI's caching data sets keep their results."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
+
+import numpy as np
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import MapTransform, Transform
+from monai.transforms.lazy.functional import apply_pending
+from monai.utils import TransformBackends, ensure_tuple
+
+from monai_infoaug._require import require
+from monai_infoaug.information.entropy import check_settings, local_entropy
+from monai_infoaug.information.tiers import (
+    assign_tiers,
+    check_quantiles,
+    check_thresholds,
+    load_thresholds,
+    tier_thresholds,
+)
+
+__all__ = [
+    "InformationMap",
+    "InformationMapD",
+    "InformationMapDict",
+    "InformationMapd",
+    "InformationTiers",
+    "InformationTiersD",
+    "InformationTiersDict",
+    "InformationTiersd",
+]
+
+
+class InformationMap(Transform):
+    """How much each pixel of an image tells: the entropy of the grey levels in the window around it, in bits [1].
+
+    Pending lazy operations are applied first.
+
+    Args:
+        window: odd side of the window in voxels, one for all axes or one an axis. Not used if ``window_mm`` is given.
+        window_mm: side in millimetres, one for all axes or one an axis; becomes the nearest odd number of voxels, at
+            least 3.
+        num_bins: number of grey-level bins, at least 2.
+        value_range: grey levels (low, high) that the bins cover; values outside count in the end bins. None: the 0.5
+            and 99.5 percentile inside the mask, for each channel.
+        pixdim: spacing in millimetres for ``window_mm``, one for all axes or one an axis. None: from the affine of the
+            MetaTensor. PNG and JPEG files carry no spacing, MONAI then says 1 mm: give it here.
+
+    Raises:
+        ValueError: for a setting that suits no image.
+
+    References:
+        [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+        2025, arXiv:2211.07118.
+
+    See also:
+        :func:`monai_infoaug.information.local_entropy`
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(3, 32, 32)
+        >>> InformationMap(window=5)(image).shape
+        torch.Size([1, 32, 32])
+        >>> InformationMap(window_mm=2.1, pixdim=0.3)(image).shape  # a window of 7 x 7 pixels
+        torch.Size([1, 32, 32])
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+
+    def __init__(
+        self,
+        window: int | Sequence[int] = 9,
+        window_mm: float | Sequence[float] | None = None,
+        num_bins: int = 32,
+        value_range: tuple[float, float] | None = None,
+        pixdim: float | Sequence[float] | None = None,
+    ) -> None:
+        check_settings(window, num_bins, value_range)
+        for name, sizes in (("window_mm", window_mm), ("pixdim", pixdim)):
+            positive = sizes is None or all(
+                isinstance(size, Real) and 0 < size < math.inf for size in ensure_tuple(sizes)
+            )
+            require(positive, name, sizes, "None or positive, in mm, one number or one an axis")
+        self.window = window
+        self.window_mm = window_mm
+        self.num_bins = num_bins
+        self.value_range = value_range
+        self.pixdim = pixdim
+
+    def __call__(self, img: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
+        """
+        Args:
+            img: (C,H,W) or (C,H,W,D), finite real numbers.
+            mask: (1,*S) or (C,*S), not zero inside; outside pixels count in no histogram and get 0.
+
+        Returns:
+            (1,*S) float32, in bits, the mean of the channels' maps, of the kind and with the metadata of ``img``.
+        """
+        img = _up_to_date(img)
+        window = self.window if self.window_mm is None else self._window_in_voxels(img)
+        maps = local_entropy(img, window, self.num_bins, self.value_range, _up_to_date(mask))
+        return maps.mean(0, keepdims=True)
+
+    def _window_in_voxels(self, img: NdarrayOrTensor) -> tuple[int, ...]:
+        axes = np.ndim(img) - 1
+        known = self.pixdim is not None or isinstance(img, MetaTensor)
+        require(known, "pixdim", self.pixdim, "given with `window_mm` for an image without an affine")
+        spacing = affine_to_spacing(img.affine, axes).tolist() if self.pixdim is None else self.pixdim
+        pairs = zip(_per_axis("window_mm", self.window_mm, axes), _per_axis("pixdim", spacing, axes), strict=True)
+        return tuple(max(3, int(side / size) // 2 * 2 + 1) for side, size in pairs)
+
+
+class InformationTiers(Transform):
+    """The tier of each pixel by its information: 0 low (< t1), 1 medium, 2 high (>= t2).
+
+    The thresholds come from one of three places. Pending lazy operations are applied first.
+
+    Args:
+        thresholds: (t1, t2), in bits, t1 <= t2.
+        quantiles: two shares in order; the thresholds are these quantiles of each map inside the mask.
+            ``(1/3, 2/3)`` if nothing else is given.
+        file: JSON file with the thresholds, read at once.
+
+    Raises:
+        ValueError: for more than one of the three, or bad ones.
+        OSError: if ``file`` cannot be read.
+
+    See also:
+        :func:`monai_infoaug.information.assign_tiers`, :func:`monai_infoaug.information.load_thresholds`
+
+    Example:
+        >>> import torch
+        >>> InformationTiers(thresholds=(2.0, 4.0))(torch.tensor([[[0.5, 2.0, 3.0, 4.5]]]))
+        tensor([[[0, 1, 1, 2]]], dtype=torch.uint8)
+    """
+
+    backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
+
+    def __init__(
+        self,
+        thresholds: Sequence[float] | None = None,
+        quantiles: Sequence[float] | None = None,
+        file: str | os.PathLike | None = None,
+    ) -> None:
+        given = {"thresholds": thresholds, "quantiles": quantiles, "file": file}
+        given = {name: value for name, value in given.items() if value is not None}
+        require(len(given) <= 1, "thresholds", given, "the only one given of `thresholds`, `quantiles` and `file`")
+        if thresholds is not None:
+            check_thresholds(thresholds)
+        self.thresholds = thresholds if file is None else load_thresholds(file)
+        self.quantiles = (1 / 3, 2 / 3) if quantiles is None else quantiles
+        check_quantiles(self.quantiles)
+
+    def __call__(self, information: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
+        """
+        Args:
+            information: (1,*S), in bits.
+            mask: (1,*S), not zero inside; outside the tier is 0.
+
+        Returns:
+            (1,*S) uint8, of the kind and with the metadata of ``information``.
+        """
+        information, mask = _up_to_date(information), _up_to_date(mask)
+        thresholds = self.thresholds
+        if thresholds is None:
+            thresholds = tier_thresholds(information, self.quantiles, mask)
+        return assign_tiers(information, thresholds, mask)
+
+
+class _DerivedMapd(MapTransform):
+    """Adds ``transform(data[key], data[mask_key])`` for each key, under a key that must be new."""
+
+    def __init__(
+        self,
+        transform: InformationMap | InformationTiers,
+        keys: KeysCollection,
+        output_key: str | Sequence[str],
+        mask_key: Hashable | None,
+        allow_missing_keys: bool,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = transform
+        self.mask_key = mask_key
+        if isinstance(output_key, str) and len(self.keys) > 1:
+            self.output_keys = tuple(f"{key}_{output_key}" for key in self.keys)
+        else:
+            self.output_keys = ensure_tuple(output_key)
+        require(
+            len(self.output_keys) == len(self.keys), "output keys", self.output_keys, f"one for each of {self.keys}"
+        )
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        d = dict(data)
+        mask = None
+        if self.mask_key is not None:
+            require(self.mask_key in d, "mask_key", self.mask_key, f"one of the data's keys {list(d)}", KeyError)
+            mask = d[self.mask_key] = _up_to_date(d[self.mask_key])
+        for key, output_key in self.key_iterator(d, self.output_keys):
+            require(output_key not in d, "output key", output_key, "new to the data", KeyError)
+            d[key] = _up_to_date(d[key])  # else a map would not lie on the image that it belongs to
+            d[output_key] = self.transform(d[key], mask)
+        return d
+
+
+class InformationMapd(_DerivedMapd):
+    """Adds the information map of each of ``keys``.
+
+    Args:
+        keys: of the images.
+        information_key: of the map: one for each of ``keys``, which must not exist yet. A single name and several keys
+            make ``image_information``, ``label_information``, ...
+        window, window_mm, num_bins, value_range, pixdim: see :class:`InformationMap`.
+        mask_key: of a mask that goes with all ``keys``. None: no mask.
+        allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        KeyError: for a missing key, or an output key that exists.
+
+    See also:
+        :class:`InformationMap`
+
+    Example:
+        >>> import torch
+        >>> data = InformationMapd(keys="image", window=5)({"image": torch.rand(1, 16, 16)})
+        >>> data["information"].shape
+        torch.Size([1, 16, 16])
+    """
+
+    backend = InformationMap.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        information_key: str | Sequence[str] = "information",
+        window: int | Sequence[int] = 9,
+        window_mm: float | Sequence[float] | None = None,
+        num_bins: int = 32,
+        value_range: tuple[float, float] | None = None,
+        pixdim: float | Sequence[float] | None = None,
+        mask_key: Hashable | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        transform = InformationMap(window, window_mm, num_bins, value_range, pixdim)
+        super().__init__(transform, keys, information_key, mask_key, allow_missing_keys)
+
+
+class InformationTiersd(_DerivedMapd):
+    """Adds the tiers of each information map under ``keys``.
+
+    Args:
+        keys: of the information maps.
+        tiers_key: of the tiers: one for each of ``keys``, which must not exist yet. A single name and several keys make
+            ``image_information_tiers``, ...
+        thresholds, quantiles, file: see :class:`InformationTiers`.
+        mask_key: of a mask that goes with all ``keys``. None: no mask.
+        allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        KeyError: for a missing key, or an output key that exists.
+
+    See also:
+        :class:`InformationTiers`
+
+    Example:
+        >>> import torch
+        >>> data = InformationTiersd(thresholds=(2.0, 4.0))({"information": torch.tensor([[[1.0, 3.0, 5.0]]])})
+        >>> data["tiers"]
+        tensor([[[0, 1, 2]]], dtype=torch.uint8)
+    """
+
+    backend = InformationTiers.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection = "information",
+        tiers_key: str | Sequence[str] = "tiers",
+        thresholds: Sequence[float] | None = None,
+        quantiles: Sequence[float] | None = None,
+        file: str | os.PathLike | None = None,
+        mask_key: Hashable | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        transform = InformationTiers(thresholds, quantiles, file)
+        super().__init__(transform, keys, tiers_key, mask_key, allow_missing_keys)
+
+
+def _per_axis(name: str, value: float | Sequence[float], axes: int) -> tuple[float, ...]:
+    values = ensure_tuple(value)
+    require(len(values) in (1, axes), name, value, f"one number or one for each of {axes} axes")
+    return values * axes if len(values) == 1 else values
+
+
+def _up_to_date(data: NdarrayOrTensor | None) -> NdarrayOrTensor | None:
+    """``data`` with its pending lazy operations applied, to a copy: ``apply_pending`` empties the list of its input."""
+    pending = isinstance(data, MetaTensor) and data.has_pending_operations
+    return apply_pending(data.clone())[0] if pending else data
+
+
+InformationMapD = InformationMapDict = InformationMapd
+InformationTiersD = InformationTiersDict = InformationTiersd

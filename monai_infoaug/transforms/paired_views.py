@@ -1,0 +1,543 @@
+"""Two augmented views of an image with exact pixel correspondence, sampling densities and point pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.data.utils import set_rnd, to_affine_nd
+from monai.transforms import Compose, MapTransform, Randomizable, Transform
+from monai.transforms.lazy.functional import apply_pending
+from monai.utils import MAX_SEED, TransformBackends, convert_to_tensor, ensure_tuple, ensure_tuple_rep, fall_back_tuple
+from torch import Tensor
+from torch.nn.functional import pad
+
+from monai_infoaug._require import require
+from monai_infoaug.transforms._correspondence import (
+    OUTSIDE,
+    Frame,
+    Mesh,
+    coordinate_grid,
+    fit_affine,
+    frame,
+    resample,
+    split_coordinates,
+    unfolded,
+    without_doubles,
+)
+
+__all__ = ["RandPairedViews", "RandPairedViewsD", "RandPairedViewsDict", "RandPairedViewsd"]
+
+OUTPUTS = ("coords", "valid", "sampling")
+MODES = ("bilinear", "nearest", "bicubic")
+NO_TIER = 255
+
+
+class _Field(NamedTuple):
+    """A spatial chain's whole output."""
+
+    coords: Tensor  # (D, *O)
+    inside: Tensor  # (*O)
+    usual: Frame
+    size: tuple[int, ...]  # of the view to be cropped
+
+    def start(self, position: Sequence[float]) -> tuple[int, ...]:
+        """First voxel of a crop; ``position`` in [0, 1) an axis runs over all that fit."""
+        room = [n - size + 1 for n, size in zip(self.inside.shape, self.size, strict=True)]
+        return tuple(int(u * n) for u, n in zip(position, room, strict=False))
+
+
+class _View(NamedTuple):
+    coords: Tensor  # (D, *R)
+    valid: Tensor  # (*R)
+    mesh: Mesh
+
+
+def _pair(value: Any, paired: bool) -> tuple[Any, Any]:
+    return (value[0], value[1]) if paired else (value, value)
+
+
+def _require_array(transform: Any, argument: str) -> None:
+    """Refuse dictionary transforms, also inside compositions."""
+    usable = transform is None or (callable(transform) and not isinstance(transform, MapTransform))
+    require(usable, argument, type(transform).__name__, "an array transform (no dictionary transform)", TypeError)
+    for inner in transform.transforms if isinstance(transform, Compose) else ():
+        _require_array(inner, argument)
+
+
+def _stages(transform: Any) -> list[Any]:
+    """The transforms of (nested) plain compositions, so that each can be given what it takes."""
+    if type(transform) is Compose:
+        return [stage for inner in transform.transforms for stage in _stages(inner)]
+    return [] if transform is None else [transform]
+
+
+def _takes_information(transform: Any) -> bool:
+    return getattr(transform, "takes_information", False)
+
+
+class RandPairedViews(Randomizable, Transform):
+    """Two random views of one image that know where each of their voxels comes from.
+
+    Only coordinates pass through the spatial chain; the image is then resampled once, so correspondence is exact for
+    every chain, elastic ones included. A voxel is valid if it shows the source and the map is locally sound there: at
+    each cell corner around it the Jacobian determinant exceeds ``jacobian_threshold`` times its median and nothing is
+    turned by more than 90 degrees against the median Jacobian, and no other valid voxel nearer the view's centre shows
+    the same place. So padding of any kind (constant, border, reflection, wrap) and folds are not valid.
+
+    Where sampling is wanted, the density is uniform, or shared among tiers (``shares``), or ``information ** gamma``,
+    over the valid voxels that both views show, up to 0.01 voxel at the border of the overlap. It sums to one, or is
+    zero everywhere if the views share nothing. If it would vanish on all shared voxels, it is uniform.
+
+    Args:
+        roi_size: size of the views, cropped at random from the chain's output (padded at the end where that is smaller,
+            padding is not valid). None or a non-positive entry: the whole axis. One size, or a (view 1, view 2) pair of
+            which at least one is a sequence or None: ``(None, (64, 64))``.
+        spatial: array transform or ``Compose`` of them, or a pair (tuple or list) of these. It must interpolate
+            coordinates sensibly: keep its ``mode`` bilinear. None: only the crop.
+        intensity: array transform, or a pair, applied to the views after resampling. Those with an attribute
+            ``takes_information = True`` (such as :py:class:`RandTierIntensity`) are called with the view's
+            ``information`` and ``tiers`` and with ``tier``, the pair's anchor tier if their ``mode`` is ``"anchor"``.
+            The anchor tier is drawn by its mass among the tiers that both views show if ``shares`` are given, uniformly
+            else, and the sampling density is restricted to it.
+        num_points: N, corresponding points a pair; 0 for none.
+        shares: mass of the (low, medium, high) tier in the density, summing to one; tiers that are not shown are left
+            out and the rest scaled up. At most one of ``shares`` and ``gamma``.
+        gamma: exponent of the information.
+        min_overlap: least share of view 2's valid voxels that view 1 shows. Let the smaller view be the second.
+        max_redraws: how often view 2's crop is redrawn to reach it, before its crop is centred on the middle of view 1.
+        mode: ``"bilinear"``, ``"nearest"`` or ``"bicubic"`` (2D). None: nearest for integers and bool, else bilinear.
+        padding_mode: ``"zeros"`` or ``"border"``, what the views show outside of the source.
+        outputs: the dense maps wanted among ``"coords"``, ``"valid"`` and ``"sampling"``.
+        jacobian_threshold: see above, in [0, 1).
+
+    Example:
+        >>> from monai.transforms import RandAffine
+        >>> pair = RandPairedViews((24, 24), RandAffine(prob=1.0, rotate_range=0.3), num_points=5).set_random_state(0)
+        >>> views = pair(torch.rand(1, 32, 32))
+        >>> views["view1"].shape, views["coords_view2"].shape, views["points_view2"].shape
+        (torch.Size([1, 24, 24]), torch.Size([2, 24, 24]), torch.Size([5, 2]))
+
+    References:
+        [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+        2025, arXiv:2211.07118.
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(
+        self,
+        roi_size: Any = None,
+        spatial: Callable | Sequence[Callable | None] | None = None,
+        intensity: Callable | Sequence[Callable | None] | None = None,
+        num_points: int = 512,
+        shares: Sequence[float] | None = None,
+        gamma: float | None = None,
+        min_overlap: float = 0.25,
+        max_redraws: int = 10,
+        mode: str | None = None,
+        padding_mode: str = "zeros",
+        outputs: Sequence[str] = OUTPUTS,
+        jacobian_threshold: float = 0.1,
+    ) -> None:
+        sizes = roi_size if isinstance(roi_size, (tuple, list)) else ()
+        paired = len(sizes) == 2 and any(size is None or isinstance(size, (tuple, list)) for size in sizes)
+        self.roi_size = _pair(roi_size, paired)
+        for transforms, argument in ((spatial, "spatial"), (intensity, "intensity")):
+            sequence = isinstance(transforms, (tuple, list))
+            accepted = "one transform, a Compose or a (view 1, view 2) pair"
+            require(not sequence or len(transforms) == 2, argument, transforms, accepted)
+            for transform in transforms if sequence else (transforms,):
+                _require_array(transform, argument)
+        self.spatial = _pair(spatial, isinstance(spatial, (tuple, list)))
+        self.intensity = _pair(intensity, isinstance(intensity, (tuple, list)))
+        require(num_points >= 0, "num_points", num_points, "at least 0")
+        require(shares is None or gamma is None, "gamma", gamma, "None when `shares` are given")
+        if shares is not None:
+            proper = len(shares) == 3 and min(shares) >= 0 and bool(np.isclose(sum(shares), 1))
+            require(proper, "shares", shares, "three shares (low, medium, high), not negative, that sum to one")
+        require(gamma is None or gamma >= 0, "gamma", gamma, "at least 0")
+        require(0 <= min_overlap <= 1, "min_overlap", min_overlap, "in [0, 1]")
+        require(max_redraws >= 0, "max_redraws", max_redraws, "at least 0")
+        require(mode is None or mode in MODES, "mode", mode, f"None or one of {MODES}")
+        require(padding_mode in ("zeros", "border"), "padding_mode", padding_mode, "'zeros' or 'border'")
+        outputs = ensure_tuple(outputs)
+        require(set(outputs) <= set(OUTPUTS), "outputs", outputs, f"among {OUTPUTS}")
+        require(0 <= jacobian_threshold < 1, "jacobian_threshold", jacobian_threshold, "in [0, 1)")
+        self.num_points, self.shares, self.gamma = num_points, shares, gamma
+        self.min_overlap, self.max_redraws = min_overlap, max_redraws
+        self.mode, self.padding_mode, self.outputs = mode, padding_mode, outputs
+        self.jacobian_threshold = jacobian_threshold
+
+    @property
+    def uses_information(self) -> bool:
+        """Whether the sampling or an intensity transform asks for the information map."""
+        return self.gamma is not None or "continuous" in self._intensity_modes
+
+    @property
+    def uses_tiers(self) -> bool:
+        """Whether the sampling or an intensity transform asks for the tiers."""
+        return self.shares is not None or not self._intensity_modes.isdisjoint({"anchor", "blend"})
+
+    @property
+    def _intensity_modes(self) -> set[str | None]:
+        stages = _stages(self.intensity[0]) + _stages(self.intensity[1])
+        return {getattr(stage, "mode", None) for stage in stages if _takes_information(stage)}
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw seeds for the chains and points, crop positions, and the anchor tier's quantile."""
+        self._seeds = [int(seed) for seed in self.R.randint(MAX_SEED, size=5, dtype="uint32")]
+        self._positions = self.R.random_sample((self.max_redraws + 2, 3))  # view 1, view 2, its redraws
+        self._anchor_quantile = self.R.random_sample()
+
+    def __call__(
+        self,
+        image: NdarrayOrTensor,
+        information: NdarrayOrTensor | None = None,
+        tiers: NdarrayOrTensor | None = None,
+        mask: NdarrayOrTensor | None = None,
+    ) -> dict[str, Any]:
+        """
+        Args:
+            image: (C, *S), two or three spatial dimensions.
+            information: (1, *S) bits; needed for ``gamma`` and by some intensity transforms.
+            tiers: (1, *S) 0 low, 1 medium, 2 high; needed for ``shares`` and by some intensity transforms.
+            mask: (1, *S); where it is zero the sampling density is zero.
+
+        Returns:
+            ``view1``, ``view2`` (C, *R); ``coords_view1``, ... (D, *R) float32, source voxels, -2 where padded;
+            ``valid_view1``, ... (1, *R) bool; ``sampling_view1``, ... (1, *R) float32; ``points_view1``, ... (N, D)
+            float32, view voxels; ``points_tier`` (N,) uint8, 0 if no tiers were given; ``points_valid`` (N,) bool.
+            Points that could not be drawn are NaN, of tier 255 and not valid.
+        """
+        return self.make_pair({"": image}, {"": self.mode}, ("",), information, tiers, mask)
+
+    def output_names(self, images: Iterable[str] = ("",)) -> list[str]:
+        """Names of all that a pair of these images consists of; the call's own image is ``""``."""
+        stems = [f"{name}_view" if name else "view" for name in (*images, *self.outputs)]
+        points = ["points_view1", "points_view2", "points_tier", "points_valid"] if self.num_points else []
+        return [f"{stem}{k}" for stem in stems for k in (1, 2)] + points
+
+    def make_pair(
+        self,
+        images: Mapping[str, NdarrayOrTensor],
+        modes: Mapping[str, str | None],
+        intensity_names: Sequence[str] | None = None,
+        information: NdarrayOrTensor | None = None,
+        tiers: NdarrayOrTensor | None = None,
+        mask: NdarrayOrTensor | None = None,
+    ) -> dict[str, Any]:
+        """A pair of views of several images of one size.
+
+        Args:
+            images: named images (C, *S).
+            modes: interpolation of each, see the class.
+            intensity_names: images whose views the intensity transforms change; None: those not read as nearest.
+            information, tiers, mask: as in the call.
+
+        Returns:
+            as the call, with ``<name>_view1``, ``<name>_view2`` for each image.
+        """
+        sources = {name: self._checked(image, name or "image") for name, image in images.items()}
+        first = next(iter(sources.values()))
+        maps = {"information": information, "tiers": tiers, "mask": mask}
+        if not self.uses_information and not any(
+            map(_takes_information, _stages(self.intensity[0]) + _stages(self.intensity[1]))
+        ):
+            del maps["information"]  # spare the work
+        maps = {name: self._checked(value, name, 1) for name, value in maps.items() if value is not None}
+        for name, source in {**sources, **maps}.items():
+            same = source.shape[1:] == first.shape[1:]
+            require(same, name or "image", tuple(source.shape), f"of spatial shape {tuple(first.shape[1:])}")
+        for name, used in (("information", self.uses_information), ("tiers", self.uses_tiers)):
+            require(not used or name in maps, name, None, "given for this sampling or intensity")
+        if "tiers" in maps:
+            require(int(maps["tiers"].max()) <= 2, "tiers", int(maps["tiers"].max()), "0 low, 1 medium or 2 high")
+
+        self.randomize()
+        views, partners, shared = self._views(first)
+        tier_maps: list[dict[str, Tensor]] = [
+            {
+                name: resample(value.as_tensor(), view.coords, "bilinear" if name == "information" else "nearest")
+                for name, value in maps.items()
+            }
+            for view in views
+        ]
+        densities = [self._density(*each) for each in zip(shared, tier_maps, strict=True)]
+        anchor = self._anchor_tier(densities[0], tier_maps[0])
+        if anchor is not None:
+            densities = [
+                self._normalised(density * (tier["tiers"][0] == anchor), density)
+                for density, tier in zip(densities, tier_maps, strict=True)
+            ]
+
+        out: list[NdarrayOrTensor] = []
+        for name, source in sources.items():
+            mode = modes[name] or ("bilinear" if source.is_floating_point() else "nearest")
+            for k, view in enumerate(views):
+                shown = resample(source.as_tensor(), view.coords, mode, self.padding_mode)
+                if (mode != "nearest") if intensity_names is None else (name in intensity_names):
+                    shown = self._intensity(k, shown, tier_maps[k], anchor)
+                out.append(self._finished(shown, images[name], source, view))
+        dense = {
+            "coords": [view.coords for view in views],
+            "valid": [view.valid[None] for view in views],
+            "sampling": [density[None] for density in densities],
+        }
+        extra = [each for name in self.outputs for each in dense[name]]
+        if self.num_points:
+            extra += self._points(densities[0], partners, tier_maps[0].get("tiers"))
+        if isinstance(next(iter(images.values())), np.ndarray):
+            extra = [value.cpu().numpy() for value in extra]
+        return dict(zip(self.output_names(images), out + extra, strict=True))
+
+    @staticmethod
+    def _checked(image: NdarrayOrTensor, name: str, channels: int | None = None) -> MetaTensor:
+        """As a MetaTensor without pending operations."""
+        tensor = convert_to_tensor(image, track_meta=True)
+        if tensor.pending_operations:
+            tensor = apply_pending(tensor.clone())[0]  # the pending list of the input stays as it is
+        shape = tuple(tensor.shape)
+        usable = len(shape) in (3, 4) and shape[0] == (channels or shape[0]) and min(shape) > 0 and min(shape[1:]) > 1
+        require(usable, name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
+        finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        require(finite, name, "NaN or infinite values", "finite")
+        return tensor
+
+    def _field(self, k: int, source: MetaTensor) -> _Field:
+        """View ``k``'s chain applied to the identity coordinates and a channel of ones."""
+        shape = source.shape[1:]
+        grid = coordinate_grid(shape, source.device)
+        output: Any = torch.cat([grid, torch.ones_like(grid[:1])])
+        if self.spatial[k] is not None:
+            set_rnd(self.spatial[k], self._seeds[k])
+            output = self.spatial[k](MetaTensor(output, affine=source.affine))
+            single = isinstance(output, (np.ndarray, Tensor))
+            require(single, "spatial", type(output).__name__, "transforms that return one array", TypeError)
+            if isinstance(output, MetaTensor) and output.pending_operations:
+                output = apply_pending(output)[0]
+            output = convert_to_tensor(output, track_meta=False, device=source.device, dtype=torch.float32)
+            kept = output.ndim == source.ndim and len(output) == len(grid) + 1 and min(output.shape[1:]) > 1
+            accepted = "transforms that keep channels and rank, and leave axes longer than 1"
+            require(kept, "spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
+            require(bool(output.isfinite().all()), "spatial", "NaN or infinite coordinates", "spatial transforms only")
+        coords, inside = split_coordinates(output, shape)
+        size = fall_back_tuple(self.roi_size[k], coords.shape[1:])
+        require(min(size) > 1, "roi_size", size, "larger than 1")
+        short = [max(0, want - have) for want, have in zip(size, inside.shape, strict=True)]
+        padding = [n for want in reversed(short) for n in (0, want)]
+        coords, inside = pad(coords, padding, value=OUTSIDE), pad(inside, padding)
+        return _Field(coords, inside, frame(coords, inside), size)
+
+    def _crop(self, field: _Field, start: Sequence[int]) -> _View:
+        window = tuple(slice(first, first + size) for first, size in zip(start, field.size, strict=True))
+        coords, inside = field.coords[(slice(None), *window)].contiguous(), field.inside[window].contiguous()
+        valid = unfolded(coords, inside, field.usual, self.jacobian_threshold)
+        if not valid.equal(inside):  # no fold or seam, no double
+            valid = without_doubles(coords, valid, field.usual)
+        return _View(coords, valid, Mesh(coords, valid, field.usual))
+
+    def _views(self, source: MetaTensor) -> tuple[list[_View], Tensor, list[Tensor]]:
+        """Views, the partners (D, *R) in view 2 of view 1's voxels, and where (*R) each view shows what both show."""
+        fields = [self._field(k, source) for k in (0, 1)]
+        first = self._crop(fields[0], fields[0].start(self._positions[0]))
+        starts = dict.fromkeys(fields[1].start(position) for position in self._positions[1:])  # each once
+        for start in starts:
+            second, shared = self._second(first, fields[1], start, self.min_overlap)
+            if shared is not None:
+                break
+        else:
+            second, shared = self._second(first, fields[1], self._centred(first, fields[1], start), 0.0)
+        partners = torch.full_like(first.coords, torch.nan)
+        partners[:, first.valid] = second.mesh.locate(first.coords[:, first.valid])[0]
+        return [first, second], partners, [~partners[0].isnan(), shared]
+
+    def _second(
+        self, first: _View, field: _Field, start: Sequence[int], min_overlap: float
+    ) -> tuple[_View, Tensor | None]:
+        """View 2 cropped at ``start``, and the voxels that view 1 shows, None if these are too few."""
+        view = self._crop(field, start)
+        points, least = view.coords[:, view.valid], min_overlap * int(view.valid.sum())
+        cells = first.mesh.start(points)
+        if int((cells >= 0).sum()) < least:
+            return view, None
+        shared = torch.zeros_like(view.valid)
+        shared[view.valid] = first.mesh.locate(points, cells)[1]
+        return view, shared if int(shared.sum()) >= least else None
+
+    @staticmethod
+    def _centred(first: _View, field: _Field, otherwise: tuple[int, ...]) -> tuple[int, ...]:
+        """Start of the crop of view 2 whose centre shows best the middle of what view 1 shows."""
+        if not (first.valid.any() and field.inside.any()):
+            return otherwise
+        middle = first.coords[:, first.valid].mean(1).view(-1, *[1] * field.inside.ndim)
+        distance = (field.coords - middle).square().sum(0).masked_fill(~field.inside, torch.inf)
+        nearest = np.unravel_index(int(distance.argmin()), field.inside.shape)
+        bounds = zip(nearest, field.size, field.inside.shape, strict=True)
+        return tuple(int(min(max(at - size // 2, 0), n - size)) for at, size, n in bounds)
+
+    @staticmethod
+    def _normalised(density: Tensor, otherwise: Tensor) -> Tensor:
+        """``density`` scaled to sum to one; ``otherwise`` scaled, if it is zero; zeros if that is too."""
+        for each in (density, otherwise.float()):
+            total = each.sum(dtype=torch.float64)
+            if total > 0:
+                return (each / total).float()
+        return torch.zeros_like(density)
+
+    def _density(self, shared: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+        """Sampling density (*R) of a view."""
+        if "mask" in maps:
+            shared = shared & (maps["mask"][0] != 0)
+        density = shared.float()
+        if self.gamma is not None:
+            density = density * maps["information"][0].float().clamp_min(0) ** self.gamma
+        elif self.shares is not None:
+            of_tier = [shared & (maps["tiers"][0] == tier) for tier in range(3)]
+            density = sum(
+                mask * (share / mask.sum().clamp_min(1)) for mask, share in zip(of_tier, self.shares, strict=True)
+            )
+        return self._normalised(density, shared)
+
+    def _anchor_tier(self, density: Tensor, maps: Mapping[str, Tensor]) -> int | None:
+        """The tier that "anchor" intensity is meant for, None if no intensity transform is in that mode."""
+        if "anchor" not in self._intensity_modes:
+            return None
+        mass = torch.stack([density[maps["tiers"][0] == tier].sum() for tier in range(3)]).double().cpu().numpy()
+        if self.shares is None:
+            mass = (mass > 0).astype(float)
+        mass = np.cumsum(mass if mass.sum() else np.ones(3))
+        return int(np.searchsorted(mass, self._anchor_quantile * mass[-1], side="right"))
+
+    def _intensity(self, k: int, view: Tensor, maps: Mapping[str, Tensor], anchor: int | None) -> Tensor:
+        set_rnd(self.intensity[k], self._seeds[2 + k])
+        shape, dtype = tuple(view.shape), view.dtype
+        for stage in _stages(self.intensity[k]):
+            tier = anchor if getattr(stage, "mode", None) == "anchor" else None
+            known = {"information": maps.get("information"), "tiers": maps.get("tiers"), "tier": tier}
+            changed = stage(view, **known) if _takes_information(stage) else stage(view)
+            view = convert_to_tensor(changed, track_meta=False)
+            require(
+                tuple(view.shape) == shape,
+                "intensity",
+                f"{shape} -> {tuple(view.shape)}",
+                "made of shape-keeping transforms",
+            )
+        return view.to(dtype) if dtype.is_floating_point else view
+
+    @staticmethod
+    def _finished(shown: Tensor, image: NdarrayOrTensor, source: MetaTensor, view: _View) -> NdarrayOrTensor:
+        """A view in the container of its image; a MetaTensor with the affine of the view."""
+        if isinstance(image, np.ndarray):
+            return shown.cpu().numpy()
+        if not isinstance(image, MetaTensor):
+            return shown
+        fit, affine = fit_affine(view.coords, view.valid), source.affine
+        moved = torch.eye(len(affine)) if fit is None else affine @ to_affine_nd(len(affine) - 1, fit).to(affine)
+        meta = {**source.meta, "source_affine": affine.clone()}
+        return MetaTensor(shown, affine=moved.to(affine), meta=meta, applied_operations=[])
+
+    def _points(self, density: Tensor, partners: Tensor, tiers: Tensor | None) -> list[Tensor]:
+        """Points drawn from view 1's density without replacement, with their partners in view 2."""
+        dims, device = density.ndim, density.device
+        candidates = density.flatten().nonzero()[:, 0]
+        # The smallest of exponential variables with rates p are a draw without replacement by p.
+        keys = np.random.RandomState(self._seeds[4]).standard_exponential(len(candidates))
+        keys = torch.as_tensor(keys, device=device) / density.flatten()[candidates]
+        count = min(self.num_points, len(candidates))
+        drawn = candidates[keys.topk(count, largest=False).indices]
+        points = [torch.full((self.num_points, dims), torch.nan, device=device) for _ in range(2)]
+        points[0][:count] = torch.stack(torch.unravel_index(drawn, density.shape), 1).float()
+        points[1][:count] = partners.flatten(1)[:, drawn].T
+        tier = torch.full((self.num_points,), NO_TIER, dtype=torch.uint8, device=device)
+        tier[:count] = 0 if tiers is None else tiers.flatten()[drawn].to(torch.uint8)
+        valid = torch.arange(self.num_points, device=device) < count
+        return [*points, tier, valid]
+
+
+class RandPairedViewsd(Randomizable, MapTransform):
+    """Dictionary version of :py:class:`RandPairedViews`: two views of each key from the same coordinates.
+
+    For each key ``<prefix><key>_view1`` and ``..._view2``, and once ``<prefix>coords_view1`` and the other outputs. The
+    sources (``keys``, information, tiers, mask), often of different sizes, are dropped; all other entries stay. List
+    the information or tiers among the ``keys`` for views of them.
+
+    Args:
+        keys: images (C, *S) of one spatial shape.
+        information_key: information map (1, *S), read if it is there, an error if it is needed and missing.
+        tiers_key: likewise the tiers.
+        mask_key: foreground (1, *S); outside, the sampling density is zero.
+        mode: interpolation, one or one a key; None for bilinear, or nearest for integers and bool.
+        intensity_keys: keys whose views change in intensity, all alike. None: those not resampled with nearest.
+        keep_source: keep the sources.
+        prefix: of all output keys, for several pairs in one dictionary.
+        allow_missing_keys: do not raise for missing ``keys``.
+        kwargs: further arguments of :py:class:`RandPairedViews`.
+
+    Example:
+        >>> pair = RandPairedViewsd(["image", "label"], num_points=3, roi_size=8, outputs="valid").set_random_state(0)
+        >>> sorted(pair({"image": torch.rand(1, 16, 16), "label": torch.ones(1, 16, 16, dtype=torch.uint8)}))
+        ... # doctest: +NORMALIZE_WHITESPACE
+        ['image_view1', 'image_view2', 'label_view1', 'label_view2', 'points_tier', 'points_valid', 'points_view1',
+         'points_view2', 'valid_view1', 'valid_view2']
+    """
+
+    backend = RandPairedViews.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image",),
+        information_key: str = "information",
+        tiers_key: str = "tiers",
+        mask_key: str | None = None,
+        mode: str | Sequence[str | None] | None = None,
+        intensity_keys: KeysCollection | None = None,
+        keep_source: bool = False,
+        prefix: str = "",
+        allow_missing_keys: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.pair = RandPairedViews(**kwargs)
+        self.information_key, self.tiers_key, self.mask_key = information_key, tiers_key, mask_key
+        self.mode = dict(zip(self.keys, ensure_tuple_rep(mode, len(self.keys)), strict=True))
+        for each in self.mode.values():
+            require(each is None or each in MODES, "mode", each, f"None or one of {MODES}")
+        self.intensity_keys = None if intensity_keys is None else ensure_tuple(intensity_keys)
+        known = self.intensity_keys is None or set(self.intensity_keys) <= set(self.keys)
+        require(known, "intensity_keys", intensity_keys, f"among the keys {self.keys}")
+        self.keep_source, self.prefix = keep_source, prefix
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandPairedViewsd:
+        super().set_random_state(seed, state)
+        self.pair.set_random_state(state=self.R)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        images = {key: d[key] for key in self.key_iterator(d)}
+        if not images:
+            raise KeyError(f"None of the keys {self.keys} of RandPairedViewsd is in the data.")
+        keys = {"information": self.information_key, "tiers": self.tiers_key, "mask": self.mask_key}
+        needed = (self.pair.uses_information, self.pair.uses_tiers, self.mask_key is not None)
+        for key, need in zip(keys.values(), needed, strict=True):
+            if need and key not in d:
+                raise KeyError(
+                    f"Key `{key}` of RandPairedViewsd is missing, for the sampling or an intensity transform."
+                )
+        maps = {name: d.get(key) for name, key in keys.items()}
+        if not self.keep_source:
+            for key in (*self.keys, *keys.values()):
+                d.pop(key, None)
+        for name in self.pair.output_names(images):
+            free = self.prefix + name not in d
+            require(free, "prefix", repr(self.prefix), f"such that `{self.prefix + name}` is not a key already")
+        pair = self.pair.make_pair(images, self.mode, self.intensity_keys, **maps)
+        return d | {self.prefix + name: value for name, value in pair.items()}
+
+
+RandPairedViewsD = RandPairedViewsDict = RandPairedViewsd

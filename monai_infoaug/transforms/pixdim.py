@@ -1,0 +1,92 @@
+"""Millimetres for images whose files carry none."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple_rep
+
+from monai_infoaug._require import require
+
+__all__ = ["AssignPixdim", "AssignPixdimD", "AssignPixdimDict", "AssignPixdimd"]
+
+
+class AssignPixdim(Transform):
+    """Say how large the pixels are: PNG and JPEG do not, and the affine of their images is the identity.
+
+    Afterwards ``Spacing`` and every millimetre work as for a medical format: index ``i`` lies at
+    ``origin + pixdim * i`` along each axis.
+
+    Args:
+        pixdim: millimetres a pixel, one number or one an axis.
+        origin: millimetres of the centre of the first pixel, one number or one an axis.
+
+    Raises:
+        ValueError: for a pixdim that is not positive and finite, or another number of values than the image has axes.
+
+    Example:
+        >>> AssignPixdim(pixdim=0.5)(torch.zeros(1, 4, 4)).pixdim
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, pixdim: float | Sequence[float], origin: float | Sequence[float] = 0.0) -> None:
+        require(
+            bool(np.all(np.isfinite(pixdim)) and np.all(np.greater(pixdim, 0))), "pixdim", pixdim, "positive and finite"
+        )
+        require(bool(np.all(np.isfinite(origin))), "origin", origin, "finite")
+        self.pixdim, self.origin = pixdim, origin
+
+    def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
+        """Return the image (C, *S) as a MetaTensor with the new affine; its other metadata stay."""
+        dims = img.ndim - 1
+        for name in ("pixdim", "origin"):
+            size = np.size(getattr(self, name))
+            require(size in (1, dims), name, getattr(self, name), f"one number or {dims}, one an axis of the image")
+        affine = torch.eye(4, dtype=torch.float64)  # MONAI's own readers give four rows in 2D too
+        affine.diagonal()[:dims] = torch.as_tensor(ensure_tuple_rep(self.pixdim, dims))
+        affine[:dims, -1] = torch.as_tensor(ensure_tuple_rep(self.origin, dims))
+        out = convert_to_tensor(img, track_meta=True).clone()
+        out.affine = affine
+        return out
+
+
+class AssignPixdimd(MapTransform):
+    """Dictionary version of :py:class:`AssignPixdim`.
+
+    Args:
+        keys: images.
+        pixdim: millimetres a pixel.
+        origin: millimetres of the centre of the first pixel.
+        allow_missing_keys: whether a missing key is passed over.
+
+    See also:
+        :py:class:`AssignPixdim`
+    """
+
+    backend = AssignPixdim.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        pixdim: float | Sequence[float],
+        origin: float | Sequence[float] = 0.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.assign = AssignPixdim(pixdim, origin)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self.assign(out[key])
+        return out
+
+
+AssignPixdimD = AssignPixdimDict = AssignPixdimd

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d, avg_pool3d
+
+from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+
+SMALL = {"features": (4, 6, 8), "embedding_dim": 5, "strides": (2, 8)}
+
+
+def small(seed: int = 0, **kwargs) -> PixelEmbeddingNet:
+    torch.manual_seed(seed)
+    return PixelEmbeddingNet(**{**SMALL, **kwargs}).eval()
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same_levels(got, expected):
+    torch.testing.assert_close(list(got), list(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (17, 9), (1, 30), (8, 8, 16), (9, 15, 7)])
+@pytest.mark.parametrize("strides", [(2,), (8,), (2, 8), (4, 8), (2, 4, 8)])
+def test_shapes_and_unit_norm(size, strides):
+    levels = small(spatial_dims=len(size), in_channels=2, strides=strides)(random(3, 2, *size))
+    assert [tuple(level.shape) for level in levels] == [(3, 5, *(-(-s // k) for s in size)) for k in strides]
+    for level in levels:
+        torch.testing.assert_close(level.norm(dim=1), torch.ones(3, *level.shape[2:]))
+
+
+@pytest.mark.parametrize("size", [(40, 48), (24, 16, 24)])
+def test_shift_by_cells_shifts_the_embeddings(size):
+    net, shift = small(spatial_dims=len(size), features=(3, 3), strides=(2, 4)), 4
+    image = random(1, 1, *size)
+    moved = net(torch.roll(image, shift, dims=2))
+    margin = 5  # in cells of the coarsest level: beyond the reach of the borders
+    for level, level_moved, stride in zip(net(image), moved, net.strides, strict=True):
+        inner, cells = margin * 4 // stride, shift // stride
+        expected = level[:, :, inner - cells : -inner - cells]
+        assert expected.numel() and expected.std() > 0
+        # borders of the other axes move with nothing, hence stay in
+        torch.testing.assert_close(level_moved[:, :, inner:-inner], expected, atol=1e-5, rtol=0)
+
+
+def test_odd_size_is_padded_by_repetition():
+    net, image = small(), random(1, 1, 13, 22)
+    padded = torch.cat([image, image[:, :, -1:].expand(-1, -1, 3, -1)], dim=2)
+    padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, 2)], dim=3)
+    assert padded.shape[2:] == (16, 24)
+    assert_same_levels(net(image), [level[..., : -(-13 // s), : -(-22 // s)] for level, s in zip(net(padded), (2, 8))])
+
+
+@pytest.mark.parametrize("strides", [(2,), (4,), (8,), (4, 8), (2, 8)])
+@pytest.mark.parametrize("norm", ["batch", "instance", ("group", {"num_groups": 2}), None])
+def test_gradient_reaches_every_parameter(norm, strides):
+    net = small(norm=norm, strides=strides, act="elu").train()
+    # squares of single channels, because the norm of an embedding is always 1
+    sum(level[:, 0].square().sum() for level in net(random(2, 1, 32, 32))).backward()
+    unreached = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    # no gradient passes a bias that the normalisation of its only cell, or of single cells, takes away
+    assert unreached == []
+
+
+def test_batch_normalisation_is_still_in_evaluation():
+    net, one, other = small(), random(1, 1, 16, 16), random(1, 1, 16, 16, seed=1)
+    assert_same_levels(net(torch.cat([one, other])), map(torch.cat, zip(net(one), net(other), strict=True)))
+
+
+@pytest.mark.parametrize("strides", [(), (1,), (3,), (16,), (8, 2), (2, 2)])
+def test_strides_that_no_stage_has(strides):
+    with pytest.raises(ValueError, match=r"`strides` must be in increasing order .*\(2, 4, 8\), got \("):
+        small(strides=strides)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 16, 16), (1, 1, 16), (1, 16, 16), (1, 1, 16, 16, 16)])
+def test_image_of_another_rank_or_channel_number(shape):
+    with pytest.raises(ValueError, match=r"`image` must be \(B, 1, \*S\) with 2 spatial dimensions, got shape"):
+        small()(torch.zeros(shape))
+
+
+def test_spatial_dims_other_than_2_and_3():
+    with pytest.raises(ValueError, match="`spatial_dims` must be 2 or 3, got 1"):
+        small(spatial_dims=1)
+
+
+@pytest.mark.parametrize("size", [(26, 17), (17, 8, 12)])
+def test_each_network_sees_the_image_at_its_scale(size):
+    fine, coarse = (small(i, spatial_dims=len(size)) for i in range(2))
+    both = GlobalLocalEmbeddingNet([fine, coarse], scales=[1, 3]).eval()
+    assert both.strides == (2, 8, 6, 24) and both.view_levels == ((0, 2), (0, 8), (1, 2), (1, 8))
+    image = random(2, 1, *size)
+    padded = image
+    for axis, s in enumerate(size, start=2):  # up to the next multiple of 3
+        padded = torch.cat([padded, *[padded.narrow(axis, s - 1, 1)] * (-s % 3)], dim=axis)
+    pool = avg_pool2d if len(size) == 2 else avg_pool3d
+    levels = both(image)
+    assert_same_levels(levels, [*fine(image), *coarse(pool(padded, 3))])
+    assert [level.shape[2:] for level in levels] == [tuple(-(-s // k) for s in size) for k in both.strides]
+
+
+def test_each_network_gets_its_own_image():
+    fine, coarse = small(0), small(1)
+    image, crop = random(1, 1, 16, 16), random(1, 1, 24, 8, seed=1)
+    both = GlobalLocalEmbeddingNet([fine, coarse], scales=[1, 2])
+    assert_same_levels(both(crop, image), [*fine(crop), *coarse(image)])
+    with pytest.raises(ValueError, match="`images` must be 1 or 2 tensors, got 3"):
+        both(crop, image, image)
+
+
+@pytest.mark.parametrize("scales", [(), (1,), (1, 2, 4), (1, 0)])
+def test_scales_that_do_not_fit_the_networks(scales):
+    with pytest.raises(ValueError, match="`scales` must be one factor of at least 1 for each of the 2 networks"):
+        GlobalLocalEmbeddingNet([small(), small()], scales=scales)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_copy_and_saved_weights(both):
+    def make(seed: int):
+        return GlobalLocalEmbeddingNet([small(seed), small(seed + 1)]).eval() if both else small(seed)
+
+    net, other, image = make(0), make(5), random(1, 1, 16, 16)
+    expected = net(image)
+    assert not torch.allclose(other(image)[0], expected[0])
+    other.load_state_dict(net.state_dict())
+    for twin in (other, copy.deepcopy(net)):
+        assert_same_levels(twin(image), expected)
