@@ -1,3 +1,17 @@
 """Information-guided pixel augmentation and pixel-contrastive pre-training for MONAI."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
 __version__ = "0.1.0"
+
+__all__ = ["data", "engines", "handlers", "inferers", "information", "losses", "metrics", "networks", "transforms"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a sub-package when it is first asked for, so that nothing is loaded that a user does not use."""
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -146,6 +146,7 @@ def train(network: nn.Module, pairs: SeededDataset, epochs: int, device: str) ->
         output_transform=lambda output: {"loss": output["loss"]},
     )
     trainer.run()
+    del loader
 
 
 BATCH, WORKERS, LR = 8, 1, 3e-3

@@ -7,7 +7,7 @@ from monai_infoaug._require import require
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
 def test_names_argument_accepted_and_got(error):
-    with pytest.raises(error, match="`window` must be odd, got 4."):
+    with pytest.raises(error, match=r"`window` must be odd, got 4\."):
         require(4 % 2 == 1, "window", 4, "odd", error)
 
 

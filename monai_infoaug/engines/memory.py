@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
+from monai_infoaug._require import require
+
 __all__ = ["keep_freed_memory"]
 
 
@@ -20,7 +22,11 @@ def keep_freed_memory(threshold: int = 2**30) -> bool:
 
     Returns:
         Whether the setting was taken; False where the C library is not glibc.
+
+    Raises:
+        ValueError: for a threshold out of range.
     """
+    require(0 < threshold < 2**31, "threshold", threshold, f"from 1 to {2**31 - 1} bytes")
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

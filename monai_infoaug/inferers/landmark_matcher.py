@@ -45,9 +45,18 @@ def match_points(
     Returns:
         Points (B, N, D) in voxels of the query images and scores (B, N), the weighted mean cosine in [-1, 1]; NaN where
         no template shows the point.
+
+    Raises:
+        ValueError: for weights that do not fit the levels.
     """
-    weights = torch.tensor([1.0] * len(strides) if weights is None else weights)
-    weights = (weights / weights.sum()).tolist()
+    weights = [1.0] * len(strides) if weights is None else list(weights)
+    require(
+        len(weights) == len(strides) and min(weights) >= 0 < sum(weights),
+        "level_weights",
+        weights,
+        f"{len(strides)} numbers of at least 0, one a level, not all 0",
+    )
+    weights = [w / sum(weights) for w in weights]
     votes = points.isfinite().all(-1).float()
     votes = votes / votes.sum(0).clamp(min=1)
     descriptors = [
@@ -142,19 +151,24 @@ class LandmarkMatcher(Inferer):
         level_weights: Sequence[float] | None = None,
         chunk: int = 16,
     ) -> None:
-        landmarks = torch.as_tensor(landmarks, dtype=torch.float32)
-        dims = landmarks.shape[-1]
+        landmarks = convert_to_tensor(landmarks, dtype=torch.float32, wrap_sequence=True)
+        templates, dims = convert_to_tensor(templates, track_meta=True), landmarks.shape[-1]
         if templates.ndim == dims + 1:
             templates = templates[None]
         if landmarks.ndim == 2:
             landmarks = landmarks[None]
         require(
-            landmarks.ndim == 3 and dims in (2, 3) and len(landmarks) == len(templates) and landmarks.numel() > 0,
+            landmarks.ndim == 3 and dims in (2, 3) and landmarks.numel() > 0,
             "landmarks",
             f"shape {tuple(landmarks.shape)}",
-            f"(T, L, D) with T = {len(templates)} templates and D 2 or 3",
+            "(T, L, D) with D 2 or 3",
         )
-        require(templates.ndim == dims + 2, "templates", f"shape {tuple(templates.shape)}", f"(T, C, *S) in {dims}D")
+        require(
+            templates.ndim == dims + 2 and len(templates) == len(landmarks),
+            "templates",
+            f"shape {tuple(templates.shape)}",
+            f"(T, C, *S) with {dims} spatial dimensions and T = {len(landmarks)} like `landmarks`",
+        )
         require(bool(templates.isfinite().all()), "templates", "NaN or infinite values", "finite")
         if world:
             linear, origin = _affine(templates, landmarks)
@@ -183,14 +197,6 @@ class LandmarkMatcher(Inferer):
         Returns:
             ``landmarks`` (B, L, D) in voxels, ``world`` (B, L, D) in millimetres, ``scores`` (B, L) in [-1, 1].
         """
-        strides = getattr(network, "module", network).strides
-        weights = self.level_weights
-        require(
-            weights is None or len(weights) == len(strides),
-            "level_weights",
-            weights,
-            f"{len(strides)} numbers, one a level",
-        )
         require(
             inputs.ndim == self.templates.ndim and inputs.shape[1] == self.templates.shape[1],
             "inputs",
@@ -200,5 +206,8 @@ class LandmarkMatcher(Inferer):
         require(bool(inputs.isfinite().all()), "inputs", "NaN or infinite values", "finite")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
         template, points = network(self.templates.to(images)), self.landmarks.to(images.device)
-        found, scores = match_points(template, points, network(images), strides, images.shape[2:], weights, self.chunk)
+        strides = getattr(network, "module", network).strides
+        found, scores = match_points(
+            template, points, network(images), strides, images.shape[2:], self.level_weights, self.chunk
+        )
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}

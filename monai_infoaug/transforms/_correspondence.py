@@ -183,27 +183,36 @@ class Mesh:
         home = torch.full_like(self.valid, -1, dtype=torch.long)  # a cell of each voxel
         for offset in reversed(self.offsets):
             home[first + offset] = first
-        # Table: source box -> home cell of a voxel in it. Boxes are larger than the spacing, so that few are missed.
-        self.box = (1.5 * usual.matrix.abs().sum(1, keepdim=True)).ceil().clamp(1)
-        shown = (home >= 0).nonzero()[:, 0]
-        points = self.coords[:, shown]
-        self.corner = (points.amin(1, keepdim=True) if len(shown) else torch.zeros(dims, 1, device=device)) - self.box
-        far = points.amax(1, keepdim=True) if len(shown) else self.corner
-        self.boxes = [int(n) + 2 for n in ((far - self.corner) / self.box).flatten().tolist()]
-        # Of several voxels in a box the one nearest the centre of the view is kept.
-        centre = torch.tensor(self.shape, device=device).sub(1).div(2).unsqueeze(1)
-        rank = (self._unravel(shown) - centre).square().sum(0).mul(16).long()
-        count = self.valid.numel()
-        table = torch.full((prod(self.boxes),), torch.iinfo(torch.long).max, device=device)
-        table.scatter_reduce_(0, self._box_index(points), rank * count + home[shown], "amin")
-        table = torch.where(table == torch.iinfo(torch.long).max, -1, table % count)
-        filled = table.view(self.boxes)
-        for axis in range(dims):  # empty boxes borrow from a neighbour
+        # Boxes are larger than the usual spacing, so that few are missed, and not many more than voxels.
+        self.shown = (home >= 0).nonzero()[:, 0]
+        self.home, points = home[self.shown], self.coords[:, self.shown]
+        if not len(self.shown):
+            points = torch.zeros(dims, 1, device=device)
+        low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
+        self.box = 1.5 * usual.matrix.abs().sum(1, keepdim=True)
+        self.box = self.box.maximum((high - low) / (4 * max(self.shape))).clamp_min(SNAP)
+        self.corner = low - self.box
+        self.boxes = [int(n) + 2 for n in ((high - self.corner) / self.box).flatten().tolist()]
+        self.table = self._filled(self.table_by(torch.zeros_like(self.home)))
+
+    def table_by(self, rank: Tensor) -> Tensor:
+        """Table from source box to the home cell of the voxel in it with the least ``rank`` (n,), -1 for no voxel."""
+        none, count = torch.iinfo(torch.long).max, self.valid.numel()
+        table = torch.full((prod(self.boxes),), none, device=rank.device)
+        index = self._box_index(self.coords[:, self.shown])
+        table.scatter_reduce_(0, index, rank * count + self.home, "amin")
+        return torch.where(table == none, -1, table % count)
+
+    def _filled(self, table: Tensor) -> Tensor:
+        """Empty boxes borrow from their neighbours."""
+        filled, dims = table.view(self.boxes), len(self.boxes)
+        for axis in range(dims):
             wide, n = pad(filled, [0, 0] * (dims - 1 - axis) + [1, 1], value=-1), filled.shape[axis]
             filled = wide.narrow(axis, 0, n).maximum(filled).maximum(wide.narrow(axis, 2, n))
-        self.table = torch.where(table < 0, filled.flatten(), table)
+        return torch.where(table < 0, filled.flatten(), table)
 
-    def _unravel(self, index: Tensor) -> Tensor:
+    def unravel(self, index: Tensor) -> Tensor:
+        """Voxel coordinates (D, n) float32 of linear indices (n,)."""
         axes = [index.div(s, rounding_mode="floor") % n for s, n in zip(self.strides, self.shape, strict=True)]
         return torch.stack(axes).float()
 
@@ -215,6 +224,21 @@ class Mesh:
             inside &= (axis >= 0) & (axis < size)
             index = index * size + axis
         return torch.where(inside, index, -1)
+
+    def _cell_at(self, at: Tensor, otherwise: Tensor) -> Tensor:
+        """The good cell (n,) at view positions (D, n), or one that touches them; else the other, to be continued."""
+        strides = torch.tensor(self.strides, device=at.device).unsqueeze(1)
+        last = torch.tensor(self.shape, device=at.device).sub(2).unsqueeze(1)
+        floor = at.floor().clamp_min(0).minimum(last)
+        cell = (floor.long() * strides).sum(0)
+        bad = (~self.cells[cell]).nonzero()[:, 0]
+        found, fraction = otherwise[bad], (at - floor)[:, bad]
+        shift = (fraction > 1 - MARGIN).long() - (fraction < MARGIN).long()
+        for side in product((0, 1), repeat=len(at)):
+            near = floor[:, bad].long() + shift * torch.tensor(side, device=at.device).unsqueeze(1)
+            near = (near.clamp_min(0).minimum(last) * strides).sum(0)
+            found = torch.where(self.cells[near], near, found)
+        return cell.index_put((bad,), found)
 
     def start(self, points: Tensor) -> Tensor:
         """A cell (n,) near source points (D, n); -1 where there is none, so that no partner can be."""
@@ -242,9 +266,8 @@ class Mesh:
         position = torch.full_like(points, torch.nan)
         active = (cell >= 0).nonzero()[:, 0]
         cell, target = cell[active], points[:, active]
-        origin = self._unravel(cell)
+        origin = self.unravel(cell)
         at = origin + 0.5
-        far = torch.tensor(self.shape, device=points.device).sub(2).unsqueeze(1)
         for _ in range(steps):
             if not len(active):
                 break
@@ -256,23 +279,45 @@ class Mesh:
             within = ((at - origin - 0.5).abs() <= 0.5 + MARGIN).all(0)
             done = (close & within).nonzero()[:, 0]
             position[:, active[done]] = at[:, done].maximum(origin[:, done]).minimum(origin[:, done] + 1)
-            floor = at.floor().clamp_min(0).minimum(far)
-            next_cell = sum(axis * stride for axis, stride in zip(floor.long(), self.strides, strict=True))
-            next_cell = torch.where(self.cells[next_cell], next_cell, cell)  # else continue the old cell
+            next_cell = self._cell_at(at, cell)
             keep = (~(close & (within | (next_cell == cell)))).nonzero()[:, 0]
             active, target, at, cell = active[keep], target[:, keep], at[:, keep], next_cell[keep]
-            origin = self._unravel(cell)
+            origin = self.unravel(cell)
         return position
 
 
-def without_doubles(coords: Tensor, valid: Tensor, usual: Frame) -> Tensor:
-    """Valid voxels less those whose source point a valid place nearer the view's centre shows as well."""
-    voxels = valid.flatten().nonzero()[:, 0]
-    mesh = Mesh(coords, valid, usual)
-    position, found = mesh.locate(mesh.coords[:, voxels])
-    double = found & ((position - mesh._unravel(voxels)).abs() > 0.5).any(0)
+def without_doubles(coords: Tensor, valid: Tensor, usual: Frame, reach: int = 6) -> Tensor:
+    """Valid voxels less those whose source point the view shows again at a valid place nearer its centre.
+
+    Where two places are about equally near (2 voxels), both go.
+
+    Args:
+        coords: (D, *R).
+        valid: (*R) bool, all of them unfolded.
+        usual: the map's usual change.
+        reach: voxels in one box of the lookup table, or beside an invalid voxel, are looked at if so far apart or near.
+    """
+    dims, mesh = len(coords), Mesh(coords, valid, usual)
+    suspect = pad((~valid).float(), [reach] * 2 * dims)  # between two sheets of a small fold lies what is folded
+    for axis in range(dims):
+        suspect = suspect.unfold(axis, 2 * reach + 1, 1).amax(-1)
+    at = mesh.unravel(mesh.shown)
+    # The first and last voxel of a box along each axis lie on different sheets, if the sheets are apart on any.
+    ends = [mesh.table_by((sign * at[axis]).long() + max(mesh.shape)) for axis in range(dims) for sign in (1, -1)]
+    spread = sum(
+        (mesh.unravel(last) - mesh.unravel(first)).amax(0) > reach
+        for first, last in zip(ends[::2], ends[1::2], strict=True)
+    )
+    box = mesh._box_index(mesh.coords[:, mesh.shown])
+    looked_at = (suspect.flatten()[mesh.shown] > 0) | (spread[box] > 0)
+    voxels, at, box = mesh.shown[looked_at], at[:, looked_at], box[looked_at]
+    centre = torch.tensor(mesh.shape, device=coords.device).sub(1).div(2).unsqueeze(1)
     single = valid.flatten().clone()
-    single[voxels[double]] = False
+    central = mesh.table_by((mesh.unravel(mesh.shown) - centre).norm(dim=0).long())
+    for table in (central, *ends):
+        position, found = mesh.locate(mesh.coords[:, voxels], table[box])
+        nearer = (position - centre).norm(dim=0) < (at - centre).norm(dim=0) + 2
+        single[voxels[found & nearer & ((position - at).abs() > 0.5).any(0)]] = False
     return single.view_as(valid)
 
 

@@ -9,7 +9,7 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple_rep
+from monai.utils import TransformBackends, convert_to_tensor
 
 from monai_infoaug._require import require
 
@@ -37,21 +37,19 @@ class AssignPixdim(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, pixdim: float | Sequence[float], origin: float | Sequence[float] = 0.0) -> None:
-        require(
-            bool(np.all(np.isfinite(pixdim)) and np.all(np.greater(pixdim, 0))), "pixdim", pixdim, "positive and finite"
-        )
-        require(bool(np.all(np.isfinite(origin))), "origin", origin, "finite")
-        self.pixdim, self.origin = pixdim, origin
+        self.pixdim, self.origin = np.asarray(pixdim, np.float64), np.asarray(origin, np.float64)
+        require(bool((np.isfinite(self.pixdim) & (self.pixdim > 0)).all()), "pixdim", pixdim, "positive and finite")
+        require(bool(np.isfinite(self.origin).all()), "origin", origin, "finite")
 
     def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
         """Return the image (C, *S) as a MetaTensor with the new affine; its other metadata stay."""
         dims = img.ndim - 1
-        for name in ("pixdim", "origin"):
-            size = np.size(getattr(self, name))
-            require(size in (1, dims), name, getattr(self, name), f"one number or {dims}, one an axis of the image")
+        for name, values in (("pixdim", self.pixdim), ("origin", self.origin)):
+            accepted = f"one number or {dims}, one an axis of the image"
+            require(values.size in (1, dims), name, values.tolist(), accepted)
         affine = torch.eye(4, dtype=torch.float64)  # MONAI's own readers give four rows in 2D too
-        affine.diagonal()[:dims] = torch.as_tensor(ensure_tuple_rep(self.pixdim, dims))
-        affine[:dims, -1] = torch.as_tensor(ensure_tuple_rep(self.origin, dims))
+        affine.diagonal()[:dims] = torch.as_tensor(self.pixdim)
+        affine[:dims, -1] = torch.as_tensor(self.origin)
         out = convert_to_tensor(img, track_meta=True).clone()
         out.affine = affine
         return out

@@ -33,7 +33,7 @@ def test_shapes_and_unit_norm(size, strides):
         torch.testing.assert_close(level.norm(dim=1), torch.ones(3, *level.shape[2:]))
 
 
-@pytest.mark.parametrize("size", [(40, 48), (24, 16, 24)])
+@pytest.mark.parametrize("size", [(64, 24), (64, 8, 12)])
 def test_shift_by_cells_shifts_the_embeddings(size):
     net, shift = small(spatial_dims=len(size), features=(3, 3), strides=(2, 4)), 4
     image = random(1, 1, *size)
@@ -42,8 +42,7 @@ def test_shift_by_cells_shifts_the_embeddings(size):
     for level, level_moved, stride in zip(net(image), moved, net.strides, strict=True):
         inner, cells = margin * 4 // stride, shift // stride
         expected = level[:, :, inner - cells : -inner - cells]
-        assert expected.numel() and expected.std() > 0
-        # borders of the other axes move with nothing, hence stay in
+        assert expected.numel() and expected.std() > 0.01
         torch.testing.assert_close(level_moved[:, :, inner:-inner], expected, atol=1e-5, rtol=0)
 
 
@@ -52,7 +51,8 @@ def test_odd_size_is_padded_by_repetition():
     padded = torch.cat([image, image[:, :, -1:].expand(-1, -1, 3, -1)], dim=2)
     padded = torch.cat([padded, padded[..., -1:].expand(-1, -1, -1, 2)], dim=3)
     assert padded.shape[2:] == (16, 24)
-    assert_same_levels(net(image), [level[..., : -(-13 // s), : -(-22 // s)] for level, s in zip(net(padded), (2, 8))])
+    fine, coarse = net(padded)
+    assert_same_levels(net(image), [fine[..., :7, :11], coarse[..., :2, :3]])
 
 
 @pytest.mark.parametrize("strides", [(2,), (4,), (8,), (4, 8), (2, 8)])
@@ -62,7 +62,6 @@ def test_gradient_reaches_every_parameter(norm, strides):
     # squares of single channels, because the norm of an embedding is always 1
     sum(level[:, 0].square().sum() for level in net(random(2, 1, 32, 32))).backward()
     unreached = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
-    # no gradient passes a bias that the normalisation of its only cell, or of single cells, takes away
     assert unreached == []
 
 

@@ -1,0 +1,235 @@
+"""The pure functions behind the paired views, against brute force and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from monai_infoaug.transforms._correspondence import (
+    OUTSIDE,
+    Mesh,
+    coordinate_grid,
+    determinant,
+    fit_affine,
+    frame,
+    multilinear,
+    resample,
+    solve,
+    split_coordinates,
+    unfolded,
+    without_doubles,
+)
+
+
+def everywhere(coords: torch.Tensor) -> torch.Tensor:
+    return torch.ones(coords.shape[1:], dtype=torch.bool)
+
+
+def waves(shape: tuple[int, ...], height: float, period: float = 12.0) -> torch.Tensor:
+    """A smooth map; it folds where ``height * 2 pi / period`` exceeds one."""
+    grid = coordinate_grid(shape)
+    return grid + height * torch.sin(2 * math.pi * grid.roll(1, 0) / period + 2 * math.pi * grid / period)
+
+
+def linear(matrix: list[list[float]], shape: tuple[int, ...]) -> torch.Tensor:
+    return (torch.tensor(matrix) @ coordinate_grid(shape).flatten(1)).view(-1, *shape)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_solve_and_determinant_agree_with_linalg(dims: int) -> None:
+    generator = torch.Generator().manual_seed(dims)
+    matrices = torch.randn(50, dims, dims, generator=generator, dtype=torch.float64)
+    right = torch.randn(50, dims, generator=generator, dtype=torch.float64)
+    columns = [matrices[:, :, i].T for i in range(dims)]
+    torch.testing.assert_close(determinant(columns), torch.linalg.det(matrices))
+    torch.testing.assert_close(solve(columns, right.T).T, torch.linalg.solve(matrices, right))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_multilinear_by_corner_weights_and_finite_differences(dims: int) -> None:
+    generator = torch.Generator().manual_seed(dims)
+    corners = torch.randn(2**dims, dims, 9, generator=generator, dtype=torch.float64)
+    at = torch.rand(dims, 9, generator=generator, dtype=torch.float64)
+
+    def value(where: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(dims, 9, dtype=torch.float64)
+        for i, corner in enumerate(np.ndindex(*[2] * dims)):
+            weights = [where[a] if corner[a] else 1 - where[a] for a in range(dims)]
+            total += corners[i] * math.prod(weights)
+        return total
+
+    result, slopes = multilinear(list(corners), at)
+    torch.testing.assert_close(result, value(at))
+    for axis in range(dims):
+        step = torch.zeros(dims, 1, dtype=torch.float64)
+        step[axis] = 1e-4
+        torch.testing.assert_close(slopes[axis], (value(at + step) - value(at - step)) / 2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.uint8, torch.bool])
+def test_nearest_moves_integers_untouched(dtype: torch.dtype) -> None:
+    big = torch.iinfo(dtype).max if dtype != torch.bool else 1
+    image = (torch.arange(12).view(1, 3, 4) % 2 * big).to(dtype)
+    coords = torch.tensor([[0.4, 1.6, 2.0, OUTSIDE], [0.6, 2.9, 3.0, OUTSIDE]])
+    result = resample(image, coords, "nearest")
+    assert result.dtype == dtype
+    assert result[0].tolist() == [*[image[0, i, j].item() for i, j in ((0, 1), (2, 3), (2, 3))], 0]
+    assert resample(image, coords, "nearest", "border")[0, 3] == image[0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int16])
+def test_bilinear_keeps_dtype(dtype: torch.dtype) -> None:
+    result = resample(torch.tensor([[[0, 10], [20, 30]]]).to(dtype), torch.tensor([[0.5], [0.25]]), "bilinear")
+    assert result.dtype == dtype
+    assert result.item() == pytest.approx(12.5, abs=0.51 if dtype == torch.int16 else 1e-3)
+
+
+def test_split_coordinates_snaps_interpolation_noise_and_marks_padding() -> None:
+    output = torch.tensor([[[-5e-4, 4.0005, 2.0, 4.01]], [[0.0, 0.0, 1.0, 1.0]], [[1.0, 1.0, 0.9, 1.0]]])
+    coords, inside = split_coordinates(output, (5, 6))
+    assert inside.tolist() == [[True, True, False, False]]
+    assert coords[:, 0].tolist() == [[0.0, 4.0, OUTSIDE, OUTSIDE], [0.0, 0.0, OUTSIDE, OUTSIDE]]
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1.0, 0.0], [0.0, 1.0]],
+        [[-1.0, 0.0], [0.0, 1.0]],
+        [[0.0, 1.0], [1.0, 0.0]],
+        [[0.2, -0.7], [0.8, 0.1]],
+        [[0.0, 0.0, 2.0], [-0.5, 0.0, 0.0], [0.0, 1.0, 0.3]],
+    ],
+)
+def test_flips_turns_and_zooms_are_not_folds(matrix: list[list[float]]) -> None:
+    coords = linear(matrix, (9, 8, 7)[: len(matrix)])
+    usual = frame(coords, everywhere(coords))
+    torch.testing.assert_close(usual.matrix, torch.tensor(matrix), atol=1e-4, rtol=0)
+    assert usual.volume.item() == pytest.approx(abs(np.linalg.det(matrix)), abs=1e-4)
+    assert unfolded(coords, everywhere(coords), usual, 0.1).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "edge"])
+def test_padded_coordinates_are_not_valid(mode: str, dims: int) -> None:
+    pads = [(0, 0)] + [(4, 3)] * dims
+    coords = torch.from_numpy(np.pad(coordinate_grid((12,) * dims).numpy(), pads, mode=mode))
+    valid = unfolded(coords, everywhere(coords), frame(coords, everywhere(coords)), 0.1)
+    original = np.pad(np.ones((12,) * dims, bool), pads[1:])
+    assert not (valid.numpy() & ~original).any()  # double reflections in the corners included
+    inner = np.pad(np.ones((10,) * dims, bool), [(5, 4)] * dims)
+    assert (valid.numpy() | ~inner).all()  # at most the voxels at the seam are lost
+
+
+def test_no_ring_is_lost_beside_constant_padding() -> None:
+    coords, inside = coordinate_grid((10, 9)), torch.zeros(10, 9, dtype=torch.bool)
+    inside[3:8, 2:7] = True
+    coords = coords.masked_fill(~inside, OUTSIDE)
+    assert unfolded(coords, inside, frame(coords, inside), 0.1).equal(inside)
+
+
+def test_all_padding_is_not_valid() -> None:
+    coords = torch.full((2, 5, 5), OUTSIDE)
+    nothing = torch.zeros(5, 5, dtype=torch.bool)
+    usual = frame(coords, nothing)
+    assert not unfolded(coords, nothing, usual, 0.1).any()
+    assert not Mesh(coords, nothing, usual).locate(torch.rand(2, 4))[1].any()
+    assert fit_affine(coords, nothing) is None
+
+
+@pytest.mark.parametrize("mode", ["wrap", "reflect"])
+def test_wrapped_doubles_are_kept_once(mode: str) -> None:
+    coords = torch.from_numpy(np.pad(coordinate_grid((16, 16)).numpy(), [(0, 0), (6, 6), (6, 6)], mode=mode))
+    usual = frame(coords, everywhere(coords))
+    sound = unfolded(coords, everywhere(coords), usual, 0.1)
+    valid = without_doubles(coords, sound, usual)
+    shown = coords[:, valid].round().long()
+    assert len(torch.unique(shown, dim=1).T) == len(shown.T)
+    assert valid[10:18, 10:18].all()  # the middle is the original
+    if mode == "wrap":
+        assert sound[2:4].any()  # wrapped places are sound in themselves: only doubling betrays them
+
+
+def test_a_fold_shows_each_source_point_once() -> None:
+    coords = waves((48, 40), 3.2, 20.0)  # folds along diagonals: three sheets a point
+    inside = ((coords >= 0) & (coords <= torch.tensor([47.0, 39.0]).view(2, 1, 1))).all(0)
+    usual = frame(coords, inside)
+    sound = unfolded(coords, inside, usual, 0.1)
+    valid = without_doubles(coords, sound, usual)
+    assert valid.float().mean() > 0.3
+    voxels = valid.nonzero().float()
+    source = coords[:, valid].T
+    near = torch.cdist(source, source) < 0.3
+    apart = torch.cdist(voxels, voxels)
+    stretch = 1 / 0.1  # a valid cell shrinks no more than this
+    assert apart[near].max() <= 0.3 * stretch * 1.5
+    before = sound.nonzero().float()
+    assert torch.cdist(before, before)[torch.cdist(coords[:, sound].T, coords[:, sound].T) < 0.3].max() > apart[near].max()
+
+
+@pytest.mark.parametrize("shape", [(30, 26), (14, 13, 12)])
+def test_locate_against_a_dense_search(shape: tuple[int, ...]) -> None:
+    coords = waves(shape, 0.8)
+    valid = everywhere(coords)
+    valid[:4] = False
+    mesh = Mesh(coords, valid, frame(coords, valid))
+    generator = torch.Generator().manual_seed(1)
+    points = torch.rand(len(shape), 60, generator=generator) * torch.tensor(shape).unsqueeze(1) - 0.5
+    position, found = mesh.locate(points)
+    # Oracle: multilinear interpolation of the valid part on a grid five times finer.
+    axes = [torch.arange(5 * (n - 1) + 1) / 5 for n in shape]
+    axes[0] = axes[0][20:]
+    fine = torch.stack(torch.meshgrid(axes, indexing="ij")).flatten(1)
+    base = torch.minimum(fine.floor(), torch.tensor(shape).unsqueeze(1) - 2.0)
+    values = torch.zeros_like(fine)
+    for corner in np.ndindex(*[2] * len(shape)):
+        step = torch.tensor(corner).unsqueeze(1)
+        weight = torch.where(step == 1, fine - base, 1 - (fine - base)).prod(0)
+        values += weight * coords[(slice(None), *(base + step).long())]
+    distance = torch.cdist(points.T, values.T)
+    nearest = distance.argmin(1)
+    near, far = distance.amin(1) < 0.12, distance.amin(1) > 0.35
+    assert (near & found).sum() > 15 and far.sum() > 3
+    assert not (found & far).any()
+    position_apart = (position - fine[:, nearest]).norm(dim=0)
+    assert position_apart[found & near].max() < 0.5
+    inner = ((fine[:, nearest] > 0.3) & (fine[:, nearest] < torch.tensor(shape).unsqueeze(1) - 1.3)).all(0)
+    inner &= fine[0, nearest] > 4.3
+    assert found[near & inner].all()
+
+
+@pytest.mark.parametrize("shape", [(30, 26), (14, 13, 12)])
+def test_locate_inverts_the_map(shape: tuple[int, ...]) -> None:
+    coords = waves(shape, 0.8)
+    mesh = Mesh(coords, everywhere(coords), frame(coords, everywhere(coords)))
+    position, found = mesh.locate(coords.flatten(1))
+    assert found.all()
+    torch.testing.assert_close(position, coordinate_grid(shape).flatten(1), atol=0.02, rtol=0)
+    assert not mesh.locate(coords.flatten(1) + 100)[1].any()
+
+
+def test_locate_in_a_strongly_zoomed_view() -> None:
+    for zoom in (0.1, 7.0):
+        coords = zoom * coordinate_grid((20, 20)) + 3
+        mesh = Mesh(coords, everywhere(coords), frame(coords, everywhere(coords)))
+        position, found = mesh.locate(3 + zoom * torch.tensor([[0.0, 10.3, 19.0, 19.2], [0.0, 4.6, 19.0, 3.0]]))
+        assert found.tolist() == [True, True, True, False]
+        torch.testing.assert_close(position[:, 1], torch.tensor([10.3, 4.6]), atol=1e-3, rtol=0)
+
+
+def test_fit_affine() -> None:
+    matrix = [[0.9, -0.3], [0.4, 1.1]]
+    coords = linear(matrix, (20, 16)) + 2
+    valid = everywhere(coords)
+    fit = fit_affine(coords, valid)
+    expected = np.eye(3)
+    expected[:2, :2], expected[:2, 2] = matrix, 2
+    np.testing.assert_allclose(fit.numpy(), expected, atol=1e-5)
+    coords[:, 3, 4] += 0.05
+    assert fit_affine(coords, valid) is None
+    valid[3, 4] = False  # only valid voxels count
+    assert fit_affine(coords, valid) is not None
+    assert fit_affine(coords, valid & (torch.arange(16) == 2)) is None  # a line fixes no map
