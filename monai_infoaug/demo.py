@@ -1,70 +1,60 @@
-"""Pre-train on a real brain in two minutes, then find points of it again after a known change.
+"""Pre-train on a real brain in two minutes, then find its points again after a known change.
 
-A T1 template of the brain that ships with nilearn is cut into sagittal slices. An embedding network learns from some of
-them, without labels. On slices that it has not seen, points are searched in a changed copy of the slice, whose true
-positions are known: by the untrained network, the trained network, and normalised cross-correlation.
+The T1 template of the brain that ships with nilearn is cut into sagittal slices. An embedding network learns from some
+of them, without labels. Then points of slices that it has not seen are searched in changed copies of these slices,
+where their true positions are known: by the network before and after training, and by normalised cross-correlation.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.data import CacheDataset, DataLoader, Dataset
 from monai.handlers import LrScheduleHandler
-from monai.transforms import (
-    Compose,
-    LoadImage,
-    Rand2DElastic,
-    RandAdjustContrast,
-    RandBiasField,
-    RandGaussianNoise,
-)
+from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContrast, RandBiasField, RandGaussianNoise
 from torch import Tensor, nn
 from torch.nn.functional import normalize, unfold
 
 from monai_infoaug._require import require
 from monai_infoaug.data import SeededDataset
-from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer
-from monai_infoaug.engines.memory import keep_freed_memory
-from monai_infoaug.handlers import EpochSetter
+from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, keep_freed_memory
+from monai_infoaug.handlers import EpochSetter, draw_landmarks
 from monai_infoaug.networks import PixelEmbeddingNet
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
 
-__all__ = ["PatchEmbedding", "perturbed_pairs", "run_demo"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-BRAIN = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # 1 mm, skull removed, in nilearn's wheel
+__all__ = ["PatchEmbedding", "match", "perturbed_pairs", "pretrain", "run_demo", "training_pairs"]
+
+BRAIN = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"  # 1 mm a voxel, skull removed
 TEST_SLICES = (44, 60, 76, 92)  # of one hemisphere: the template's other one is its mirror image
-TRAIN_SLICES = [x for x in range(34, 99) if min(abs(x - test) for test in TEST_SLICES) >= 3]
-PERTURBATION_SEED, DRAWS, POINTS = 2025, 3, 25
-PATCHES = (11, 21, 31)  # sides of the patches of the cross-correlation
-
-
-def load_slices(indices: Sequence[int]) -> list[dict[str, Tensor]]:
-    """Sagittal slices (1, 192, 160) of the brain, scaled to [0, 1], and the mask of the brain."""
-    path = files("nilearn") / BRAIN
-    require(path.is_file(), "nilearn", f"a version without {BRAIN}", "a version that ships the MNI152 template")
-    volume = LoadImage()(path).as_tensor()[:, 21:213, :160] / 255
-    return [{"image": volume[None, x], "brain": volume[None, x] > 0} for x in indices]
-
+TRAIN_SLICES = tuple(x for x in range(34, 99) if min(abs(x - test) for test in TEST_SLICES) >= 3)
+CHANGES, POINTS, CHANGE_SEED = 3, 25, 2025  # changed copies a slice, points a copy
+PATCHES = (15, 31, 61)  # sides for cross-correlation, from precise to robust
 
 INFORMATION = [InformationMapd("image", mask_key="brain"), InformationTiersd(mask_key="brain")]
 
 
-def training_pairs(seed: int) -> SeededDataset:
-    """Pairs of views for the training: information, tiers, views."""
+def training_pairs(slices: Sequence[int], seed: int) -> SeededDataset:
+    """Slices through information map, tiers and paired views: all that a MONAI pipeline needs for pre-training."""
     views = RandPairedViewsd(
         "image",
         roi_size=(128, 128),
         spatial=Rand2DElastic(
-            prob=1.0, spacing=(32, 32), magnitude_range=(0, 4), rotate_range=0.3, scale_range=0.1, padding_mode="zeros"
+            (32, 32), magnitude_range=(0, 4), prob=1.0, rotate_range=0.3, scale_range=0.1, padding_mode="zeros"
         ),
         intensity=RandTierIntensity("rich"),
         num_points=256,
@@ -72,47 +62,82 @@ def training_pairs(seed: int) -> SeededDataset:
         mask_key="brain",
         outputs=(),
     )
-    return SeededDataset(CacheDataset(load_slices(TRAIN_SLICES), Compose([*INFORMATION, views]), progress=False), seed)
+    return SeededDataset(CacheDataset(load_slices(slices), [*INFORMATION, views], progress=False), seed)
 
 
-def perturbed_pairs(slices: Sequence[int] = TEST_SLICES) -> list[dict[str, Tensor]]:
-    """Slices (``image_view1``), changed copies (``image_view2``) and where 25 points of the one lie in the other.
+def perturbed_pairs(slices: Sequence[int], seed: int) -> list[dict[str, Tensor]]:
+    """Slices, changed copies of them, and where points of the one lie in the other; nothing of it depends on training.
 
-    Fixed here, before and independent of any training.
+    Returns:
+        dictionaries with a batch of one: ``image_view1`` the slice, ``image_view2`` its copy, turned by up to 20
+        degrees, elastically deformed, with another gamma, a bias field and noise; ``points_view1``, ``points_view2``
+        (1, 25, 2) voxels, drawn half from medium and half from high information; ``information`` and ``tiers``.
     """
+    turn = Rand2DElastic(
+        (32, 32), magnitude_range=(1, 3), prob=1.0, rotate_range=math.radians(20), padding_mode="zeros"
+    )
+    recolour = Compose(
+        [
+            RandAdjustContrast(prob=1.0, gamma=(0.6, 1.6)),
+            RandBiasField(prob=1.0, coeff_range=(-0.15, 0.15)),
+            RandGaussianNoise(prob=1.0, std=0.05),
+        ]
+    )
     change = RandPairedViewsd(
         "image",
-        spatial=(
-            None,
-            Rand2DElastic(
-                (32, 32), magnitude_range=(1, 3), prob=1.0, rotate_range=math.radians(20), padding_mode="zeros"
-            ),
-        ),
-        intensity=(
-            None,
-            Compose(
-                [
-                    RandAdjustContrast(prob=1.0, gamma=(0.6, 1.6)),
-                    RandBiasField(prob=1.0, coeff_range=(-0.15, 0.15)),
-                    RandGaussianNoise(prob=1.0, std=0.05),
-                ]
-            ),
-        ),
+        spatial=(None, turn),
+        intensity=(None, recolour),
         num_points=POINTS,
         shares=(0, 0.5, 0.5),
         mask_key="brain",
-        keep_source=True,
         outputs=(),
+        keep_source=True,
     )
-    dataset = SeededDataset(Dataset(load_slices(slices) * DRAWS, Compose([*INFORMATION, change])), PERTURBATION_SEED)
-    return list(DataLoader(dataset, batch_size=1))
+    copies = SeededDataset(Dataset(load_slices(slices) * CHANGES, Compose([*INFORMATION, change])), seed)
+    return list(DataLoader(copies, batch_size=1))
+
+
+def load_slices(indices: Sequence[int]) -> list[dict[str, Tensor]]:
+    """Sagittal slices (1, 192, 160) of the brain in [0, 1], 1 mm a voxel, and where the brain is."""
+    try:
+        path = files("nilearn") / BRAIN
+    except ModuleNotFoundError as error:
+        raise ImportError("The brain comes with nilearn, which is missing: pip install monai_infoaug[demo]") from error
+    require(path.is_file(), "nilearn", f"one without {BRAIN}", "a version that ships the MNI152 template")
+    volume = LoadImage()(path).as_tensor()[:, 21:213, :160] / 255
+    return [{"image": volume[None, x], "brain": volume[None, x] > 0} for x in indices]
+
+
+def pretrain(network: nn.Module, pairs: SeededDataset, epochs: int, device: str = "cpu") -> None:
+    """Train the network on pairs of views, in place."""
+    loader = DataLoader(pairs, batch_size=8, shuffle=True, num_workers=2, persistent_workers=True)
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=epochs * len(loader))
+    handlers = [EpochSetter([pairs]), LrScheduleHandler(schedule, print_lr=False, epoch_level=False)]
+    trainer = PixelContrastiveTrainer(device, epochs, loader, network, optimizer, train_handlers=handlers)
+    if sys.stderr.isatty():
+        ProgressBar(persist=True, desc="Pre-training").attach(
+            trainer,
+            event_name=Events.EPOCH_COMPLETED,
+            closing_event_name=Events.COMPLETED,
+            output_transform=lambda output: {"loss": output["loss"]},
+        )
+    else:  # a bar would fill a file with its pieces
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=max(1, epochs // 8)), print_progress)
+    trainer.run()
+
+
+def print_progress(engine: PixelContrastiveTrainer) -> None:
+    """A line instead of the bar."""
+    state = engine.state
+    print(f"Pre-training: epoch {state.epoch}/{state.max_epochs}, loss {state.output['loss']:.2f}", file=sys.stderr)
 
 
 class PatchEmbedding(nn.Module):
-    """Normalised cross-correlation as an embedding network: the cosine of two patches less their means.
+    """Normalised cross-correlation as an embedding network: it is the cosine of two patches less their means.
 
     Args:
-        size: odd side of the patches.
+        size: odd side of the patches, beyond the border zero.
 
     Shape:
         (B, 1, H, W) to a list of one level (B, size * size, H, W).
@@ -126,36 +151,115 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         patches = unfold(image, self.size, padding=self.size // 2)
-        return [normalize(patches - patches.mean(1, keepdim=True), dim=1).unflatten(2, image.shape[2:])]
-
-
-def train(network: nn.Module, pairs: SeededDataset, epochs: int, device: str) -> None:
-    """Pre-train the network in place."""
-    loader = DataLoader(
-        pairs, batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=WORKERS > 0, drop_last=True
-    )
-    optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=epochs * len(loader))
-    handlers = [EpochSetter([pairs]), LrScheduleHandler(schedule, print_lr=False, epoch_level=False)]
-    trainer = PixelContrastiveTrainer(device, epochs, loader, network, optimizer, train_handlers=handlers, **TRAINER)
-    bar = ProgressBar(desc="Pre-training", mininterval=0.1 if sys.stderr.isatty() else 10)
-    bar.attach(
-        trainer,
-        event_name=Events.EPOCH_COMPLETED,
-        closing_event_name=Events.COMPLETED,
-        output_transform=lambda output: {"loss": output["loss"]},
-    )
-    trainer.run()
-    del loader
-
-
-BATCH, WORKERS, LR = 8, 1, 3e-3
-TRAINER = {}
+        patches -= patches.mean(1, keepdim=True)  # in place: large patches fill a gigabyte
+        return [normalize(patches, dim=1, out=patches).unflatten(2, image.shape[2:])]
 
 
 @torch.no_grad()
 def match(network: nn.Module, pairs: Sequence[dict[str, Tensor]], device: str = "cpu") -> Tensor:
-    """Where the network sees the points of view 1 in view 2, (pairs, points, 2) in voxels."""
+    """Where the network sees the points of view 1 in view 2: (pairs, points, 2) in voxels."""
     network, matcher = network.to(device).eval(), PairMatcher()
     inputs = [[pair[name].to(device) for name in ("image_view1", "image_view2", "points_view1")] for pair in pairs]
     return torch.cat([matcher(views, network)["landmarks"].cpu() for views in inputs])
+
+
+def run_demo(
+    out: str | os.PathLike = "infoaug_demo", seed: int = 0, epochs: int = 40, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Pre-train, match, print a table, and write ``demo.csv`` and ``demo.png``.
+
+    Args:
+        out: folder for the files, made where it is missing.
+        seed: of the network's weights and the training pairs; the changed copies have their own, fixed one.
+        epochs: over the training slices.
+        device: of the network.
+
+    Returns:
+        Name of each method to its errors (points,) in mm.
+
+    Raises:
+        ValueError: for a negative seed, no epoch, or a device that is not there.
+        ImportError: without nilearn.
+        OSError: if ``out`` cannot be made.
+    """
+    require(seed >= 0, "seed", seed, "at least 0")
+    require(epochs >= 1, "epochs", epochs, "at least 1")
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"`device` must be one that PyTorch finds here, such as cpu, got {device}.") from error
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    require(os.access(out, os.W_OK), "out", out, "a folder that can be written to")
+
+    keep_freed_memory()
+    pairs = perturbed_pairs(TEST_SLICES, CHANGE_SEED)
+    training = training_pairs(TRAIN_SLICES, seed)
+    print(
+        f"MNI152 T1 template: {len(training)} slices to train on; {len(TEST_SLICES)} others, each changed in "
+        f"{CHANGES} ways, with {POINTS} points to find in each copy."
+    )
+    torch.manual_seed(seed)
+    network = PixelEmbeddingNet(spatial_dims=2).to(device)
+    found = {"untrained network": match(network, pairs, device)}
+    for size in PATCHES:
+        found[f"cross-correlation, {size} x {size}"] = match(PatchEmbedding(size), pairs, device)
+    start = time.perf_counter()
+    pretrain(network, training, epochs, device)
+    seconds = time.perf_counter() - start
+    found["trained network"] = match(network, pairs, device)
+
+    distances = {name: (f - torch.cat([p["points_view2"] for p in pairs])).norm(dim=-1) for name, f in found.items()}
+    errors = {name: distance[distance.isfinite()] for name, distance in distances.items()}  # a voxel is 1 mm
+    untrained, *patches, trained = errors
+    best = min(patches, key=lambda name: float(errors[name].mean()))
+    report(errors, out / "demo.csv")
+    draw(pairs[-1], {name: found[name][-1] for name in (untrained, best, trained)}).savefig(out / "demo.png", dpi=100)
+    ratios = [float(errors[trained].mean() / errors[name].mean()) for name in (untrained, best)]
+    print(
+        f"The trained network's mean error is {ratios[0]:.2f} of the untrained one's and {ratios[1]:.2f} of the best "
+        f"cross-correlation's.\nTrained for {seconds:.0f} s, seed {seed}; seed of the changes {CHANGE_SEED}. "
+        f"Wrote {out / 'demo.csv'} and {out / 'demo.png'}."
+    )
+    return errors
+
+
+def report(errors: dict[str, Tensor], path: Path) -> None:
+    """Print a table of errors in mm, a row a method, and write it as CSV."""
+    rows = [
+        (name, *(round(float(x), 3) for x in (e.mean(), e.median(), 100 * (e < 2).double().mean())))
+        for name, e in errors.items()
+    ]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("method", "mean_mm", "median_mm", "within_2mm_percent"), *rows])
+    print(f"\n{'':28}{'mean mm':>9}{'median mm':>12}{'within 2 mm':>14}")
+    for name, mean, median, share in rows:
+        print(f"{name:28}{mean:9.2f}{median:12.2f}{share:12.0f} %")
+    print()
+
+
+def draw(pair: dict[str, Tensor], found: dict[str, Tensor]) -> Figure:
+    """The template with its points, information and tiers; below, what each method found in the changed copy."""
+    from matplotlib.figure import Figure
+
+    def plane(name: str) -> np.ndarray:
+        return pair[name][0, 0].numpy()
+
+    figure = Figure(figsize=(9, 5.7), layout="constrained")
+    (template, information, tiers), searched = figure.subplots(2, 3)
+    points, truth = pair["points_view1"][0].numpy(), pair["points_view2"][0].numpy()
+    draw_landmarks(template, plane("image_view1"), points)
+    template.set_title(f"template, {len(points)} points")
+    information.imshow(plane("information").T, cmap="magma")
+    information.set_title("information")
+    tiers.imshow(plane("tiers").T, cmap="viridis")
+    tiers.set_title("tiers: low, medium, high")
+    for axes, (name, positions) in zip(searched, found.items(), strict=True):
+        draw_landmarks(axes, plane("image_view2"), positions.numpy(), truth)
+        error = np.nanmean(np.linalg.norm(positions.numpy() - truth, axis=-1))
+        axes.set_title(f"{name}: {error:.1f} mm", fontsize=10)
+    figure.supxlabel("changed copy: circles are the true positions, crosses the found ones", fontsize=10)
+    for axes in figure.axes:
+        axes.invert_yaxis()
+        axes.axis("off")
+    return figure

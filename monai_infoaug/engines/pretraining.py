@@ -194,6 +194,10 @@ class PixelContrastiveTrainer(SupervisedTrainer):
             self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients, max_grad_norm)
 
     def _clip_gradients(self, max_norm: float) -> None:
+        length, steps = self.state.epoch_length, self.accumulation_steps
+        batches = (self.state.iteration - 1) % length + 1 if length else self.state.iteration
+        if batches % steps and batches != length:
+            return  # MONAI will accumulate more gradients before it steps
         if self.amp and self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)

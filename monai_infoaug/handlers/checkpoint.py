@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from monai.utils import optional_import
+from monai.utils import convert_to_numpy, optional_import
 from torch import nn
 
 from monai_infoaug._require import require
@@ -30,7 +31,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
         raise ValueError(
             f"`{path}` must be a readable checkpoint of weights, got {type(error).__name__}: {error}"
         ) from error
-    require(isinstance(checkpoint, dict), str(path), type(checkpoint).__name__, "a dictionary of states", TypeError)
+    require(isinstance(checkpoint, dict), str(path), type(checkpoint).__name__, "a dictionary of states")
     return checkpoint
 
 
@@ -48,9 +49,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "networ
     Raises:
         ValueError: naming the file, if it is unreadable or of another network; ``network`` is then unchanged.
     """
-    checkpoint = read_checkpoint(path)
-    state, own = checkpoint.get(key, checkpoint), network.state_dict()
-    odd = sorted(set(state) ^ set(own)) or [k for k in own if state[k].shape != own[k].shape]
+    checkpoint, own = read_checkpoint(path), network.state_dict()
+    state = checkpoint[key] if isinstance(checkpoint.get(key), dict) else checkpoint
+    odd = sorted(set(state) ^ set(own), key=str) or [k for k in own if np.shape(state[k]) != tuple(own[k].shape)]
     require(
         not odd,
         str(path),
@@ -65,7 +66,8 @@ class ResumableCheckpoint:
     """Handler that saves the whole state of a training and, when the training starts again, goes on from there.
 
     The file is replaced in one step, so that a kill at any moment leaves a complete checkpoint: at most ``every``
-    epochs are lost. Attach it after all handlers that change what it saves, such as that of the learning rate.
+    epochs are lost. Of several processes the first one writes and all read. Attach it after all handlers that change
+    what it saves, such as that of the learning rate.
 
     Args:
         path: file of the checkpoint; its folder is made.
@@ -92,14 +94,21 @@ class ResumableCheckpoint:
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""
+
+        def is_due(engine: Any, epoch: int) -> bool:
+            return epoch % self.every == 0 or epoch == engine.state.max_epochs
+
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every) | Events.COMPLETED, self.save)
+        # not when the run is over: it may have been stopped within an epoch, for a NaN for instance
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=is_due), self.save)
 
     def save(self, engine: Any) -> None:
         """Write the checkpoint."""
+        if engine.state.rank > 0:
+            return
         states = {name: thing.state_dict() for name, thing in self.save_dict.items()}
         progress = ("epoch", "iteration", "best_metric", "best_metric_epoch")
-        states["trainer"] = {name: getattr(engine.state, name) for name in progress}
+        states["trainer"] = {name: convert_to_numpy(getattr(engine.state, name)).item() for name in progress}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
         with partial.open("wb") as file:
@@ -114,14 +123,16 @@ class ResumableCheckpoint:
             return
         states = read_checkpoint(self.path, engine.state.device)
         names = {*self.save_dict, "trainer"}
-        require(set(states) == names, str(self.path), f"one of {sorted(states)}", f"a checkpoint of {sorted(names)}")
+        require(set(states) == names, str(self.path), f"one of {list(states)[:5]}", f"a checkpoint of {sorted(names)}")
         for name, thing in self.save_dict.items():
             try:
                 thing.load_state_dict(states[name])
-            except (RuntimeError, ValueError, KeyError) as error:
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"`{self.path}` must be a checkpoint of this training, got another `{name}`: {error}"
                 ) from error
         for name, value in states["trainer"].items():
             setattr(engine.state, name, value)
+        if engine.state.epoch_length:  # may be another one, with another batch size or number of processes
+            engine.state.iteration = engine.state.epoch * engine.state.epoch_length
         engine.logger.info(f"Resumed from {self.path} after epoch {engine.state.epoch}.")

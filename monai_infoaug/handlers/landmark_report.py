@@ -13,6 +13,7 @@ from monai.utils import optional_import
 
 from monai_infoaug._require import require
 from monai_infoaug.data import write_landmarks
+from monai_infoaug.metrics import MeanRadialError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ def summarise_errors(errors: np.ndarray, radii: Sequence[float] = (2.0, 2.5, 3.0
     """Tables of radial errors in text: mean radial error and success detection rates, overall and by landmark.
 
     Args:
-        errors: (images, L) in millimetres, NaN where there is no truth.
+        errors: (images, L) in millimetres, NaN where there is no truth, infinite where nothing was found.
         radii: of the success detection rates, in millimetres; an error strictly below counts.
 
     Example:
@@ -43,7 +44,9 @@ def summarise_errors(errors: np.ndarray, radii: Sequence[float] = (2.0, 2.5, 3.0
         known = column[~np.isnan(column)]
         if known.size:
             rates = (f"{100 * (known < r).mean():>{len(f'  SDR {r:g} mm %')}.1f}" for r in radii)
-            lines.append(f"{name:>9}{known.mean():8.2f}{np.median(known):8.2f}{known.std():8.2f}" + "".join(rates))
+            with np.errstate(invalid="ignore"):  # infinite errors have no deviation
+                spread = known.std()
+            lines.append(f"{name:>9}{known.mean():8.2f}{np.median(known):8.2f}{spread:8.2f}" + "".join(rates))
     return "\n".join(lines)
 
 
@@ -95,9 +98,12 @@ class LandmarkReport:
         for item in engine.state.output:
             image, found, truth = item["image"], item["pred"], item.get("label")
             path = Path(image.meta.get("filename_or_obj", f"image_{len(self.items)}"))
-            kept = {"name": path.name.removesuffix(".gz").rsplit(".", 1)[0], "affine": np.asarray(image.affine)}
+            kept = {"path": str(path), "name": path.name.removesuffix(".gz").rsplit(".", 1)[0]}
             kept |= {key: found[key].cpu().numpy() for key in ("landmarks", "world", "scores")}
-            kept["truth"] = None if truth is None else torch.as_tensor(truth).cpu().numpy()
+            kept |= {"affine": np.asarray(image.affine), "truth": None, "errors": None}
+            if truth is not None:
+                truth, world = torch.as_tensor(truth).cpu(), found["world"].cpu()
+                kept |= {"truth": truth.numpy(), "errors": MeanRadialError()(world[None], truth[None])[0].numpy()}
             if len(self.items) < self.num_pictures:
                 kept["image"] = image[0].cpu().numpy()
             self.items.append(kept)
@@ -105,16 +111,17 @@ class LandmarkReport:
     def write(self, engine: Any) -> None:
         """Write table, summary and picture."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        names, found, scores = ([item[key] for item in self.items] for key in ("name", "world", "scores"))
+        columns = ("name", "world", "scores", "errors")
+        names, found, scores, errors = ([item[key] for item in self.items] for key in columns)
+        if len(set(names)) < len(names):  # files of one name in several folders
+            names = [item["path"] for item in self.items]
         write_landmarks(
             self.output_dir / "landmarks_mm.csv",
             dict(zip(names, found, strict=True)),
             dict(zip(names, scores, strict=True)),
         )
-        truths = [item["truth"] for item in self.items]
-        if all(truth is not None for truth in truths):
-            errors = np.linalg.norm(np.stack(found) - np.stack(truths), axis=-1)
-            summary = summarise_errors(errors, self.radii)
+        if all(error is not None for error in errors):
+            summary = summarise_errors(np.stack(errors), self.radii)
             (self.output_dir / "errors.txt").write_text(summary + "\n")
             engine.logger.info(f"Errors on {len(errors)} images:\n{summary}")
         self.draw().savefig(self.output_dir / "landmarks.png", dpi=100)
@@ -131,7 +138,7 @@ class LandmarkReport:
         for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
             title, truth, dims = item["name"], item["truth"], item["landmarks"].shape[1]
             if truth is not None:
-                title += f": {np.nanmean(np.linalg.norm(item['world'] - truth, axis=1)):.1f} mm"
+                title += f": {np.nanmean(item['errors']):.1f} mm"
                 linear, origin = item["affine"][:dims, :dims], item["affine"][:dims, -1]
                 truth = np.linalg.solve(linear, (truth - origin).T).T
             draw_landmarks(axes, item["image"], item["landmarks"], truth)

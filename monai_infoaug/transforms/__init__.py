@@ -1,3 +1,5 @@
+"""Information maps, tiers, intensity by tier and paired views as MONAI transforms."""
+
 from monai_infoaug.transforms.information import (
     InformationMap,
     InformationMapD,

@@ -79,6 +79,11 @@ class Frame(NamedTuple):
     matrix: Tensor  # (D, D): median Jacobian around the centre, source voxels a view voxel
     volume: Tensor  # (): median absolute determinant
 
+    @property
+    def spacing(self) -> Tensor:
+        """Source voxels (D,) that a cell spans along each source axis."""
+        return self.matrix.abs().sum(1)
+
 
 def frame(coords: Tensor, inside: Tensor, samples: int = 16384) -> Frame:
     """Median Jacobian and determinant of a map, from a regular subset of about ``samples`` voxels.
@@ -105,36 +110,61 @@ def frame(coords: Tensor, inside: Tensor, samples: int = 16384) -> Frame:
     return Frame(matrix, determinant(list(jacobian[:, :, usable].unbind(1))).abs().median())
 
 
-def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> Tensor:
-    """Voxels (*R) around which the map neither folds, nor collapses, nor turns by more than 90 degrees.
+def _ends(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """All but the last and all but the first entry along an axis."""
+    n = tensor.shape[axis] - 1
+    return tensor.narrow(axis, 0, n), tensor.narrow(axis, 1, n)
 
-    At each corner of each cell whose edges are inside, the determinant must exceed ``threshold`` times the usual one,
-    with its sign. A double reflection in a padded corner passes that but is a half turn, so the mean cosine of
-    ``usual^-1 @ jacobian`` is checked too.
+
+def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> tuple[Tensor, Tensor]:
+    """Where a map neither folds, nor collapses, nor turns by more than 90 degrees.
+
+    At a voxel the Jacobian is the mean of the differences to the neighbours inside. Its determinant must exceed
+    ``threshold`` times the usual one, with its sign. A double reflection in a padded corner passes that but is a half
+    turn, so the mean cosine of ``usual^-1 @ jacobian`` is checked too. No cell around the voxel may be folded. One may
+    be collapsed (grids that repeat a node make such), but is not sound.
+
+    Args:
+        coords: (D, *R).
+        inside: (*R) bool.
+        usual: the map's usual change.
+        threshold: least determinant.
+
+    Returns:
+        voxels (*R) and sound cells (*R less one an axis), bool.
     """
     dims, volume = len(coords), torch.linalg.det(usual.matrix)
+    cells = inside
+    for axis in range(dims):
+        cells = torch.logical_and(*_ends(cells, axis))
     if volume.abs() < 1e-6 * usual.volume:
-        return torch.zeros_like(inside)
+        return torch.zeros_like(inside), torch.zeros_like(cells)
     upright = (torch.linalg.inv(usual.matrix) @ coords.flatten(1)).view_as(coords)
     least = threshold * usual.volume / volume.abs()
-    edges, whole = [], []
+    edges, columns, good = [], [], inside
     for axis in range(dims):
-        zero = [0, 0] * (dims - 1 - axis) + [1, 1]
-        edges.append(pad(upright.diff(dim=axis + 1), zero))
-        both = inside.narrow(axis, 1, inside.shape[axis] - 1) & inside.narrow(axis, 0, inside.shape[axis] - 1)
-        whole.append(pad(both, zero))
-    seen, good = torch.zeros_like(inside), inside.clone()
-    for sides in product((0, 1), repeat=dims):
-        columns, usable = [], inside
-        for axis, side in enumerate(sides):
-            columns.append(edges[axis].narrow(axis + 1, side, inside.shape[axis]))
-            usable = usable & whole[axis].narrow(axis, side, inside.shape[axis])
-        size = determinant(columns)
-        cosine = sum(column[axis] for axis, column in enumerate(columns))
-        turned = cosine <= 0 if dims == 2 else cosine**3 <= size  # a turn by a: trace s (1 + 2 cos a), size s^3
-        good &= ~(usable & ((size <= least) | turned))
-        seen |= usable
-    return good & seen
+        edges.append(upright.diff(dim=axis + 1))
+        whole = torch.logical_and(*_ends(inside, axis))
+        sides = [0, 0] * (dims - 1 - axis) + [1, 1]
+        before, after = _ends(pad(whole.float(), sides), axis)
+        columns.append(sum(_ends(pad(edges[-1] * whole, sides), axis + 1)) / (before + after).clamp_min(1))
+        good = good & (before + after > 0)
+    size = determinant(columns)
+    cosine = sum(column[axis] for axis, column in enumerate(columns))
+    upward = cosine > 0 if dims == 2 else cosine**3 > size  # a turn by a: trace s (1 + 2 cos a), size s^3
+    good = good & (size > least) & upward
+    smallest, corners = torch.full_like(cells, torch.inf, dtype=size.dtype), list(product((0, 1), repeat=dims))
+    for corner in corners:
+        at_corner = list(edges)
+        for axis, other in product(range(dims), repeat=2):
+            if other != axis:
+                at_corner[axis] = _ends(at_corner[axis], other + 1)[corner[other]]
+        smallest = smallest.minimum(determinant(at_corner))
+    folded = cells & (smallest < -SNAP)
+    for corner in corners:
+        window = tuple(slice(c, c + n) for c, n in zip(corner, cells.shape, strict=True))
+        good[window] &= ~folded
+    return good, cells & (smallest > least)
 
 
 def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -153,31 +183,32 @@ def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, li
 
 
 class Mesh:
-    """A view as a mesh of cells whose corners are all valid; finds where the view shows a source point.
+    """A view as a mesh of sound cells whose corners are all valid; finds where the view shows a source point.
 
     Args:
         coords: (D, *R).
         valid: (*R) bool.
-        usual: the map's usual change, for the size of the lookup table's cells.
+        sound: (*R less one an axis) bool, cells.
+        spacing: (D,), usual source voxels a cell along each source axis, for the boxes of the lookup table.
 
     Example:
         >>> coords = 2 * coordinate_grid((4, 4))
         >>> valid = torch.ones(4, 4, dtype=torch.bool)
-        >>> mesh = Mesh(coords, valid, frame(coords, valid))
+        >>> mesh = Mesh(coords, valid, valid[1:, 1:], spacing=torch.tensor([2.0, 2.0]))
         >>> mesh.locate(torch.tensor([[3.0, 7.0], [4.5, 0.0]]))
         (tensor([[1.5000,    nan],
                 [2.2500,    nan]]), tensor([ True, False]))
     """
 
-    def __init__(self, coords: Tensor, valid: Tensor, usual: Frame) -> None:
+    def __init__(self, coords: Tensor, valid: Tensor, sound: Tensor, spacing: Tensor) -> None:
         dims, device = len(coords), coords.device
         self.shape, self.coords, self.valid = valid.shape, coords.flatten(1), valid.flatten()
         self.strides = [prod(self.shape[axis + 1 :]) for axis in range(dims)]
         self.offsets = [sum(map(int.__mul__, corner, self.strides)) for corner in product((0, 1), repeat=dims)]
         cells = valid
         for axis in range(dims):
-            short = cells.shape[axis] - 1
-            cells = cells.narrow(axis, 0, short) & cells.narrow(axis, 1, short)
+            cells = torch.logical_and(*_ends(cells, axis))
+        cells = cells & sound
         self.cells = pad(cells, [0, 1] * dims).flatten()  # by first corner; none begins at a far border
         first = self.cells.nonzero()[:, 0]
         home = torch.full_like(self.valid, -1, dtype=torch.long)  # a cell of each voxel
@@ -189,7 +220,7 @@ class Mesh:
         if not len(self.shown):
             points = torch.zeros(dims, 1, device=device)
         low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
-        self.box = 1.5 * usual.matrix.abs().sum(1, keepdim=True)
+        self.box = 1.5 * spacing.unsqueeze(1)
         self.box = self.box.maximum((high - low) / (4 * max(self.shape))).clamp_min(SNAP)
         self.corner = low - self.box
         self.boxes = [int(n) + 2 for n in ((high - self.corner) / self.box).flatten().tolist()]
@@ -199,7 +230,7 @@ class Mesh:
         """Table from source box to the home cell of the voxel in it with the least ``rank`` (n,), -1 for no voxel."""
         none, count = torch.iinfo(torch.long).max, self.valid.numel()
         table = torch.full((prod(self.boxes),), none, device=rank.device)
-        index = self._box_index(self.coords[:, self.shown])
+        index = self.box_index(self.coords[:, self.shown])
         table.scatter_reduce_(0, index, rank * count + self.home, "amin")
         return torch.where(table == none, -1, table % count)
 
@@ -216,7 +247,7 @@ class Mesh:
         axes = [index.div(s, rounding_mode="floor") % n for s, n in zip(self.strides, self.shape, strict=True)]
         return torch.stack(axes).float()
 
-    def _box_index(self, points: Tensor) -> Tensor:
+    def box_index(self, points: Tensor) -> Tensor:
         """Linear table index (n,) of source points (D, n); -1 beyond the table."""
         boxes = ((points - self.corner) / self.box).floor().long()
         index, inside = torch.zeros_like(boxes[0]), torch.ones_like(boxes[0], dtype=torch.bool)
@@ -225,24 +256,30 @@ class Mesh:
             index = index * size + axis
         return torch.where(inside, index, -1)
 
-    def _cell_at(self, at: Tensor, otherwise: Tensor) -> Tensor:
-        """The good cell (n,) at view positions (D, n), or one that touches them; else the other, to be continued."""
+    def _cell_at(self, at: Tensor, cell: Tensor, origin: Tensor) -> Tensor:
+        """The good cell (n,) at view positions (D, n), one that touches them, or the next behind a collapsed one.
+
+        Where there is none, the cell they come from, at ``origin``, to be continued.
+        """
         strides = torch.tensor(self.strides, device=at.device).unsqueeze(1)
         last = torch.tensor(self.shape, device=at.device).sub(2).unsqueeze(1)
         floor = at.floor().clamp_min(0).minimum(last)
-        cell = (floor.long() * strides).sum(0)
-        bad = (~self.cells[cell]).nonzero()[:, 0]
-        found, fraction = otherwise[bad], (at - floor)[:, bad]
-        shift = (fraction > 1 - MARGIN).long() - (fraction < MARGIN).long()
+        new = (floor.long() * strides).sum(0)
+        bad = (~self.cells[new]).nonzero()[:, 0]
+        if not len(bad):
+            return new
+        floor, at, found = floor[:, bad], at[:, bad], cell[bad]
+        fraction, shift = at - floor, (floor - origin[:, bad]).sign()
+        shift = torch.where(fraction < MARGIN, -1, torch.where(fraction > 1 - MARGIN, 1, shift))
         for side in product((0, 1), repeat=len(at)):
-            near = floor[:, bad].long() + shift * torch.tensor(side, device=at.device).unsqueeze(1)
-            near = (near.clamp_min(0).minimum(last) * strides).sum(0)
+            near = floor + shift * torch.tensor(side, device=at.device).unsqueeze(1)
+            near = (near.clamp_min(0).minimum(last).long() * strides).sum(0)
             found = torch.where(self.cells[near], near, found)
-        return cell.index_put((bad,), found)
+        return new.index_put((bad,), found)
 
     def start(self, points: Tensor) -> Tensor:
         """A cell (n,) near source points (D, n); -1 where there is none, so that no partner can be."""
-        index = self._box_index(points)
+        index = self.box_index(points)
         return torch.where(index < 0, -1, self.table[index.clamp_min(0)])
 
     def locate(self, points: Tensor, start: Tensor | None = None, steps: int = 10) -> tuple[Tensor, Tensor]:
@@ -279,45 +316,54 @@ class Mesh:
             within = ((at - origin - 0.5).abs() <= 0.5 + MARGIN).all(0)
             done = (close & within).nonzero()[:, 0]
             position[:, active[done]] = at[:, done].maximum(origin[:, done]).minimum(origin[:, done] + 1)
-            next_cell = self._cell_at(at, cell)
+            next_cell = self._cell_at(at, cell, origin)
             keep = (~(close & (within | (next_cell == cell)))).nonzero()[:, 0]
             active, target, at, cell = active[keep], target[:, keep], at[:, keep], next_cell[keep]
             origin = self.unravel(cell)
         return position
 
 
-def without_doubles(coords: Tensor, valid: Tensor, usual: Frame, reach: int = 6) -> Tensor:
+def without_doubles(coords: Tensor, valid: Tensor, sound: Tensor, reach: int = 6) -> Tensor:
     """Valid voxels less those whose source point the view shows again at a valid place nearer its centre.
 
-    Where two places are about equally near (2 voxels), both go.
+    Where two places are about equally near (2 voxels), both go, and so do voxels of no cell.
 
     Args:
         coords: (D, *R).
         valid: (*R) bool, all of them unfolded.
-        usual: the map's usual change.
+        sound: (*R less one an axis) bool, sound cells.
         reach: voxels in one box of the lookup table, or beside an invalid voxel, are looked at if so far apart or near.
     """
-    dims, mesh = len(coords), Mesh(coords, valid, usual)
+    for _ in range(4):  # a sheet hidden behind others is seen once they are gone
+        before, valid = valid, _without_nearer_doubles(coords, valid, sound, reach)
+        if valid.equal(before):
+            break
+    return valid
+
+
+def _without_nearer_doubles(coords: Tensor, valid: Tensor, sound: Tensor, reach: int) -> Tensor:
+    dims, spacing = len(coords), torch.zeros(len(coords), device=coords.device)
     suspect = pad((~valid).float(), [reach] * 2 * dims)  # between two sheets of a small fold lies what is folded
     for axis in range(dims):
         suspect = suspect.unfold(axis, 2 * reach + 1, 1).amax(-1)
+        both = torch.logical_and(*_ends(valid, axis))
+        spacing += (coords.diff(dim=axis + 1).abs() * both).flatten(1).amax(1)
+    mesh = Mesh(coords, valid, sound, spacing)
     at = mesh.unravel(mesh.shown)
-    # The first and last voxel of a box along each axis lie on different sheets, if the sheets are apart on any.
-    ends = [mesh.table_by((sign * at[axis]).long() + max(mesh.shape)) for axis in range(dims) for sign in (1, -1)]
-    spread = sum(
-        (mesh.unravel(last) - mesh.unravel(first)).amax(0) > reach
-        for first, last in zip(ends[::2], ends[1::2], strict=True)
-    )
-    box = mesh._box_index(mesh.coords[:, mesh.shown])
-    looked_at = (suspect.flatten()[mesh.shown] > 0) | (spread[box] > 0)
-    voxels, at, box = mesh.shown[looked_at], at[:, looked_at], box[looked_at]
     centre = torch.tensor(mesh.shape, device=coords.device).sub(1).div(2).unsqueeze(1)
-    single = valid.flatten().clone()
-    central = mesh.table_by((mesh.unravel(mesh.shown) - centre).norm(dim=0).long())
-    for table in (central, *ends):
+    away = (at - centre).norm(dim=0)
+    # The first and last voxel of a box along each axis lie on different sheets, if the sheets are apart on any.
+    ends = [mesh.table_by((sign * row).long() + max(mesh.shape)) for row in at for sign in (1, -1)]
+    wide = [(mesh.unravel(b) - mesh.unravel(a)).amax(0) > reach for a, b in zip(ends[::2], ends[1::2], strict=True)]
+    box = mesh.box_index(mesh.coords[:, mesh.shown])
+    looked_at = (suspect.flatten()[mesh.shown] > 0) | torch.stack(wide).any(0)[box]
+    voxels, at, box, limit = mesh.shown[looked_at], at[:, looked_at], box[looked_at], away[looked_at] + 2
+    single = torch.zeros_like(mesh.valid)
+    single[mesh.shown] = True
+    for table in (mesh.table_by(away.long()), *ends):
         position, found = mesh.locate(mesh.coords[:, voxels], table[box])
-        nearer = (position - centre).norm(dim=0) < (at - centre).norm(dim=0) + 2
-        single[voxels[found & nearer & ((position - at).abs() > 0.5).any(0)]] = False
+        double = found & ((position - centre).norm(dim=0) < limit) & ((position - at).abs() > 1.5).any(0)
+        single[voxels[double]] = False
     return single.view_as(valid)
 
 

@@ -12,7 +12,6 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform, Transform
-from monai.transforms.lazy.functional import apply_pending
 from monai.utils import TransformBackends, ensure_tuple
 
 from monai_infoaug._require import require
@@ -24,6 +23,7 @@ from monai_infoaug.information.tiers import (
     load_thresholds,
     tier_thresholds,
 )
+from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = [
     "InformationMap",
@@ -102,9 +102,9 @@ class InformationMap(Transform):
         Returns:
             (1,*S) float32, in bits, the mean of the channels' maps, of the kind and with the metadata of ``img``.
         """
-        img = _up_to_date(img)
+        img = up_to_date(img)
         window = self.window if self.window_mm is None else self._window_in_voxels(img)
-        maps = local_entropy(img, window, self.num_bins, self.value_range, _up_to_date(mask))
+        maps = local_entropy(img, window, self.num_bins, self.value_range, up_to_date(mask))
         return maps.mean(0, keepdims=True)
 
     def _window_in_voxels(self, img: NdarrayOrTensor) -> tuple[int, ...]:
@@ -166,7 +166,7 @@ class InformationTiers(Transform):
         Returns:
             (1,*S) uint8, of the kind and with the metadata of ``information``.
         """
-        information, mask = _up_to_date(information), _up_to_date(mask)
+        information, mask = up_to_date(information), up_to_date(mask)
         thresholds = self.thresholds
         if thresholds is None:
             thresholds = tier_thresholds(information, self.quantiles, mask)
@@ -200,10 +200,10 @@ class _DerivedMapd(MapTransform):
         mask = None
         if self.mask_key is not None:
             require(self.mask_key in d, "mask_key", self.mask_key, f"one of the data's keys {list(d)}", KeyError)
-            mask = d[self.mask_key] = _up_to_date(d[self.mask_key])
+            mask = d[self.mask_key] = up_to_date(d[self.mask_key])
         for key, output_key in self.key_iterator(d, self.output_keys):
             require(output_key not in d, "output key", output_key, "new to the data", KeyError)
-            d[key] = _up_to_date(d[key])  # else a map would not lie on the image that it belongs to
+            d[key] = up_to_date(d[key])  # else a map would not lie on the image that it belongs to
             d[output_key] = self.transform(d[key], mask)
         return d
 
@@ -294,12 +294,6 @@ def _per_axis(name: str, value: float | Sequence[float], axes: int) -> tuple[flo
     values = ensure_tuple(value)
     require(len(values) in (1, axes), name, value, f"one number or one for each of {axes} axes")
     return values * axes if len(values) == 1 else values
-
-
-def _up_to_date(data: NdarrayOrTensor | None) -> NdarrayOrTensor | None:
-    """``data`` with its pending lazy operations applied, to a copy: ``apply_pending`` empties the list of its input."""
-    pending = isinstance(data, MetaTensor) and data.has_pending_operations
-    return apply_pending(data.clone())[0] if pending else data
 
 
 InformationMapD = InformationMapDict = InformationMapd

@@ -61,6 +61,11 @@ def _pair(value: Any, paired: bool) -> tuple[Any, Any]:
     return (value[0], value[1]) if paired else (value, value)
 
 
+def _mode(mode: str | None, image: NdarrayOrTensor) -> str:
+    floating = image.is_floating_point() if isinstance(image, Tensor) else np.asarray(image).dtype.kind == "f"
+    return mode or ("bilinear" if floating else "nearest")
+
+
 def _require_array(transform: Any, argument: str) -> None:
     """Refuse dictionary transforms, also inside compositions."""
     usable = transform is None or (callable(transform) and not isinstance(transform, MapTransform))
@@ -84,10 +89,10 @@ class RandPairedViews(Randomizable, Transform):
     """Two random views of one image that know where each of their voxels comes from.
 
     Only coordinates pass through the spatial chain; the image is then resampled once, so correspondence is exact for
-    every chain, elastic ones included. A voxel is valid if it shows the source and the map is locally sound there: at
-    each cell corner around it the Jacobian determinant exceeds ``jacobian_threshold`` times its median and nothing is
-    turned by more than 90 degrees against the median Jacobian, and no other valid voxel nearer the view's centre shows
-    the same place. So padding of any kind (constant, border, reflection, wrap) and folds are not valid.
+    every chain, elastic ones included. A voxel is valid if it shows the source and the map is locally sound there: the
+    Jacobian determinant exceeds ``jacobian_threshold`` times its median, no cell between voxels around it is folded,
+    the map is turned by no more than 90 degrees against its median, and no valid place nearer the view's centre shows
+    the same. So padding of any kind (constant, border, reflection, wrap) and folds are not valid.
 
     Where sampling is wanted, the density is uniform, or shared among tiers (``shares``), or ``information ** gamma``,
     over the valid voxels that both views show, up to 0.01 voxel at the border of the overlap. It sums to one, or is
@@ -214,7 +219,7 @@ class RandPairedViews(Randomizable, Transform):
             float32, view voxels; ``points_tier`` (N,) uint8, 0 if no tiers were given; ``points_valid`` (N,) bool.
             Points that could not be drawn are NaN, of tier 255 and not valid.
         """
-        return self.make_pair({"": image}, {"": self.mode}, ("",), information, tiers, mask)
+        return self.make_pair({"": image}, {"": _mode(self.mode, image)}, ("",), information, tiers, mask)
 
     def output_names(self, images: Iterable[str] = ("",)) -> list[str]:
         """Names of all that a pair of these images consists of; the call's own image is ``""``."""
@@ -225,8 +230,8 @@ class RandPairedViews(Randomizable, Transform):
     def make_pair(
         self,
         images: Mapping[str, NdarrayOrTensor],
-        modes: Mapping[str, str | None],
-        intensity_names: Sequence[str] | None = None,
+        modes: Mapping[str, str],
+        intensity_names: Sequence[str],
         information: NdarrayOrTensor | None = None,
         tiers: NdarrayOrTensor | None = None,
         mask: NdarrayOrTensor | None = None,
@@ -235,8 +240,8 @@ class RandPairedViews(Randomizable, Transform):
 
         Args:
             images: named images (C, *S).
-            modes: interpolation of each, see the class.
-            intensity_names: images whose views the intensity transforms change; None: those not read as nearest.
+            modes: interpolation of each.
+            intensity_names: images whose views the intensity transforms change.
             information, tiers, mask: as in the call.
 
         Returns:
@@ -245,9 +250,7 @@ class RandPairedViews(Randomizable, Transform):
         sources = {name: self._checked(image, name or "image") for name, image in images.items()}
         first = next(iter(sources.values()))
         maps = {"information": information, "tiers": tiers, "mask": mask}
-        if not self.uses_information and not any(
-            map(_takes_information, _stages(self.intensity[0]) + _stages(self.intensity[1]))
-        ):
+        if not (self.uses_information or self._intensity_modes):
             del maps["information"]  # spare the work
         maps = {name: self._checked(value, name, 1) for name, value in maps.items() if value is not None}
         for name, source in {**sources, **maps}.items():
@@ -256,15 +259,16 @@ class RandPairedViews(Randomizable, Transform):
         for name, used in (("information", self.uses_information), ("tiers", self.uses_tiers)):
             require(not used or name in maps, name, None, "given for this sampling or intensity")
         if "tiers" in maps:
-            require(int(maps["tiers"].max()) <= 2, "tiers", int(maps["tiers"].max()), "0 low, 1 medium or 2 high")
+            values = (int(maps["tiers"].min()), int(maps["tiers"].max()))
+            require(
+                0 <= values[0] and values[1] <= 2, "tiers", f"{values[0]} to {values[1]}", "0 low, 1 medium or 2 high"
+            )
 
         self.randomize()
         views, partners, shared = self._views(first)
-        tier_maps: list[dict[str, Tensor]] = [
-            {
-                name: resample(value.as_tensor(), view.coords, "bilinear" if name == "information" else "nearest")
-                for name, value in maps.items()
-            }
+        map_mode = {"information": "bilinear", "tiers": "nearest", "mask": "nearest"}
+        tier_maps = [
+            {name: resample(value.as_tensor(), view.coords, map_mode[name]) for name, value in maps.items()}
             for view in views
         ]
         densities = [self._density(*each) for each in zip(shared, tier_maps, strict=True)]
@@ -275,14 +279,15 @@ class RandPairedViews(Randomizable, Transform):
                 for density, tier in zip(densities, tier_maps, strict=True)
             ]
 
+        tracked = any(isinstance(image, MetaTensor) for image in images.values())
+        fits = [fit_affine(view.coords, view.valid) if tracked else None for view in views]
         out: list[NdarrayOrTensor] = []
         for name, source in sources.items():
-            mode = modes[name] or ("bilinear" if source.is_floating_point() else "nearest")
             for k, view in enumerate(views):
-                shown = resample(source.as_tensor(), view.coords, mode, self.padding_mode)
-                if (mode != "nearest") if intensity_names is None else (name in intensity_names):
+                shown = resample(source.as_tensor(), view.coords, modes[name], self.padding_mode)
+                if name in intensity_names:
                     shown = self._intensity(k, shown, tier_maps[k], anchor)
-                out.append(self._finished(shown, images[name], source, view))
+                out.append(self._finished(shown, images[name], source, fits[k]))
         dense = {
             "coords": [view.coords for view in views],
             "valid": [view.valid[None] for view in views],
@@ -336,10 +341,10 @@ class RandPairedViews(Randomizable, Transform):
     def _crop(self, field: _Field, start: Sequence[int]) -> _View:
         window = tuple(slice(first, first + size) for first, size in zip(start, field.size, strict=True))
         coords, inside = field.coords[(slice(None), *window)].contiguous(), field.inside[window].contiguous()
-        valid = unfolded(coords, inside, field.usual, self.jacobian_threshold)
+        valid, sound = unfolded(coords, inside, field.usual, self.jacobian_threshold)
         if not valid.equal(inside):  # no fold or seam, no double
-            valid = without_doubles(coords, valid, field.usual)
-        return _View(coords, valid, Mesh(coords, valid, field.usual))
+            valid = without_doubles(coords, valid, sound)
+        return _View(coords, valid, Mesh(coords, valid, sound, field.usual.spacing))
 
     def _views(self, source: MetaTensor) -> tuple[list[_View], Tensor, list[Tensor]]:
         """Views, the partners (D, *R) in view 2 of view 1's voxels, and where (*R) each view shows what both show."""
@@ -430,15 +435,15 @@ class RandPairedViews(Randomizable, Transform):
         return view.to(dtype) if dtype.is_floating_point else view
 
     @staticmethod
-    def _finished(shown: Tensor, image: NdarrayOrTensor, source: MetaTensor, view: _View) -> NdarrayOrTensor:
-        """A view in the container of its image; a MetaTensor with the affine of the view."""
+    def _finished(shown: Tensor, image: NdarrayOrTensor, source: MetaTensor, fit: Tensor | None) -> NdarrayOrTensor:
+        """A view in the container of its image; a MetaTensor with the view's affine, identity where none fits."""
         if isinstance(image, np.ndarray):
             return shown.cpu().numpy()
         if not isinstance(image, MetaTensor):
             return shown
-        fit, affine = fit_affine(view.coords, view.valid), source.affine
+        affine = source.affine
         moved = torch.eye(len(affine)) if fit is None else affine @ to_affine_nd(len(affine) - 1, fit).to(affine)
-        meta = {**source.meta, "source_affine": affine.clone()}
+        meta = {key: value for key, value in source.meta.items() if key != "affine"} | {"source_affine": affine.clone()}
         return MetaTensor(shown, affine=moved.to(affine), meta=meta, applied_operations=[])
 
     def _points(self, density: Tensor, partners: Tensor, tiers: Tensor | None) -> list[Tensor]:
@@ -472,7 +477,8 @@ class RandPairedViewsd(Randomizable, MapTransform):
         tiers_key: likewise the tiers.
         mask_key: foreground (1, *S); outside, the sampling density is zero.
         mode: interpolation, one or one a key; None for bilinear, or nearest for integers and bool.
-        intensity_keys: keys whose views change in intensity, all alike. None: those not resampled with nearest.
+        intensity_keys: keys whose views change in intensity, all alike. None: those not resampled with nearest, nor
+            the information map.
         keep_source: keep the sources.
         prefix: of all output keys, for several pairs in one dictionary.
         allow_missing_keys: do not raise for missing ``keys``.
@@ -536,7 +542,11 @@ class RandPairedViewsd(Randomizable, MapTransform):
         for name in self.pair.output_names(images):
             free = self.prefix + name not in d
             require(free, "prefix", repr(self.prefix), f"such that `{self.prefix + name}` is not a key already")
-        pair = self.pair.make_pair(images, self.mode, self.intensity_keys, **maps)
+        modes = {key: _mode(self.mode[key], image) for key, image in images.items()}
+        changed = self.intensity_keys
+        if changed is None:
+            changed = [key for key, mode in modes.items() if mode != "nearest" and key not in keys.values()]
+        pair = self.pair.make_pair(images, modes, changed, **maps)
         return d | {self.prefix + name: value for name, value in pair.items()}
 
 

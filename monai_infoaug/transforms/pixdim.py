@@ -12,6 +12,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor
 
 from monai_infoaug._require import require
+from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["AssignPixdim", "AssignPixdimD", "AssignPixdimDict", "AssignPixdimd"]
 
@@ -50,7 +51,7 @@ class AssignPixdim(Transform):
         affine = torch.eye(4, dtype=torch.float64)  # MONAI's own readers give four rows in 2D too
         affine.diagonal()[:dims] = torch.as_tensor(self.pixdim)
         affine[:dims, -1] = torch.as_tensor(self.origin)
-        out = convert_to_tensor(img, track_meta=True).clone()
+        out = convert_to_tensor(up_to_date(img), track_meta=True).clone()
         out.affine = affine
         return out
 

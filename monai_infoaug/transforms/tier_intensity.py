@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable, Mapping
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.data import MetaTensor
 from monai.data.utils import set_rnd
 from monai.transforms import (
     Compose,
@@ -20,11 +19,11 @@ from monai.transforms import (
     RandScaleIntensity,
     RandScaleIntensityFixedMean,
 )
-from monai.transforms.lazy.functional import apply_pending
 from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from monai_infoaug._require import require
 from monai_infoaug.information.tiers import TIERS
+from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = [
     "RandTierIntensity",
@@ -82,12 +81,6 @@ def _smooth(image: torch.Tensor, sigma: float) -> torch.Tensor:
         kernel = torch.softmax(-0.5 * ((index[:, None] - index) / sigma) ** 2, dim=1)
         image = (image.movedim(axis, -1) @ kernel.T).movedim(-1, axis)
     return image
-
-
-def _current(image: NdarrayOrTensor) -> NdarrayOrTensor:
-    """``image`` with its pending lazy operations applied (to a copy: `apply_pending` empties its argument's list)."""
-    pending = isinstance(image, MetaTensor) and image.pending_operations
-    return apply_pending(image.clone())[0] if pending else image
 
 
 class RandTierIntensity(RandomizableTransform):
@@ -219,7 +212,7 @@ class RandTierIntensity(RandomizableTransform):
         require(
             isinstance(img, np.ndarray | torch.Tensor), "img", type(img).__name__, "an array or a tensor", TypeError
         )
-        img = _current(img)
+        img = up_to_date(img)
         x = convert_to_tensor(img, track_meta=False)
         require(x.ndim in (3, 4) and x.numel() > 0, "img", tuple(x.shape), "a channel-first 2D or 3D image, not empty")
         require(not x.is_complex(), "img", x.dtype, "real", TypeError)
@@ -248,7 +241,7 @@ class RandTierIntensity(RandomizableTransform):
     def _map(self, data: NdarrayOrTensor | None, name: str, x: torch.Tensor) -> torch.Tensor | None:
         if data is None:
             return None
-        data = convert_to_tensor(_current(data), track_meta=False, device=x.device)
+        data = convert_to_tensor(up_to_date(data), track_meta=False, device=x.device)
         wanted = (1, *x.shape[1:])
         require(tuple(data.shape) == wanted, name, tuple(data.shape), f"of shape {wanted}, as the image")
         require(bool(data.isfinite().all()), name, "NaN or infinity", "finite")
@@ -357,7 +350,7 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         name, map_key = self.map
         if map_key not in out:
             raise KeyError(f"Key `{map_key}` of transform `{type(self).__name__}` was missing in the data.")
-        guide = {name: _current(out[map_key])}
+        guide = {name: up_to_date(out[map_key])}
         self.intensity.randomize(guide.get("tiers"))
         for key in self.key_iterator(out):
             out[key] = self.intensity(out[key], **guide, randomize=False)

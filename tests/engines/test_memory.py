@@ -6,36 +6,28 @@ import sys
 
 import pytest
 
+from monai_infoaug.engines import memory
 from monai_infoaug.engines.memory import keep_freed_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
-FAULTS = """
-import resource, sys, torch
-from monai_infoaug.engines.memory import keep_freed_memory
-if "keep" in sys.argv:
-    keep_freed_memory()
-torch.zeros(2**22)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    torch.zeros(2**24)[0]  # 64 MiB, above every threshold that glibc takes by itself
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+
+
+def in_another_process(code: str) -> str:
+    """The setting cannot be taken back, hence is not for the process of the other tests."""
+    code = f"import resource, runpy\nkeep = runpy.run_path({memory.__file__!r})['keep_freed_memory']\n{code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 def test_tells_whether_it_was_taken():
-    # a process of its own, because the setting cannot be taken back
-    code = "from monai_infoaug.engines.memory import keep_freed_memory as k; print(k(), k(2**20), k(2**31 - 1))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == [str(GLIBC)] * 3
+    assert in_another_process("print(keep(), keep(2**20), keep(2**31 - 1))").split() == [str(GLIBC)] * 3
 
 
 @pytest.mark.skipif(not GLIBC, reason="a setting of glibc")
 def test_memory_is_not_mapped_anew():
-    def faults(*arguments: str) -> int:
-        command = [sys.executable, "-c", FAULTS, *arguments]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    assert faults("keep") < faults() / 5
+    faults = "resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
+    # 64 MiB a time, above every threshold that glibc takes by itself
+    code = f"b'x' * 2**26\nbefore = {faults}\nfor n in range(20): bytes([n]) * 2**26\nprint({faults} - before)"
+    assert int(in_another_process(f"keep()\n{code}")) < int(in_another_process(code)) / 5
 
 
 def test_elsewhere_it_does_nothing(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Spacing
 
-from monai_infoaug.transforms.pixdim import AssignPixdim, AssignPixdimd, AssignPixdimD, AssignPixdimDict
+from monai_infoaug.transforms.pixdim import AssignPixdim, AssignPixdimD, AssignPixdimd, AssignPixdimDict
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from torch import nn
+from torch.nn.functional import normalize
+
+from monai_infoaug.data import read_landmarks
+from monai_infoaug.handlers import LandmarkReport, draw_landmarks, summarise_errors
+from monai_infoaug.inferers import LandmarkMatcher
+
+
+class Colours(nn.Module):
+    strides = (1,)
+
+    def forward(self, image):
+        return [normalize(image, dim=1)]
+
+
+def report(folder, images=3, size=(9, 8), with_truth=True, names="{}.nii.gz", lacking=None, **kwargs):
+    """Finds three landmarks in copies of the template; the truth is one voxel off along axis 0."""
+    generator, dims = torch.Generator().manual_seed(0), len(size)
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:2, :2] = torch.tensor([[0.0, -0.5], [2.0, 0.0]])  # quarter turn, pixels of 2.0 x 0.5 mm
+    affine[:3, 3] = torch.tensor([5.0, -7, 3])
+    scan = torch.rand(3, *size, generator=generator)
+    points = torch.tensor([[2, 3, 1], [5, 4, 2], [7, 1, 3]])[:, :dims].float()
+    truth = (points + torch.eye(dims)[0]) @ affine[:dims, :dims].T.float() + affine[:dims, 3].float()
+    truth[1] = torch.nan  # never annotated
+    if lacking is not None:
+        points[lacking] = torch.nan
+    items = []
+    for i in range(images):
+        meta = {"filename_or_obj": names.format(i)} if names else {}
+        items.append(
+            {"image": MetaTensor(scan.clone(), affine=affine, meta=meta)} | ({"label": truth} if with_truth else {})
+        )
+    evaluator = SupervisedEvaluator(
+        "cpu", DataLoader(Dataset(items), batch_size=2), Colours(), inferer=LandmarkMatcher(scan, points)
+    )
+    handler = LandmarkReport(folder, **kwargs)
+    handler.attach(evaluator)
+    evaluator.run()
+    return evaluator, handler, points, affine
+
+
+@pytest.mark.parametrize("size", [(9, 8), (9, 8, 7)])
+def test_table_summary_and_picture(tmp_path, caplog, size):
+    with caplog.at_level(logging.INFO):
+        _, handler, points, affine = report(tmp_path / "made", size=size)
+    found = read_landmarks(tmp_path / "made" / "landmarks_mm.csv")
+    dims = len(size)
+    assert list(found) == ["0", "1", "2"]
+    for item, positions in zip(handler.items, found.values(), strict=True):
+        voxels = item["landmarks"].astype(float)
+        np.testing.assert_allclose(voxels.round(), points)
+        world = voxels @ affine[:dims, :dims].numpy().T + affine[:dims, 3].numpy()
+        np.testing.assert_allclose(positions, world, rtol=1e-5)
+    header, first = (tmp_path / "made" / "landmarks_mm.csv").read_text().splitlines()[:2]
+    assert header.split(",")[-1] == "score" and float(first.split(",")[-1]) == pytest.approx(1)
+
+    lines = (tmp_path / "made" / "errors.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["landmark", "all", "0", "2"]  # 1 has no truth
+    errors = [np.linalg.norm(item["world"] - item["truth"], axis=1)[[0, 2]] for item in handler.items]
+    assert float(lines[1].split()[1]) == pytest.approx(np.mean(errors), abs=0.006)
+    assert 1 < np.mean(errors) < 3  # one voxel of 2 mm, but for the parabola
+    assert lines[1] in caplog.text
+
+    picture = (tmp_path / "made" / "landmarks.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    titles = [axes.get_title() for axes in handler.draw().axes]
+    assert titles == [f"{i}: {e.mean():.1f} mm" for i, e in enumerate(errors)]
+
+
+def test_picture_shows_the_truth_in_voxels(tmp_path):
+    _, handler, points, _ = report(tmp_path, num_pictures=2)
+    figure = handler.draw()
+    assert len(figure.axes) == 2
+    circles = next(line for line in figure.axes[0].lines if line.get_marker() == "o").get_xydata()
+    np.testing.assert_allclose(circles[[0, 2]], points[[0, 2]] + torch.tensor([1, 0]), atol=1e-4)
+    crosses = next(line for line in figure.axes[0].lines if line.get_marker() == "+").get_xydata()
+    np.testing.assert_allclose(crosses, handler.items[0]["landmarks"])
+    assert "image" not in handler.items[2]  # no memory for what is not drawn
+
+
+def test_without_truth_there_is_no_summary(tmp_path):
+    _, handler, _, _ = report(tmp_path, with_truth=False, names=None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["landmarks.png", "landmarks_mm.csv"]
+    assert len(read_landmarks(tmp_path / "landmarks_mm.csv")) == 3
+    assert [line.get_marker() for line in handler.draw().axes[0].lines] == ["+"]
+
+
+def test_a_second_run_starts_anew(tmp_path):
+    evaluator, handler, _, _ = report(tmp_path)
+    evaluator.run()
+    assert len(handler.items) == len(read_landmarks(tmp_path / "landmarks_mm.csv")) == 3
+
+
+def test_images_of_one_name_in_several_folders_are_all_kept(tmp_path):
+    report(tmp_path, names="patient{}/scan.nii.gz")
+    assert len(read_landmarks(tmp_path / "landmarks_mm.csv")) == 3
+
+
+def test_a_landmark_that_was_not_found_is_no_success(tmp_path):
+    """The same convention as that of `MeanRadialError`: a mean over the easy ones would flatter."""
+    report(tmp_path, lacking=0)
+    _, overall, first, third = (tmp_path / "errors.txt").read_text().splitlines()
+    assert overall.split()[1] == first.split()[1] == "inf" and third.split()[1] != "inf"
+    assert float(first.split()[-1]) == 0 and float(overall.split()[-1]) == 50
+
+
+def test_summary_by_hand():
+    errors = np.array([[1.0, 2.0, np.nan], [3.0, 6.0, np.nan]])
+    lines = [line.split() for line in summarise_errors(errors, radii=(2, 3.5)).splitlines()]
+    assert lines[0][-8:] == ["SDR", "2", "mm", "%", "SDR", "3.5", "mm", "%"]
+    # mean, median, standard deviation, below 2, below 3.5: 2.0 itself is not below 2
+    assert lines[1] == ["all", "3.00", "2.50", f"{np.std([1, 2, 3, 6]):.2f}", "25.0", "75.0"]
+    assert lines[2] == ["0", "2.00", "2.00", "1.00", "50.0", "100.0"]
+    assert lines[3] == ["1", "4.00", "4.00", "2.00", "0.0", "50.0"]
+    assert len(lines) == 4
+
+
+def test_draw_landmarks_of_a_volume_shows_its_middle():
+    axes, volume = Figure().subplots(), np.random.default_rng(0).random((5, 4, 7))
+    draw_landmarks(axes, volume, np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 0.0]]))
+    np.testing.assert_array_equal(axes.images[0].get_array(), volume[:, :, 3].T)
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2], [2, 2]], [[2, 2]], [[1, 2]]]
+
+
+def test_pictures_below_one(tmp_path):
+    with pytest.raises(ValueError, match="`num_pictures` must be at least 1, got 0"):
+        LandmarkReport(tmp_path, num_pictures=0)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from monai_infoaug.handlers import PairPictureHandler, draw_pair
+
+pytest.importorskip("matplotlib")
+
+
+def pair(size=(8, 6), prefix="", maps=(), batch=None):
+    """An item, or a batch, as of RandPairedViewsd with tiers 0 0 0 0 1 2 255; the last point is invalid."""
+    generator = torch.Generator().manual_seed(0)
+    lead, dims = (() if batch is None else (batch,)), len(size)
+    points = torch.rand(*lead, 7, dims, generator=generator) * (torch.tensor(size) - 1)
+    points[..., -1, :] = torch.nan
+    valid, tiers = torch.ones(*lead, 7, dtype=torch.bool), torch.tensor([0, 0, 0, 0, 1, 2, 255], dtype=torch.uint8)
+    valid[..., -1] = False
+    item = {
+        f"{name}_view{k}": torch.rand(*lead, 1, *size, generator=generator) for name in ("image", *maps) for k in (1, 2)
+    }
+    item |= {
+        "points_view1": points,
+        "points_view2": points / 2,
+        "points_valid": valid,
+        "points_tier": tiers.expand(*lead, 7),
+    }
+    return {prefix + name: value for name, value in item.items()}
+
+
+def marks(axes):
+    return np.array([line.get_xydata()[0] for line in axes.lines]).reshape(-1, 2)
+
+
+def test_points_stand_on_both_views_with_axis_0_to_the_right():
+    item = pair()
+    figure = draw_pair(item, num_points=6)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["view 1", "view 2"]
+    order = [0, 4, 5, 1, 2, 3]  # each tier in turn
+    np.testing.assert_allclose(marks(first), item["points_view1"][order], atol=1e-6)
+    np.testing.assert_allclose(marks(second), item["points_view2"][order], atol=1e-6)
+    assert [line.get_color() for line in first.lines] == [line.get_color() for line in second.lines]
+    np.testing.assert_array_equal(first.images[0].get_array(), item["image_view1"][0].T)
+    x, y = item["points_view1"][0]  # a pixel (x, y) is image[x, y]
+    assert (
+        first.images[0].get_array()[round(y.item()), round(x.item())]
+        == item["image_view1"][0, x.round().int(), y.round().int()]
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1, 3, 100])
+def test_as_many_points_as_asked_for_and_valid(number):
+    item = pair()
+    assert len(marks(draw_pair(item, num_points=number).axes[0])) == min(number, 6)
+    item["points_valid"][:] = False
+    assert len(marks(draw_pair(item, num_points=number).axes[1])) == 0
+
+
+def test_maps_are_drawn_where_they_are_known():
+    item = pair(maps=("information", "tiers"))
+    item["tiers_view1"] = (item["tiers_view1"] * 3).to(torch.uint8)
+    figure = draw_pair(item)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["view 1", "view 2", "information of view 1", "tiers of view 1"]
+    np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), item["information_view1"][0].T)
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), item["tiers_view1"][0].T)
+    assert figure.axes[3].images[0].get_clim() == (0, 2)
+
+
+def test_volumes_are_cut_through_the_first_point():
+    item = pair(size=(8, 6, 5), maps=("information",))
+    figure = draw_pair(item)
+    for axes, name, view in zip(
+        figure.axes, ("image_view1", "image_view2", "information_view1"), (1, 2, 1), strict=True
+    ):
+        cut = round(item[f"points_view{view}"][0, -1].item())
+        np.testing.assert_array_equal(axes.images[0].get_array(), item[name][0, ..., cut].T)
+    item["points_valid"][:] = False
+    np.testing.assert_array_equal(draw_pair(item).axes[0].images[0].get_array(), item["image_view1"][0, ..., 2].T)
+
+
+def test_key_and_prefix_and_meta_tensors():
+    item = {name.replace("image", "scan"): MetaTensor(value) for name, value in pair(prefix="global_").items()}
+    assert len(marks(draw_pair(item, "scan", "global_").axes[0])) == 6
+
+
+class Writer:
+    def __init__(self):
+        self.figures = []
+
+    def add_figure(self, *arguments):
+        self.figures.append(arguments)
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4]), (3, [3])])
+def test_handler_draws_the_first_item_every_so_many_epochs(every, epochs):
+    batch, writer, engine = pair(batch=2, prefix="a_") | pair(batch=2), Writer(), Engine(lambda engine, batch: None)
+    batch["path"] = ["a", "b"]
+    PairPictureHandler(writer, prefixes=("a_", ""), every=every, num_points=2).attach(engine)
+    engine.run([batch], max_epochs=4)
+    assert [(tag, epoch) for tag, _, epoch in writer.figures] == [
+        (tag, epoch) for epoch in epochs for tag in ("a_image pair", "image pair")
+    ]
+    figure = writer.figures[1][1]
+    np.testing.assert_allclose(marks(figure.axes[0]), batch["points_view1"][0, [0, 4]], atol=1e-6)
+
+
+def test_handler_writes_to_tensorboard(tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
+        engine = Engine(lambda engine, batch: None)
+        PairPictureHandler(writer).attach(engine)
+        engine.run([pair(batch=1)], max_epochs=2)
+    events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Images("image pair")] == [1, 2]
+
+
+def test_every_below_one():
+    with pytest.raises(ValueError, match="`every` must be at least 1, got 0"):
+        PairPictureHandler(None, every=0)

@@ -1,0 +1,148 @@
+"""Who may know whom, and that every part has its test, its documentation and its place in `__all__`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import monai_infoaug
+
+PACKAGE, TESTS = Path(monai_infoaug.__file__).parent, Path(__file__).parent
+STAND_ALONE = {"information", "losses", "networks", "metrics", "inferers", "data"}
+MAY_IMPORT = {room: set() for room in STAND_ALONE} | {
+    "transforms": {"information"},
+    "engines": STAND_ALONE | {"transforms"},
+    "handlers": STAND_ALONE | {"transforms"},
+}
+FRONT_DOORS = {"__main__", "demo"}  # what a user starts; they may use every room
+FREE_TO_ALL = {"_grid", "_require"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+PUBLIC = [f for f in FILES if not f.name.startswith("_") and f.parent != PACKAGE]
+ROOMS = sorted(f.parent.name for f in FILES if f.name == "__init__.py" and f.parent != PACKAGE)
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room(module: str) -> str:
+    """`a` of `monai_infoaug.a.b`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file imports, within functions too."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), "imports are absolute"
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
+        # `from monai_infoaug import data` names a room, `from monai_infoaug.data import x` has it in its module
+        found |= (
+            {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "monai_infoaug" else {node.module}
+        )
+    return found
+
+
+def defined(module: object, exported: bool) -> dict[str, object]:
+    """Functions and classes that a module defines, without aliases; the exported ones or all without underscore."""
+    names = module.__all__ if exported else [name for name in vars(module) if not name.startswith("_")]
+    things = {name: getattr(module, name) for name in names}
+    return {
+        name: thing
+        for name, thing in things.items()
+        if (inspect.isclass(thing) or inspect.isfunction(thing))
+        and (thing.__module__, thing.__name__) == (module.__name__, name)
+    }
+
+
+def test_every_room_is_known_here():
+    assert set(ROOMS) == set(MAY_IMPORT) == set(monai_infoaug.__all__)
+    assert {f.stem for f in PACKAGE.glob("*.py")} - {"__init__"} <= FREE_TO_ALL | FRONT_DOORS
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_rooms_know_only_whom_they_may(file):
+    here = room(dotted(file))
+    if here in FRONT_DOORS:
+        return
+    known = {room(module) for module in imports(file) if module.split(".")[0] == "monai_infoaug"}
+    assert known <= MAY_IMPORT.get(here, set()) | {here} | FREE_TO_ALL
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if room(dotted(f)) == "information"], ids=dotted)
+def test_information_knows_no_monai(file):
+    assert "monai" not in {module.split(".")[0] for module in imports(file)}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if room(dotted(f)) in ("losses", "information")], ids=dotted)
+def test_losses_and_information_know_only_arrays(file):
+    known = {module.split(".")[0] for module in imports(file)}
+    assert not known & {"ignite", "matplotlib", "monai", "nibabel", "PIL"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_optional_packages_are_not_loaded_on_import(file):
+    optional = {"ignite", "matplotlib", "nilearn", "numba", "scipy", "skimage", "tensorboard", "tqdm"}
+    if file.name.startswith("_") or room(dotted(file)) in FRONT_DOORS:
+        return  # `_entropy_numba` is itself loaded on demand
+    at_once = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    assert not at_once & optional
+
+
+@pytest.mark.parametrize("file", [*PUBLIC, *(f for f in PACKAGE.glob("*.py") if f.stem != "__init__")], ids=dotted)
+def test_every_module_has_its_test(file):
+    mirrored = TESTS / file.relative_to(PACKAGE).parent / f"test_{file.stem.strip('_')}.py"
+    assert mirrored.exists()
+
+
+@pytest.mark.parametrize("file", FILES, ids=dotted)
+def test_everything_public_is_documented(file):
+    if file.stem == "_entropy_numba":
+        pytest.importorskip("numba")
+    module = import_module(dotted(file))
+    assert module.__doc__
+    for name, thing in defined(module, exported=False).items():
+        assert thing.__doc__, name
+        if inspect.isclass(thing):
+            inherited = {method for base in thing.__mro__[1:] for method in vars(base)}
+            methods = {m: f for m, f in vars(thing).items() if not m.startswith("_") and m not in inherited}
+            for method, function in methods.items():
+                assert inspect.getdoc(function) or not callable(function), f"{name}.{method}"
+
+
+@pytest.mark.parametrize("file", PUBLIC, ids=dotted)
+def test_every_export_exists_and_is_exported_by_its_room(file):
+    module, its_room = import_module(dotted(file)), import_module(dotted(file.parent))
+    assert sorted(module.__all__) == sorted(set(module.__all__))
+    for name in module.__all__:
+        assert getattr(its_room, name) is getattr(module, name)
+        assert name in its_room.__all__
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_exports_nothing_else(name):
+    its_room = import_module(f"monai_infoaug.{name}")
+    modules = [import_module(dotted(file)) for file in PUBLIC if file.parent.name == name]
+    assert its_room.__all__ == sorted(set(its_room.__all__))
+    assert set(its_room.__all__) == {export for module in modules for export in module.__all__}
+
+
+@pytest.mark.parametrize("file", PUBLIC, ids=dotted)
+def test_no_class_has_the_name_of_one_of_monai(file):
+    """The scanner of bundles' configurations looks by class name, also into packages that start with `monai`."""
+    from monai.bundle.config_item import ComponentLocator
+
+    table = ComponentLocator().get_component_module_name.__self__
+    module = import_module(dotted(file))
+    for name in defined(module, exported=True):
+        found = table.get_component_module_name(name) or []
+        assert not [m for m in ([found] if isinstance(found, str) else found) if m.split(".")[0] == "monai"], name

@@ -1,0 +1,562 @@
+"""Paired views: every statement about a pair is checked against an independent computation."""
+
+from __future__ import annotations
+
+import pickle
+from copy import deepcopy
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.transforms import (
+    Compose,
+    Flip,
+    Flipd,
+    Lambda,
+    OneOf,
+    Rand2DElastic,
+    Rand3DElastic,
+    RandAffine,
+    RandFlip,
+    RandGaussianNoise,
+    RandGridDistortion,
+    Randomizable,
+    RandRotate,
+    RandSpatialCrop,
+    RandSpatialCropSamples,
+    RandZoom,
+    Rotated,
+    SpatialPad,
+    Transform,
+)
+
+from monai_infoaug.transforms import RandPairedViews, RandPairedViewsd
+
+SHAPES = {2: (40, 34), 3: (18, 16, 17)}
+
+
+def chain(name: str, dims: int, padding_mode: str = "zeros") -> Any:
+    pad = {"padding_mode": padding_mode}
+    if name == "elastic":
+        if dims == 2:
+            return Rand2DElastic(spacing=(12, 12), magnitude_range=(0.5, 1.5), prob=1.0, rotate_range=0.2, **pad)
+        return Rand3DElastic(sigma_range=(2, 3), magnitude_range=(5, 15), prob=1.0, **pad)
+    each = {
+        "rigid": lambda: RandRotate(*[0.4] * 3, prob=1.0, **pad),
+        "affine": lambda: RandAffine(1.0, 0.3, 0.1, 3.0, 0.2, **pad),
+        "flip": lambda: Flip(spatial_axis=0),
+        "crop": lambda: RandSpatialCrop([n - 4 for n in SHAPES[dims]], random_size=False),
+        "zoom": lambda: RandZoom(1.0, 1.2, 1.5, mode="bilinear" if dims == 2 else "trilinear", align_corners=True),
+        "distortion": lambda: RandGridDistortion(num_cells=3, prob=1.0, distort_limit=0.15, **pad),
+    }
+    if name == "four":
+        return Compose([each["flip"](), each["affine"](), chain("elastic", dims), each["crop"]()])
+    return each[name]()
+
+
+CHAINS = ["rigid", "affine", "flip", "crop", "zoom", "distortion", "elastic", "four"]
+
+
+def smooth(shape: tuple[int, ...], channels: int = 2) -> torch.Tensor:
+    """A deterministic image in [0, 1] that differs everywhere."""
+    grids = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    waves = [np.prod([np.sin(0.5 * (c + 1) * g + a) for a, g in enumerate(grids)], 0) for c in range(channels)]
+    return torch.from_numpy(np.stack(waves) / 2 + 0.5).float()
+
+
+def multilinear(image: np.ndarray, coords: np.ndarray) -> np.ndarray:
+    """Oracle: image (C, *S) at coordinates (D, n) inside of it, in float64."""
+    coords = coords.astype(np.float64)
+    size = np.array(image.shape[1:]).reshape(-1, 1)
+    base = np.clip(np.floor(coords), 0, size - 2).astype(int)
+    total = np.zeros((len(image), coords.shape[1]))
+    for corner in product((0, 1), repeat=len(size)):
+        step = np.array(corner).reshape(-1, 1)
+        weight = np.where(step == 1, coords - base, 1 - (coords - base)).prod(0)
+        total += weight * image[(slice(None), *(base + step))]
+    return total
+
+
+def pair_of(name: str, dims: int, seed: int = 0, **kwargs: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+    image = smooth(SHAPES[dims])
+    roi = tuple(n * 3 // 4 for n in SHAPES[dims])
+    pair = RandPairedViews(roi, chain(name, dims), **{"num_points": 60, "min_overlap": 0.1, **kwargs})
+    return image, pair.set_random_state(seed)(image)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_view_is_the_source_at_its_coordinates(name: str, dims: int) -> None:
+    image, pair = pair_of(name, dims)
+    for k in (1, 2):
+        valid, coords = pair[f"valid_view{k}"][0], pair[f"coords_view{k}"]
+        assert valid.float().mean() > 0.3
+        assert coords.dtype == torch.float32 and valid.dtype == torch.bool
+        expected = multilinear(image.numpy(), coords[:, valid].numpy())
+        np.testing.assert_allclose(pair[f"view{k}"][:, valid].numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", CHAINS)
+def test_coordinates_are_what_the_chain_does(name: str, dims: int) -> None:
+    """A linear image is moved exactly by every linear interpolation, so the chain itself must show the coordinates."""
+    shape = SHAPES[dims]
+    grids = torch.stack(torch.meshgrid(*[torch.arange(n).float() for n in shape], indexing="ij"))
+    transform = chain(name, dims)
+    pair = RandPairedViews(None, transform, num_points=0, min_overlap=0).set_random_state(2)
+    views = pair(grids)
+    for k in (1, 2):
+        coords, valid = views[f"coords_view{k}"], views[f"valid_view{k}"][0]
+        torch.testing.assert_close(views[f"view{k}"][:, valid], coords[:, valid], atol=2e-3, rtol=0)
+        if isinstance(transform, Randomizable):
+            transform.set_random_state(pair._seeds[k - 1])
+        chained = torch.as_tensor(transform(grids))
+        torch.testing.assert_close(chained[:, valid], coords[:, valid], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", CHAINS)
+def test_points_correspond(name: str, dims: int) -> None:
+    _, pair = pair_of(name, dims)
+    valid = pair["points_valid"]
+    assert valid.sum() > 20
+    source = [multilinear(pair[f"coords_view{k}"].numpy(), pair[f"points_view{k}"][valid].T.numpy()) for k in (1, 2)]
+    assert np.linalg.norm(source[0] - source[1], axis=0).max() < 0.05
+    for k in (1, 2):
+        points = pair[f"points_view{k}"]
+        assert points[~valid].isnan().all() and points.dtype == torch.float32
+        shown = multilinear(pair[f"valid_view{k}"].double().numpy(), points[valid].T.numpy())
+        assert shown.min() > 0.98  # all interpolation neighbours are valid
+    assert (points[valid].T >= 0).all()
+    first = pair["points_view1"][valid]
+    assert first.equal(first.round()) and len(first.unique(dim=0)) == len(first)  # without replacement
+    assert (pair["points_tier"] == torch.where(valid, 0, 255)).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["affine", "elastic", "four"])
+def test_sampling_is_where_a_brute_force_search_finds_a_partner(name: str, dims: int) -> None:
+    _, pair = pair_of(name, dims)
+    sources = [pair[f"coords_view{k}"][:, pair[f"valid_view{k}"][0]].T for k in (1, 2)]
+    distance = torch.cdist(sources[0], sources[1])
+    for k, nearest in ((1, distance.amin(1)), (2, distance.amin(0))):
+        density, valid = pair[f"sampling_view{k}"], pair[f"valid_view{k}"]
+        assert density[~valid].abs().max() == 0 if (~valid).any() else True
+        assert density.sum().item() == pytest.approx(1, abs=1e-5)
+        assert (density[density > 0] - density.max()).abs().max() < 1e-9  # uniform
+        shared = density[0][valid[0]] > 0
+        assert nearest[shared].max() < 2.0  # some voxel of the other view's cell is near
+        assert (nearest < 0.2)[~shared].float().mean() < 0.05  # only beside the other view's border
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("name", ["affine", "elastic"])
+def test_nothing_valid_is_folded_or_double(name: str, padding_mode: str, dims: int) -> None:
+    shape = SHAPES[dims]
+    pair = RandPairedViews(None, chain(name, dims, padding_mode), min_overlap=0).set_random_state(4)(smooth(shape))
+    for k in (1, 2):
+        coords, valid = pair[f"coords_view{k}"].double(), pair[f"valid_view{k}"][0]
+        assert valid.float().mean() > 0.3
+        jacobian = torch.stack(torch.gradient(coords, dim=list(range(1, dims + 1))), -1).movedim(0, -2)
+        sound = torch.linalg.det(jacobian)
+        inner = valid.clone()  # whose neighbours are valid too, so that the central difference means something
+        for axis, step in product(range(dims), (1, -1)):
+            inner &= valid.roll(step, axis)
+        assert (sound[inner] / sound[inner].median()).min() > 0.1
+        voxels, source = valid.nonzero().double(), coords[:, valid].T
+        for part, origin in zip(source.split(500), voxels.split(500), strict=True):
+            near = torch.cdist(part, source) < 0.2
+            assert torch.cdist(origin, voxels)[near].max() < 2.5
+
+
+def test_padding_shows_the_source_once() -> None:
+    """Zooming out with reflection shows the image several times; only the middle one counts."""
+    image = smooth((20, 20))
+    pair = RandPairedViews(None, Compose([SpatialPad((34, 34), mode="reflect")]), num_points=400)(image)
+    inside = torch.zeros(34, 34, dtype=torch.bool)
+    inside[7:27, 7:27] = True
+    valid = pair["valid_view1"][0]
+    assert not (valid & ~inside).any() and valid[8:26, 8:26].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_labels_are_resampled_nearest(dtype: torch.dtype) -> None:
+    image = smooth((40, 34), 1)
+    label = (torch.arange(40 * 34).view(1, 40, 34) // 7 % 200).to(dtype)
+    if dtype == torch.int64:
+        label += 2**40
+    pair = RandPairedViewsd(["image", "label"], roi_size=(30, 28), spatial=chain("affine", 2), num_points=0)
+    views = pair.set_random_state(1)({"image": image, "label": label})
+    for k in (1, 2):
+        view, valid, coords = (views[f"{name}_view{k}"] for name in ("label", "valid", "coords"))
+        assert view.dtype == dtype
+        at = coords[:, valid[0]].round().long()
+        assert view[:, valid[0]].equal(label[:, at[0], at[1]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_float_types_are_kept(dtype: torch.dtype) -> None:
+    pair = RandPairedViews((20, 20), chain("affine", 2), RandGaussianNoise(1.0)).set_random_state(0)
+    assert pair(smooth((40, 34)).to(dtype))["view2"].dtype == dtype
+
+
+def tiers_and_information(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    tiers = torch.zeros(1, *shape, dtype=torch.uint8)
+    tiers[:, 12:] = 1
+    tiers[:, 24:] = 2
+    return tiers, smooth(shape, 1) * 5
+
+
+def tier_at(tiers: torch.Tensor, coords: torch.Tensor) -> torch.Tensor:
+    at = coords.round().long().clamp_min(0)
+    return tiers[0][tuple(at)]
+
+
+def test_sampling_follows_the_shares() -> None:
+    tiers, _ = tiers_and_information((40, 34))
+    shares = (0.1, 0.3, 0.6)
+    pair = RandPairedViews((36, 30), chain("affine", 2), shares=shares, num_points=300).set_random_state(3)
+    views = pair(smooth((40, 34)), tiers=tiers)
+    for k in (1, 2):
+        tier, density = tier_at(tiers, views[f"coords_view{k}"]), views[f"sampling_view{k}"][0]
+        for t, share in enumerate(shares):
+            assert density[tier == t].sum().item() == pytest.approx(share, abs=1e-5)
+            positive = density[(tier == t) & (density > 0)]
+            assert positive.max() - positive.min() < 1e-8
+    points = views["points_view1"].long()
+    assert views["points_tier"].equal(tier_at(tiers, views["coords_view1"])[points[:, 0], points[:, 1]])
+
+
+def test_missing_tiers_give_their_share_to_the_others() -> None:
+    tiers = torch.zeros(1, 30, 30, dtype=torch.uint8)
+    tiers[:, 15:] = 2
+    views = RandPairedViews(shares=(0.2, 0.4, 0.4))(smooth((30, 30)), tiers=tiers)
+    assert views["sampling_view1"][0, :15].sum().item() == pytest.approx(1 / 3, abs=1e-5)
+    only = RandPairedViews(shares=(0.0, 1.0, 0.0))(smooth((30, 30)), tiers=tiers)  # nothing left: uniform
+    torch.testing.assert_close(only["sampling_view1"], torch.full((1, 30, 30), 1 / 900))
+
+
+def test_sampling_follows_gamma() -> None:
+    _, information = tiers_and_information((40, 34))
+    pair = RandPairedViews(None, chain("affine", 2), gamma=0.3).set_random_state(3)
+    views = pair(smooth((40, 34)), information=information)
+    density, coords = views["sampling_view1"][0], views["coords_view1"]
+    shared = density > 0
+    expected = multilinear(information.numpy(), coords[:, shared].numpy())[0] ** 0.3
+    np.testing.assert_allclose(density[shared], expected / expected.sum(), rtol=2e-3, atol=1e-7)
+
+
+def test_points_are_drawn_by_the_density() -> None:
+    information = torch.ones(1, 20, 20)
+    information[:, :10] = 3.0
+    pair = RandPairedViews(gamma=1.0, num_points=10).set_random_state(0)
+    share = np.mean([(pair(smooth((20, 20)), information=information)["points_view1"][:, 0] < 10) for _ in range(60)])
+    assert share == pytest.approx(0.75, abs=0.06)  # standard error 0.018
+
+
+def test_too_few_candidates_are_marked() -> None:
+    mask = torch.zeros(1, 20, 20)
+    mask[:, 5, 5:9] = 1
+    views = RandPairedViews(num_points=10)(smooth((20, 20)), mask=mask)
+    assert views["points_valid"].tolist() == [True] * 4 + [False] * 6
+    assert views["points_tier"].tolist() == [0] * 4 + [255] * 6
+    assert views["points_view2"][4:].isnan().all() and (views["points_view1"][:4, 0] == 5).all()
+
+
+def overlap(views: dict[str, torch.Tensor]) -> float:
+    valid = views["valid_view2"]
+    return ((views["sampling_view2"] > 0) & valid).sum().item() / valid.sum().item()
+
+
+@pytest.mark.parametrize("spatial", [None, "affine"])
+def test_overlap_bound(spatial: str | None) -> None:
+    pair = RandPairedViews((16, 14), spatial and chain(spatial, 2), min_overlap=0.4, max_redraws=200, num_points=0)
+    pair.set_random_state(0)
+    found = [overlap(pair(smooth((40, 34)))) for _ in range(15)]
+    assert min(found) >= 0.4 and max(found) < 1
+    loose = RandPairedViews((16, 14), min_overlap=0.0, num_points=0).set_random_state(0)
+    assert min(overlap(loose(smooth((40, 34)))) for _ in range(15)) < 0.4
+
+
+def test_unmet_overlap_centres_the_second_view() -> None:
+    pair = RandPairedViews((11, 9), min_overlap=1.0, max_redraws=0, num_points=0).set_random_state(0)
+    for _ in range(5):
+        views = pair(smooth((40, 34)))
+        assert overlap(views) == 1
+        assert views["coords_view1"].equal(views["coords_view2"])
+
+
+def test_views_without_common_ground() -> None:
+    crops = [Lambda(lambda x: x[:, :20]), Lambda(lambda x: x[:, 20:])]
+    views = RandPairedViews(spatial=crops, num_points=3)(smooth((40, 34)))
+    assert views["sampling_view1"].abs().sum() == 0 and not views["points_valid"].any()
+
+
+def test_published_setting() -> None:
+    """A plain whole image against a small, strongly changed crop."""
+    pair = RandPairedViews((None, (16, 16)), (None, chain("rigid", 2)), (None, RandGaussianNoise(1.0, std=0.5)))
+    image = smooth((40, 34))
+    views = pair.set_random_state(0)(image)
+    torch.testing.assert_close(views["view1"], image, atol=1e-5, rtol=0)
+    assert views["view2"].shape == (2, 16, 16)
+    plain = multilinear(image.numpy(), views["coords_view2"].flatten(1).clamp_min(0).numpy()).reshape(2, 16, 16)
+    valid = views["valid_view2"][0].numpy()
+    assert np.std((views["view2"].numpy() - plain)[:, valid]) == pytest.approx(0.5, rel=0.7)
+
+
+def test_a_small_chain_output_is_padded() -> None:
+    views = RandPairedViews((50, 30))(smooth((40, 34)))
+    assert views["view1"].shape == (2, 50, 30)
+    assert views["valid_view1"][0, :40].all() and not views["valid_view1"][0, 40:].any()
+    assert views["view1"][:, 40:].abs().max() == 0
+
+
+@pytest.mark.parametrize("shared_object", [True, False])
+def test_two_views_differ_and_seeds_repeat(shared_object: bool) -> None:
+    first = Compose([OneOf([chain("affine", 2), chain("elastic", 2)]), RandFlip(0.5)])
+    spatial = first if shared_object else (first, deepcopy(first))
+    noise = RandGaussianNoise(1.0)
+    pair = RandPairedViews((24, 24), spatial, noise)
+    image = smooth((40, 34))
+    before = image.clone()
+    one = pair.set_random_state(5)(image)
+    two = pickle.loads(pickle.dumps(pair)).set_random_state(5)(image)
+    other = pair.set_random_state(6)(image)
+    assert image.equal(before)
+    for name, value in one.items():
+        assert torch.equal(value.nan_to_num(-1), two[name].nan_to_num(-1)), name
+    assert not one["coords_view1"].equal(one["coords_view2"]) and not one["coords_view1"].equal(other["coords_view1"])
+    still = RandPairedViews((40, 34), None, noise).set_random_state(0)(torch.zeros(1, 40, 34))
+    assert not still["view1"].equal(still["view2"])
+
+
+class Brighten(Transform):
+    """Adds what it was told; stands for any transform that asks for information."""
+
+    takes_information = True
+
+    def __init__(self, mode: str = "blend") -> None:
+        self.mode, self.tier = mode, None
+
+    def __call__(self, img: torch.Tensor, information: Any = None, tiers: Any = None, tier: Any = None) -> torch.Tensor:
+        self.tier = tier
+        return img + tiers
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_intensity_sees_the_views_own_tiers(nested: bool) -> None:
+    tiers, _ = tiers_and_information((40, 34))
+    intensity = Compose([Compose([Brighten()]), Lambda(lambda x: x * 2)]) if nested else Brighten()
+    pair = RandPairedViews((30, 30), chain("affine", 2), intensity).set_random_state(0)
+    views = pair(torch.zeros(1, 40, 34), tiers=tiers)
+    for k in (1, 2):
+        valid = views[f"valid_view{k}"]
+        expected = tier_at(tiers, views[f"coords_view{k}"])[None].float() * (2 if nested else 1)
+        assert views[f"view{k}"][valid].equal(expected[valid])
+
+
+@pytest.mark.parametrize("shares", [None, (0.0, 0.5, 0.5)])
+def test_anchor_mode_draws_one_tier(shares: tuple[float, ...] | None) -> None:
+    tiers, _ = tiers_and_information((40, 34))
+    intensity = Brighten("anchor")
+    pair = RandPairedViews((36, 30), None, intensity, shares=shares, num_points=5).set_random_state(0)
+    drawn = []
+    for _ in range(40):
+        views = pair(torch.zeros(1, 40, 34), tiers=tiers)
+        assert set(views["points_tier"].tolist()) == {intensity.tier}
+        assert (tier_at(tiers, views["coords_view2"])[views["sampling_view2"][0] > 0] == intensity.tier).all()
+        drawn.append(intensity.tier)
+    assert set(drawn) == ({1, 2} if shares else {0, 1, 2})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_affine_of_the_views(dims: int) -> None:
+    shape = SHAPES[dims]
+    affine = torch.diag(torch.tensor([2.0, 0.5, 3.0, 1.0], dtype=torch.float64))
+    affine[:3, 3] = torch.tensor([5.0, -7.0, 11.0])
+    image = MetaTensor(smooth(shape), affine=affine, meta={"filename_or_obj": "x.nii"})
+    views = RandPairedViews(None, chain("affine", dims)).set_random_state(1)(image)
+    for k in (1, 2):
+        view, valid = views[f"view{k}"], views[f"valid_view{k}"][0]
+        assert isinstance(view, MetaTensor) and view.applied_operations == [] and view.pending_operations == []
+        assert view.meta["filename_or_obj"] == "x.nii" and view.meta["source_affine"].equal(affine)
+
+        def world(points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+            padded = torch.zeros(len(points), 4, dtype=torch.float64)
+            padded[:, :dims], padded[:, 3] = points, 1
+            return padded @ torch.as_tensor(matrix).double().T
+
+        source = world(views[f"coords_view{k}"][:, valid].T.double(), affine)
+        torch.testing.assert_close(world(valid.nonzero().double(), view.affine), source, atol=0.03, rtol=0)
+    bent = RandPairedViews(None, chain("elastic", dims)).set_random_state(1)(image)["view2"]
+    assert bent.affine.equal(torch.eye(4, dtype=bent.affine.dtype)) and bent.meta["source_affine"].equal(affine)
+    assert image.affine.equal(affine)
+
+
+def sample(**more: Any) -> dict[str, Any]:
+    tiers, information = tiers_and_information((40, 34))
+    return {"image": smooth((40, 34)), "tiers": tiers, "information": information, "id": 7, **more}
+
+
+def test_dictionary_keeps_the_rest_and_drops_the_sources() -> None:
+    data = sample(mask=torch.ones(1, 40, 34), other=torch.ones(3))
+    keys = set(data)
+    views = RandPairedViewsd("image", mask_key="mask", shares=(0.2, 0.3, 0.5), num_points=4)(data)
+    assert set(data) == keys
+    dense = [f"{name}_view{k}" for name in ("image", "coords", "valid", "sampling", "points") for k in (1, 2)]
+    assert set(views) == {*dense, "points_tier", "points_valid", "id", "other"}
+    kept = RandPairedViewsd("image", keep_source=True, outputs=("valid",), num_points=0)(data)
+    assert set(kept) == {*keys, *[f"{name}_view{k}" for name in ("image", "valid") for k in (1, 2)]}
+
+
+def test_two_pairs_in_one_dictionary() -> None:
+    both = Compose(
+        [
+            RandPairedViewsd("image", prefix="global_", keep_source=True, roi_size=30),
+            RandPairedViewsd("image", prefix="local_", roi_size=12),
+        ]
+    )
+    views = both(sample())
+    assert views["global_image_view1"].shape == (2, 30, 30) and views["local_coords_view2"].shape == (2, 12, 12)
+    with pytest.raises(ValueError, match="global_image_view1"):
+        RandPairedViewsd("image", prefix="global_")({**sample(), "global_image_view1": 0})
+
+
+def test_intensity_spares_labels_and_is_one_draw_for_all_keys() -> None:
+    noise = RandGaussianNoise(1.0)
+    data = {"a": torch.zeros(1, 20, 20), "b": torch.zeros(1, 20, 20), "c": torch.zeros(1, 20, 20)}
+    data["label"] = torch.ones(1, 20, 20, dtype=torch.uint8)
+    pair = RandPairedViewsd(list(data), mode=(None, None, "nearest", None), intensity=noise).set_random_state(0)
+    views = pair(data)
+    assert views["a_view1"].equal(views["b_view1"]) and views["a_view1"].std() > 0
+    assert views["c_view1"].std() == 0 and (views["label_view1"] == 1).all()
+    some = RandPairedViewsd(list(data), intensity=noise, intensity_keys="b")(data)
+    assert some["a_view1"].std() == 0 and some["b_view1"].std() > 0
+
+
+def test_views_of_the_maps_are_not_changed() -> None:
+    pair = RandPairedViewsd(["image", "information", "tiers"], intensity=RandGaussianNoise(1.0)).set_random_state(0)
+    data = sample()
+    views = pair(data)
+    torch.testing.assert_close(views["information_view1"], data["information"], atol=1e-4, rtol=0)
+    assert views["tiers_view2"].equal(data["tiers"]) and not torch.allclose(views["image_view1"], data["image"])
+    assert "information" not in views
+
+
+def test_numpy_in_numpy_out() -> None:
+    views = RandPairedViewsd(["image", "label"], roi_size=20)(
+        {"image": smooth((40, 34)).numpy(), "label": np.ones((1, 40, 34), np.int16)}
+    )
+    assert all(isinstance(value, np.ndarray) for value in views.values())
+    assert views["label_view1"].dtype == np.int16 and views["valid_view1"].dtype == bool
+
+
+def test_batches_and_workers() -> None:
+    data = [sample(image=MetaTensor(smooth((40, 34))) + i) for i in range(4)]
+    pair = RandPairedViewsd("image", roi_size=(24, 20), spatial=chain("elastic", 2), shares=(0.2, 0.4, 0.4))
+    batches = list(DataLoader(Dataset(data, pair), batch_size=2, num_workers=2))
+    assert len(batches) == 2 and batches[0]["image_view1"].shape == (2, 2, 24, 20)
+    assert batches[0]["points_view1"].shape == (2, 512, 2)
+
+
+def test_pending_operations_are_applied_first() -> None:
+    image = MetaTensor(smooth((40, 34)))
+    rotate = Rotated("image", 0.3, keep_size=True)
+    pair = RandPairedViewsd("image", spatial=chain("affine", 2), num_points=0)
+    lazy, eager = (
+        Compose([rotate, pair], lazy=lazy).set_random_state(0)({"image": image})["image_view1"]
+        for lazy in (True, False)
+    )
+    torch.testing.assert_close(lazy.as_tensor(), eager.as_tensor(), atol=1e-4, rtol=0)
+    pending = Rotated("image", 0.3, keep_size=True, lazy=True)({"image": image})["image"]
+    assert pending.pending_operations
+    direct = pair.set_random_state(0)({"image": pending})["image_view1"]
+    again = pair.set_random_state(0)({"image": rotate({"image": image})["image"]})["image_view1"]
+    torch.testing.assert_close(direct.as_tensor(), again.as_tensor(), atol=1e-4, rtol=0)
+    assert pending.pending_operations  # the input is as it was
+    torch.testing.assert_close(direct.affine, again.affine, atol=1e-4, rtol=0)
+
+
+def test_a_lazy_chain() -> None:
+    rotate, image = {"prob": 1.0, "rotate_range": 0.3, "padding_mode": "zeros"}, smooth((40, 34))
+    lazy, plain = (
+        RandPairedViews((30, 24), RandAffine(**rotate, lazy=each)).set_random_state(1)(image) for each in (True, False)
+    )
+    both = lazy["valid_view1"] & plain["valid_view1"]
+    assert both.sum() > 0.97 * plain["valid_view1"].sum() > 300  # interpolation at the very border may differ
+    difference = (lazy["coords_view1"] - plain["coords_view1"]).abs()
+    assert (difference * both).max() < 1e-2
+
+
+def test_missing_keys() -> None:
+    with pytest.raises(KeyError, match="label"):
+        RandPairedViewsd(["image", "label"])(sample())
+    assert "image_view1" in RandPairedViewsd(["image", "label"], allow_missing_keys=True)(sample())
+    with pytest.raises(KeyError, match="tiers"):
+        RandPairedViewsd("image", shares=(0.2, 0.4, 0.4))({"image": smooth((40, 34))})
+    with pytest.raises(KeyError, match="information"):
+        RandPairedViewsd("image", gamma=0.3)({"image": smooth((40, 34))})
+    with pytest.raises(KeyError, match="mask"):
+        RandPairedViewsd("image", mask_key="mask")(sample())
+
+
+def test_chains_that_cannot_be() -> None:
+    image = smooth((40, 34))
+    with pytest.raises(TypeError, match="spatial"):
+        RandPairedViews(spatial=RandSpatialCropSamples(20, 2, random_size=False))(image)
+    with pytest.raises(TypeError, match="array transform"):
+        RandPairedViews(spatial=Compose([Flipd("image", 0)]))
+    with pytest.raises(ValueError, match="spatial"):
+        RandPairedViews(spatial=Lambda(lambda x: x[:2]))(image)
+    with pytest.raises(ValueError, match="spatial"):
+        RandPairedViews(spatial=Lambda(lambda x: x * torch.nan))(image)
+    with pytest.raises(ValueError, match="intensity"):
+        RandPairedViews(intensity=Lambda(lambda x: x[:, 1:]))(image)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("num_points", -1),
+        ("shares", (0.5, 0.5)),
+        ("shares", (0.5, 0.6, -0.1)),
+        ("shares", (0.5, 0.6, 0.1)),
+        ("gamma", -0.1),
+        ("min_overlap", 1.5),
+        ("max_redraws", -1),
+        ("mode", "linear"),
+        ("padding_mode", "reflection"),
+        ("outputs", ("masks",)),
+        ("jacobian_threshold", 1.0),
+        ("spatial", [Flip(0), Flip(1), Flip(0)]),
+    ],
+)
+def test_bad_arguments(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{argument}` must be"):
+        RandPairedViews(**{argument: value})
+
+
+def test_bad_input() -> None:
+    pair, image = RandPairedViews(shares=(0.2, 0.4, 0.4)), smooth((40, 34))
+    for bad, match in (
+        (torch.rand(40, 34), "image"),
+        (torch.rand(1, 1, 34), "image"),
+        (torch.full((1, 40, 34), torch.nan), "image"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            pair(bad, tiers=torch.zeros(1, 40, 34))
+    for tiers in (
+        None,
+        torch.zeros(1, 40, 35),
+        torch.zeros(2, 40, 34),
+        torch.full((1, 40, 34), 3),
+        torch.full((1, 40, 34), -1),
+    ):
+        with pytest.raises(ValueError, match="tiers"):
+            pair(image, tiers=tiers)
+    with pytest.raises(ValueError, match="gamma"):
+        RandPairedViews(shares=(0.2, 0.4, 0.4), gamma=1.0)
