@@ -250,7 +250,7 @@ class PixelMatchingEvaluator(SupervisedEvaluator):
 
     The points of view 1 are searched in view 2. In ``engine.state.output``, ``pred`` has the result of ``PairMatcher``
     and ``label`` the true points (B, N, D), NaN where there is none, for ``MeanRadialError`` and
-    ``EmbeddingCollapseMetric``.
+    ``PixelEmbeddingCollapseMetric``.
 
     Args:
         device: where to match.

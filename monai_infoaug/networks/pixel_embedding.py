@@ -73,15 +73,17 @@ class PixelEmbeddingNet(nn.Module):
         )
         self.spatial_dims, self.in_channels, self.strides = spatial_dims, in_channels, tuple(strides)
 
-        def conv(inputs: int, outputs: int, stride: int = 1, kernel_size: int = 3) -> nn.Module:
-            return Convolution(
-                spatial_dims, inputs, outputs, stride, kernel_size, act=act, norm=norm, bias=norm is None
-            )
+        def conv(inputs: int, outputs: int, kernel_size: int = 3) -> nn.Module:
+            return Convolution(spatial_dims, inputs, outputs, 1, kernel_size, act=act, norm=norm, bias=norm is None)
+
+        def down(inputs: int, outputs: int) -> nn.Module:
+            # kernel 2: a kernel of 3 would look half a cell aside, 15 voxels at stride 32
+            return Convolution(spatial_dims, inputs, outputs, 2, 2, padding=0, act=act, norm=norm, bias=norm is None)
 
         self.stem = SubpixelDownsample(spatial_dims, in_channels, scale_factor=2, conv_block=None)
         channels = [in_channels * 2**spatial_dims, *features]
         self.encoder = nn.ModuleList(
-            nn.Sequential(conv(c_in, c_out, 1 if i == 0 else 2), conv(c_out, c_out))
+            nn.Sequential((down if i else conv)(c_in, c_out), conv(c_out, c_out))
             for i, (c_in, c_out) in enumerate(zip(channels, features, strict=False))
         )
         width = features[len(features) // 2]

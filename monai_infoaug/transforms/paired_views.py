@@ -259,10 +259,8 @@ class RandPairedViews(Randomizable, Transform):
         for name, used in (("information", self.uses_information), ("tiers", self.uses_tiers)):
             require(not used or name in maps, name, None, "given for this sampling or intensity")
         if "tiers" in maps:
-            values = (int(maps["tiers"].min()), int(maps["tiers"].max()))
-            require(
-                0 <= values[0] and values[1] <= 2, "tiers", f"{values[0]} to {values[1]}", "0 low, 1 medium or 2 high"
-            )
+            low, high = int(maps["tiers"].min()), int(maps["tiers"].max())
+            require(low >= 0 and high <= 2, "tiers", f"{low} to {high}", "0 low, 1 medium or 2 high")
 
         self.randomize()
         views, partners, shared = self._views(first)

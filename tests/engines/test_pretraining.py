@@ -21,7 +21,7 @@ from monai_infoaug.engines import (
 )
 from monai_infoaug.inferers import match_points
 from monai_infoaug.losses import PixelInfoNCELoss
-from monai_infoaug.metrics import EmbeddingCollapseMetric, MeanRadialError
+from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
 
@@ -118,7 +118,7 @@ def test_loss_falls_and_matching_gets_better(size, size2):
     network = net(spatial_dims=len(size))
     batches = [pairs(seed, size, size2, number=40) for seed in range(3)]
     before = matching_error(network, batches)
-    losses = losses_of(trainer(network, batches, max_epochs=12, max_grad_norm=1.0))
+    losses = losses_of(trainer(network, batches, max_epochs=20, max_grad_norm=1.0))
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
     assert matching_error(network, batches) < 0.8 * before
 
@@ -128,7 +128,7 @@ def test_mixed_precision_on_the_cpu():
     losses = losses_of(trainer(network, [pairs(seed) for seed in range(3)], max_epochs=8, amp=True))
     full = losses_of(trainer(net(), [pairs(seed) for seed in range(3)], max_epochs=8))
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    assert losses != full and losses[:3] == pytest.approx(full[:3], rel=0.1)
+    assert losses != full and losses[0] == pytest.approx(full[0], rel=0.02)  # before the first step
     assert all(p.dtype == torch.float32 for p in network.parameters())
     assert has_fast_half("cuda") and has_fast_half("cuda:1") and has_fast_half() in (True, False)
 
@@ -221,8 +221,8 @@ def test_evaluator_with_metrics():
         "mre": IgniteMetricHandler(
             metric_fn=MeanRadialError(), output_transform=lambda out: (out["pred"]["landmarks"], out["label"])
         ),
-        "rank": IgniteMetricHandler(
-            metric_fn=EmbeddingCollapseMetric(-1),
+        "collapse": IgniteMetricHandler(
+            metric_fn=PixelEmbeddingCollapseMetric(-1),
             output_transform=lambda out: (out["pred"]["embeddings"], out["label"]),
         ),
     }
@@ -231,17 +231,17 @@ def test_evaluator_with_metrics():
         batches,
         Colours(1),
         key_val_metric={"mre": handlers["mre"]},
-        additional_metrics={"rank": handlers["rank"]},
+        additional_metrics={"collapse": handlers["collapse"]},
     )
     evaluator.run()
     assert evaluator.state.metrics["mre"] < 0.5  # the right voxel; the parabola may move it by a half along an axis
-    rows = torch.cat([
-        batch["image_view1"].as_tensor()[(b, slice(None), *point.long())][None]
-        for batch in batches for b in range(2) for point in batch["points_view1"][b, :-1]
-    ])  # fmt: skip
-    shares = torch.linalg.svdvals(normalize(rows).double())
-    expected = torch.special.entr(shares / shares.sum()).sum().exp().item()
-    assert evaluator.state.metrics["rank"] == pytest.approx(expected, rel=1e-4)
+    scores = PixelEmbeddingCollapseMetric(-1)
+    for batch in batches:
+        views, points = batch["image_view1"].as_tensor(), batch["points_view1"]
+        colours = [torch.stack([view[(slice(None), *p.long())] if p.isfinite().all() else torch.zeros(4) for p in ps])
+                   for view, ps in zip(views, points, strict=True)]  # fmt: skip
+        scores(normalize(torch.stack(colours), dim=-1))
+    assert evaluator.state.metrics["collapse"] == pytest.approx(scores.aggregate().item(), rel=1e-3)
     label = evaluator.state.output["label"]
     assert label[0, 0].isnan().all() and label[:, -1].isnan().all() and label[1, :-1].isfinite().all()
 
