@@ -59,7 +59,7 @@ class PixelEmbeddingNet(nn.Module):
         features: Sequence[int] = (32, 48, 64, 96, 128),
         embedding_dim: int = 32,
         strides: Sequence[int] = (2, 8, 32),
-        norm: str | tuple | None = "batch",
+        norm: str | tuple | None = "instance",
         act: str | tuple = "relu",
     ) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class PixelEmbeddingNet(nn.Module):
             return Convolution(spatial_dims, inputs, outputs, 1, kernel_size, act=act, norm=norm, bias=norm is None)
 
         def down(inputs: int, outputs: int) -> nn.Module:
-            # kernel 2: a kernel of 3 would look half a cell aside, 15 voxels at stride 32
-            return Convolution(spatial_dims, inputs, outputs, 2, 2, padding=0, act=act, norm=norm, bias=norm is None)
+            # an even kernel: one of 3 would look half a cell aside, which adds up to 15 voxels at stride 32
+            return Convolution(spatial_dims, inputs, outputs, 2, 4, padding=1, act=act, norm=norm, bias=norm is None)
 
         self.stem = SubpixelDownsample(spatial_dims, in_channels, scale_factor=2, conv_block=None)
         channels = [in_channels * 2**spatial_dims, *features]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import max_pool2d, max_pool3d, pad
 
 from monai_infoaug._grid import sample_at
 
@@ -21,6 +21,7 @@ OUTSIDE = -2.0  # beyond the reach of every interpolation kernel
 SNAP = 1e-3  # source voxels: interpolation noise at the border
 RESIDUAL = 0.05  # source voxels: a partner that misses its point by more is none
 MARGIN = 0.01  # view voxels that a partner may lie outside of the mesh
+NEAR, FAR = 6, 24  # view voxels: doubles nearer than FAR have a fold between them
 
 
 def coordinate_grid(shape: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -116,7 +117,7 @@ def _ends(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return tensor.narrow(axis, 0, n), tensor.narrow(axis, 1, n)
 
 
-def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> tuple[Tensor, Tensor]:
+def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Where a map neither folds, nor collapses, nor turns by more than 90 degrees.
 
     At a voxel the Jacobian is the mean of the differences to the neighbours inside. Its determinant must exceed
@@ -131,14 +132,14 @@ def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> 
         threshold: least determinant.
 
     Returns:
-        voxels (*R) and sound cells (*R less one an axis), bool.
+        voxels (*R), sound cells and folded cells (*R less one an axis), bool.
     """
     dims, volume = len(coords), torch.linalg.det(usual.matrix)
     cells = inside
     for axis in range(dims):
         cells = torch.logical_and(*_ends(cells, axis))
     if volume.abs() < 1e-6 * usual.volume:
-        return torch.zeros_like(inside), torch.zeros_like(cells)
+        return torch.zeros_like(inside), torch.zeros_like(cells), torch.zeros_like(cells)
     upright = (torch.linalg.inv(usual.matrix) @ coords.flatten(1)).view_as(coords)
     least = threshold * usual.volume / volume.abs()
     edges, columns, good = [], [], inside
@@ -164,7 +165,7 @@ def unfolded(coords: Tensor, inside: Tensor, usual: Frame, threshold: float) -> 
     for corner in corners:
         window = tuple(slice(c, c + n) for c, n in zip(corner, cells.shape, strict=True))
         good[window] &= ~folded
-    return good, cells & (smallest > least)
+    return good, cells & (smallest > least), folded
 
 
 def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -323,7 +324,31 @@ class Mesh:
         return position
 
 
-def without_doubles(coords: Tensor, valid: Tensor, sound: Tensor, reach: int = 6) -> Tensor:
+def may_show_twice(coords: Tensor, valid: Tensor, spacing: Tensor, reach: int = FAR) -> bool:
+    """Whether places more than ``reach`` voxels apart show neighbouring source boxes: cheap, never wrongly False.
+
+    Nearer doubles have folded cells between them. Three boxes span two usual cells, so that a map must be stretched
+    tenfold before its own neighbours are so far apart.
+    """
+    points, voxels = coords[:, valid], valid.nonzero().float().T
+    if not points.numel():
+        return False
+    low = points.amin(1, keepdim=True)
+    box = ((points - low) / (0.7 * spacing.unsqueeze(1)).clamp_min(SNAP)).floor().long()
+    shape = (box.amax(1) + 1).tolist()
+    strides = torch.tensor([prod(shape[axis + 1 :]) for axis in range(len(shape))], device=box.device)
+    index, pool = (box * strides.unsqueeze(1)).sum(0), (max_pool2d, max_pool3d)[len(shape) - 2]
+    for row in voxels:
+        # the smallest is the largest of the negative
+        ends = torch.full((2, prod(shape)), -torch.inf, device=box.device)
+        ends[0].scatter_reduce_(0, index, row, "amax")
+        ends[1].scatter_reduce_(0, index, -row, "amax")
+        if bool((pool(ends.view(1, 2, *shape), 3, 1, 1).sum(1) > reach).any()):
+            return True
+    return False
+
+
+def without_doubles(coords: Tensor, valid: Tensor, sound: Tensor, folded: Tensor, far: bool = True) -> Tensor:
     """Valid voxels less those whose source point the view shows again at a valid place nearer its centre.
 
     Where two places are about equally near (2 voxels), both go, and so do voxels of no cell.
@@ -331,21 +356,21 @@ def without_doubles(coords: Tensor, valid: Tensor, sound: Tensor, reach: int = 6
     Args:
         coords: (D, *R).
         valid: (*R) bool, all of them unfolded.
-        sound: (*R less one an axis) bool, sound cells.
-        reach: voxels in one box of the lookup table, or beside an invalid voxel, are looked at if so far apart or near.
+        sound, folded: (*R less one an axis) bool, cells.
+        far: whether to look for doubles without a folded cell near them, see :py:func:`may_show_twice`.
     """
     for _ in range(4):  # a sheet hidden behind others is seen once they are gone
-        before, valid = valid, _without_nearer_doubles(coords, valid, sound, reach)
+        before, valid = valid, _without_nearer_doubles(coords, valid, sound, folded, far)
         if valid.equal(before):
             break
     return valid
 
 
-def _without_nearer_doubles(coords: Tensor, valid: Tensor, sound: Tensor, reach: int) -> Tensor:
+def _without_nearer_doubles(coords: Tensor, valid: Tensor, sound: Tensor, folded: Tensor, far: bool) -> Tensor:
     dims, spacing = len(coords), torch.zeros(len(coords), device=coords.device)
-    suspect = pad((~valid).float(), [reach] * 2 * dims)  # between two sheets of a small fold lies what is folded
+    suspect = pad(folded.float(), [FAR, FAR + 1] * dims)  # between two sheets of a fold lies what is folded
     for axis in range(dims):
-        suspect = suspect.unfold(axis, 2 * reach + 1, 1).amax(-1)
+        suspect = suspect.unfold(axis, 2 * FAR + 1, 1).amax(-1)
         both = torch.logical_and(*_ends(valid, axis))
         spacing += (coords.diff(dim=axis + 1).abs() * both).flatten(1).amax(1)
     mesh = Mesh(coords, valid, sound, spacing)
@@ -354,9 +379,11 @@ def _without_nearer_doubles(coords: Tensor, valid: Tensor, sound: Tensor, reach:
     away = (at - centre).norm(dim=0)
     # The first and last voxel of a box along each axis lie on different sheets, if the sheets are apart on any.
     ends = [mesh.table_by((sign * row).long() + max(mesh.shape)) for row in at for sign in (1, -1)]
-    wide = [(mesh.unravel(b) - mesh.unravel(a)).amax(0) > reach for a, b in zip(ends[::2], ends[1::2], strict=True)]
     box = mesh.box_index(mesh.coords[:, mesh.shown])
-    looked_at = (suspect.flatten()[mesh.shown] > 0) | torch.stack(wide).any(0)[box]
+    looked_at = suspect.flatten()[mesh.shown] > 0
+    if far:
+        wide = [(mesh.unravel(b) - mesh.unravel(a)).amax(0) > NEAR for a, b in zip(ends[::2], ends[1::2], strict=True)]
+        looked_at |= torch.stack(wide).any(0)[box]
     voxels, at, box, limit = mesh.shown[looked_at], at[:, looked_at], box[looked_at], away[looked_at] + 2
     single = torch.zeros_like(mesh.valid)
     single[mesh.shown] = True
@@ -375,12 +402,13 @@ def fit_affine(coords: Tensor, valid: Tensor, tolerance: float = 1e-2) -> Tensor
         valid: (*R) bool.
         tolerance: largest residual in source voxels.
     """
-    voxels, targets = valid.nonzero().double(), coords[:, valid].double().T
-    rows = torch.cat([voxels, torch.ones_like(voxels[:, :1])], 1)
-    normal = rows.T @ rows
-    if not len(rows) or torch.linalg.matrix_rank(normal, hermitian=True) <= len(coords):
-        return None
-    fit = torch.linalg.solve(normal, rows.T @ targets).T
-    if (rows @ fit.T - targets).abs().amax() >= tolerance:
-        return None
+    everywhere, fit = valid.nonzero(), None
+    for voxels in (everywhere[:: len(everywhere) // 64 + 1], everywhere):  # some voxels tell most maps at once
+        rows = torch.cat([voxels.double(), torch.ones_like(voxels[:, :1])], 1)
+        targets, normal = coords[(slice(None), *voxels.T)].double().T, rows.T @ rows
+        if not len(rows) or torch.linalg.matrix_rank(normal, hermitian=True) <= len(coords):
+            return None
+        fit = torch.linalg.solve(normal, rows.T @ targets).T
+        if (rows @ fit.T - targets).abs().amax() >= tolerance:
+            return None
     return torch.cat([fit, torch.eye(len(normal), dtype=fit.dtype, device=fit.device)[-1:]])

@@ -11,7 +11,6 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.data.utils import set_rnd, to_affine_nd
 from monai.transforms import Compose, MapTransform, Randomizable, Transform
-from monai.transforms.lazy.functional import apply_pending
 from monai.utils import MAX_SEED, TransformBackends, convert_to_tensor, ensure_tuple, ensure_tuple_rep, fall_back_tuple
 from torch import Tensor
 from torch.nn.functional import pad
@@ -24,11 +23,13 @@ from monai_infoaug.transforms._correspondence import (
     coordinate_grid,
     fit_affine,
     frame,
+    may_show_twice,
     resample,
     split_coordinates,
     unfolded,
     without_doubles,
 )
+from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["RandPairedViews", "RandPairedViewsD", "RandPairedViewsDict", "RandPairedViewsd"]
 
@@ -301,9 +302,7 @@ class RandPairedViews(Randomizable, Transform):
     @staticmethod
     def _checked(image: NdarrayOrTensor, name: str, channels: int | None = None) -> MetaTensor:
         """As a MetaTensor without pending operations."""
-        tensor = convert_to_tensor(image, track_meta=True)
-        if tensor.pending_operations:
-            tensor = apply_pending(tensor.clone())[0]  # the pending list of the input stays as it is
+        tensor = up_to_date(convert_to_tensor(image, track_meta=True))
         shape = tuple(tensor.shape)
         usable = len(shape) in (3, 4) and shape[0] == (channels or shape[0]) and min(shape) > 0 and min(shape[1:]) > 1
         require(usable, name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
@@ -321,9 +320,7 @@ class RandPairedViews(Randomizable, Transform):
             output = self.spatial[k](MetaTensor(output, affine=source.affine))
             single = isinstance(output, (np.ndarray, Tensor))
             require(single, "spatial", type(output).__name__, "transforms that return one array", TypeError)
-            if isinstance(output, MetaTensor) and output.pending_operations:
-                output = apply_pending(output)[0]
-            output = convert_to_tensor(output, track_meta=False, device=source.device, dtype=torch.float32)
+            output = convert_to_tensor(up_to_date(output), track_meta=False, device=source.device, dtype=torch.float32)
             kept = output.ndim == source.ndim and len(output) == len(grid) + 1 and min(output.shape[1:]) > 1
             accepted = "transforms that keep channels and rank, and leave axes longer than 1"
             require(kept, "spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
@@ -339,9 +336,10 @@ class RandPairedViews(Randomizable, Transform):
     def _crop(self, field: _Field, start: Sequence[int]) -> _View:
         window = tuple(slice(first, first + size) for first, size in zip(start, field.size, strict=True))
         coords, inside = field.coords[(slice(None), *window)].contiguous(), field.inside[window].contiguous()
-        valid, sound = unfolded(coords, inside, field.usual, self.jacobian_threshold)
-        if not valid.equal(inside):  # no fold or seam, no double
-            valid = without_doubles(coords, valid, sound)
+        valid, sound, folded = unfolded(coords, inside, field.usual, self.jacobian_threshold)
+        far = may_show_twice(coords, valid, field.usual.spacing)
+        if far or folded.any():
+            valid = without_doubles(coords, valid, sound, folded, far)
         return _View(coords, valid, Mesh(coords, valid, sound, field.usual.spacing))
 
     def _views(self, source: MetaTensor) -> tuple[list[_View], Tensor, list[Tensor]]:
@@ -362,7 +360,12 @@ class RandPairedViews(Randomizable, Transform):
     def _second(
         self, first: _View, field: _Field, start: Sequence[int], min_overlap: float
     ) -> tuple[_View, Tensor | None]:
-        """View 2 cropped at ``start``, and the voxels that view 1 shows, None if these are too few."""
+        """View 2 cropped at ``start``, and its voxels that view 1 shows, None if these are too few."""
+        if min_overlap > 0:  # a coarse look spares most of the crops that will not do
+            window = tuple(slice(at, at + size, 4) for at, size in zip(start, field.size, strict=True))
+            shown = first.mesh.start(field.coords[(slice(None), *window)][:, field.inside[window]]) >= 0
+            if not shown.numel() or shown.float().mean() < min_overlap:
+                return first, None
         view = self._crop(field, start)
         points, least = view.coords[:, view.valid], min_overlap * int(view.valid.sum())
         cells = first.mesh.start(points)

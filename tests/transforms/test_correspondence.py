@@ -114,7 +114,8 @@ def test_flips_turns_and_zooms_are_not_folds(matrix: list[list[float]]) -> None:
     usual = frame(coords, everywhere(coords))
     torch.testing.assert_close(usual.matrix, torch.tensor(matrix), atol=1e-4, rtol=0)
     assert usual.volume.item() == pytest.approx(abs(np.linalg.det(matrix)), abs=1e-4)
-    assert all(each.all() for each in unfolded(coords, everywhere(coords), usual, 0.1))
+    valid, sound, folded = unfolded(coords, everywhere(coords), usual, 0.1)
+    assert valid.all() and sound.all() and not folded.any()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -122,7 +123,7 @@ def test_flips_turns_and_zooms_are_not_folds(matrix: list[list[float]]) -> None:
 def test_padded_coordinates_are_not_valid(mode: str, dims: int) -> None:
     pads = [(0, 0)] + [(4, 3)] * dims
     coords = torch.from_numpy(np.pad(coordinate_grid((12,) * dims).numpy(), pads, mode=mode))
-    valid, _ = unfolded(coords, everywhere(coords), frame(coords, everywhere(coords)), 0.1)
+    valid, *_ = unfolded(coords, everywhere(coords), frame(coords, everywhere(coords)), 0.1)
     original = np.pad(np.ones((12,) * dims, bool), pads[1:])
     assert not (valid.numpy() & ~original).any()  # double reflections in the corners included
     inner = np.pad(np.ones((10,) * dims, bool), [(5, 4)] * dims)
@@ -140,9 +141,9 @@ def test_a_repeated_node_costs_no_voxel() -> None:
     rows = torch.tensor([0.0, 1, 2, 3, 3, 4, 5, 6])
     coords = torch.stack(torch.meshgrid(rows, torch.arange(7.0), indexing="ij"))
     usual = frame(coords, everywhere(coords))
-    voxels, cells = unfolded(coords, everywhere(coords), usual, 0.1)
-    assert voxels.all() and without_doubles(coords, voxels, cells).all()
-    assert cells.any(1).tolist() == [True, True, True, False, True, True, True]
+    voxels, *cells = unfolded(coords, everywhere(coords), usual, 0.1)
+    assert voxels.all() and without_doubles(coords, voxels, *cells).all()
+    assert cells[0].any(1).tolist() == [True, True, True, False, True, True, True]
     position, found = mesh_of(coords, voxels).locate(torch.tensor([[2.9, 3.0, 3.1], [2.0, 2.5, 3.0]]))
     assert found.all() and position[0, 0].item() == pytest.approx(2.9) and position[0, 2].item() == pytest.approx(4.1)
 
@@ -160,8 +161,8 @@ def test_all_padding_is_not_valid() -> None:
 def test_wrapped_doubles_are_kept_once(mode: str) -> None:
     coords = torch.from_numpy(np.pad(coordinate_grid((16, 16)).numpy(), [(0, 0), (6, 6), (6, 6)], mode=mode))
     usual = frame(coords, everywhere(coords))
-    sound, cells = unfolded(coords, everywhere(coords), usual, 0.1)
-    valid = without_doubles(coords, sound, cells)
+    sound, *cells = unfolded(coords, everywhere(coords), usual, 0.1)
+    valid = without_doubles(coords, sound, *cells)
     shown = coords[:, valid].round().long()
     assert len(torch.unique(shown, dim=1).T) == len(shown.T)
     assert valid[10:18, 10:18].all()  # the middle is the original
@@ -188,8 +189,8 @@ def test_a_fold_shows_each_source_point_once(height: float, period: float, kept:
     coords = waves((48, 40), height, period)  # folds along diagonals: three sheets a point and more
     inside = ((coords >= 0) & (coords <= torch.tensor([47.0, 39.0]).view(2, 1, 1))).all(0)
     usual = frame(coords, inside)
-    sound, cells = unfolded(coords, inside, usual, 0.1)
-    valid = without_doubles(coords, sound, cells)
+    sound, *cells = unfolded(coords, inside, usual, 0.1)
+    valid = without_doubles(coords, sound, *cells)
     assert shown_elsewhere(coords, inside) > shown_elsewhere(coords, sound) > 50
     assert shown_elsewhere(coords, valid) == 0
     assert valid.sum() > kept * sound.sum()
