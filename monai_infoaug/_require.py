@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 
-def require(condition: bool, argument: str, got: object, accepted: str, error: type[Exception] = ValueError) -> None:
+
+def require(
+    condition: bool | Callable[[], bool],
+    argument: str,
+    got: object,
+    accepted: str,
+    error: type[Exception] = ValueError,
+) -> None:
     """Raise ``error`` unless ``condition`` holds.
 
     Args:
-        condition: what must be true.
+        condition: what must be true; or a function that says so, which values of a wrong type may make fail.
         argument: name of the argument, key or file at fault.
         got: what came.
         accepted: what would have been accepted.
@@ -22,5 +30,10 @@ def require(condition: bool, argument: str, got: object, accepted: str, error: t
         ...
         ValueError: `window` must be larger than 4, got 3.
     """
+    if callable(condition):
+        try:
+            condition = condition()
+        except (TypeError, ValueError):
+            condition = False
     if not condition:
         raise error(f"`{argument}` must be {accepted}, got {got}.")

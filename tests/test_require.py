@@ -13,3 +13,10 @@ def test_names_argument_accepted_and_got(error):
 
 def test_is_silent_where_the_condition_holds():
     assert require(3 % 2 == 1, "window", 3, "odd") is None
+
+
+@pytest.mark.parametrize("value", ["wide", None, [1, 2]])
+def test_a_value_of_a_wrong_type_is_refused_like_a_bad_one(value):
+    with pytest.raises(ValueError, match=r"`size` must be above 0, got "):
+        require(lambda: value > 0, "size", value, "above 0")
+    require(lambda: 3 > 0, "size", 3, "above 0")

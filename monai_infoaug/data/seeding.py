@@ -55,7 +55,7 @@ class SeededDataset(Dataset):
         usable = hasattr(dataset, "__len__") and hasattr(getattr(dataset, "transform", None), "set_random_state")
         wanted = "a map-style dataset whose `transform` has `set_random_state` (wrap it before a Subset)"
         require(usable, "dataset", type(dataset).__name__, wanted, TypeError)
-        require(operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
         self.dataset, self.seed = dataset, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers read the same memory
 
@@ -66,7 +66,7 @@ class SeededDataset(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Serve the items of ``epoch`` (non-negative) from now on, here and in running workers."""
-        require(operator.index(epoch) >= 0, "epoch", epoch, "a non-negative integer")
+        require(lambda: operator.index(epoch) >= 0, "epoch", epoch, "a non-negative integer")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

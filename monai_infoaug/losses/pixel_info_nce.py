@@ -47,8 +47,8 @@ class PixelInfoNCELoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
         super().__init__()
-        require(0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
-        require(radius >= 0, "radius", radius, "at least 0")
+        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
+        require(lambda: radius >= 0, "radius", radius, "at least 0")
         self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
 
     def forward(

@@ -161,19 +161,22 @@ class RandPairedViews(Randomizable, Transform):
                 _require_array(transform, argument)
         self.spatial = _pair(spatial, isinstance(spatial, (tuple, list)))
         self.intensity = _pair(intensity, isinstance(intensity, (tuple, list)))
-        require(num_points >= 0, "num_points", num_points, "at least 0")
+        require(lambda: num_points >= 0, "num_points", num_points, "at least 0")
         require(shares is None or gamma is None, "gamma", gamma, "None when `shares` are given")
-        if shares is not None:
-            proper = len(shares) == 3 and min(shares) >= 0 and bool(np.isclose(sum(shares), 1))
-            require(proper, "shares", shares, "three shares (low, medium, high), not negative, that sum to one")
-        require(gamma is None or gamma >= 0, "gamma", gamma, "at least 0")
-        require(0 <= min_overlap <= 1, "min_overlap", min_overlap, "in [0, 1]")
-        require(max_redraws >= 0, "max_redraws", max_redraws, "at least 0")
+        require(
+            lambda: shares is None or (len(shares) == 3 and min(shares) >= 0 and np.isclose(sum(shares), 1)),
+            "shares",
+            shares,
+            "three shares (low, medium, high), not negative, that sum to one",
+        )
+        require(lambda: gamma is None or gamma >= 0, "gamma", gamma, "at least 0")
+        require(lambda: 0 <= min_overlap <= 1, "min_overlap", min_overlap, "in [0, 1]")
+        require(lambda: max_redraws >= 0, "max_redraws", max_redraws, "at least 0")
         require(mode is None or mode in MODES, "mode", mode, f"None or one of {MODES}")
         require(padding_mode in ("zeros", "border"), "padding_mode", padding_mode, "'zeros' or 'border'")
         outputs = ensure_tuple(outputs)
         require(set(outputs) <= set(OUTPUTS), "outputs", outputs, f"among {OUTPUTS}")
-        require(0 <= jacobian_threshold < 1, "jacobian_threshold", jacobian_threshold, "in [0, 1)")
+        require(lambda: 0 <= jacobian_threshold < 1, "jacobian_threshold", jacobian_threshold, "in [0, 1)")
         self.num_points, self.shares, self.gamma = num_points, shares, gamma
         self.min_overlap, self.max_redraws = min_overlap, max_redraws
         self.mode, self.padding_mode, self.outputs = mode, padding_mode, outputs

@@ -38,9 +38,11 @@ class AssignPixdim(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, pixdim: float | Sequence[float], origin: float | Sequence[float] = 0.0) -> None:
+        require(
+            lambda: np.isfinite(pixdim).all() and np.greater(pixdim, 0).all(), "pixdim", pixdim, "positive and finite"
+        )
+        require(lambda: np.isfinite(origin).all(), "origin", origin, "finite")
         self.pixdim, self.origin = np.asarray(pixdim, np.float64), np.asarray(origin, np.float64)
-        require(bool((np.isfinite(self.pixdim) & (self.pixdim > 0)).all()), "pixdim", pixdim, "positive and finite")
-        require(bool(np.isfinite(self.origin).all()), "origin", origin, "finite")
 
     def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
         """Return the image (C, *S) as a MetaTensor with the new affine; its other metadata stay."""

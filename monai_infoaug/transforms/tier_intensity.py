@@ -151,8 +151,8 @@ class RandTierIntensity(RandomizableTransform):
         weights: tuple[float, float] | Callable[[torch.Tensor], torch.Tensor] = (1.0, 0.5),
     ) -> None:
         require(mode in MODES, "mode", repr(mode), f"one of {MODES}")
-        require(0 <= prob <= 1, "prob", prob, "in [0, 1]")
-        require(0 <= sigma < np.inf, "sigma", sigma, "a number of voxels >= 0")
+        require(lambda: 0 <= prob <= 1, "prob", prob, "in [0, 1]")
+        require(lambda: 0 <= sigma < np.inf, "sigma", sigma, "a number of voxels >= 0")
         in_order = (
             np.shape(information_range) == (2,) and -np.inf < information_range[0] < information_range[1] < np.inf
         )

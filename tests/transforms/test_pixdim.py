@@ -56,7 +56,7 @@ def test_dictionary():
         AssignPixdimd(("image", "mask"), 0.5)(data)
 
 
-@pytest.mark.parametrize("pixdim", [0, -1, [1, 0], np.nan, np.inf, [1, np.nan]])
+@pytest.mark.parametrize("pixdim", [0, -1, [1, 0], np.nan, np.inf, [1, np.nan], "wide", None])
 def test_pixdim_that_is_none(pixdim):
     with pytest.raises(ValueError, match="`pixdim` must be positive and finite"):
         AssignPixdim(pixdim)

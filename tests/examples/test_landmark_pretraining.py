@@ -1,0 +1,169 @@
+"""The bundle from end to end on small pictures, its conformance to MONAI's specification, and its errors."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, verify_metadata
+from PIL import Image
+
+from monai_infoaug.data import read_landmarks, write_landmarks
+
+BUNDLE = Path(__file__).parents[2] / "examples" / "landmark_pretraining"
+SCHEMA = Path(__file__).parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
+SMALL = {
+    "pixdim": 0.5,
+    "working_pixdim": 0.5,
+    "view_size": [32, 32],
+    "local_net#features": [8] * 5,
+    "global_net#features": [8] * 5,
+    "batch_size": 2,
+    "num_points": 50,
+    "max_epochs": 1,
+    "val_interval": 1,
+    "val_images": 1,
+    "num_workers": 0,
+}
+
+
+def smooth_picture(seed: int) -> np.ndarray:
+    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (9, 8), np.uint8))
+    return np.asarray(coarse.resize((64, 72), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures, one corner of each a landmark at (10, 8) mm, and its table."""
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        Image.fromarray(smooth_picture(i)).save(tmp_path / "images" / f"{i}.png")
+    write_landmarks(tmp_path / "table.csv", {str(i): [[10.0, 8.0], [20.5, 30.25]] for i in range(3)})
+    return tmp_path
+
+
+def workflow(folder: Path, *names: str, kind: str = "train", **settings) -> ConfigWorkflow:
+    overrides = {"dataset_dir": str(folder / "images"), "output_dir": str(folder / "out"), **SMALL, **settings}
+    return ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / f"{name}.json") for name in names],
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        workflow_type=kind,
+        **overrides,
+    )
+
+
+def run(*args, **kwargs) -> ConfigWorkflow:
+    flow = workflow(*args, **kwargs)
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    return flow
+
+
+def template(folder: Path) -> dict[str, str]:
+    table = str(folder / "table.csv")
+    return {"template": str(folder / "images" / "0.png"), "template_landmarks": table}
+
+
+def test_train_evaluate_infer(folder):
+    run(folder, "train")
+    checkpoint = folder / "out" / "checkpoint.pt"
+    assert torch.load(checkpoint, weights_only=True)["trainer"]["epoch"] == 1
+    assert list((folder / "out" / "events").iterdir())
+    longer = run(folder, "train", max_epochs=2)  # goes on where the first one ended
+    assert longer.parser.get_parsed_content("train#trainer").state.iteration == 2
+    assert torch.load(checkpoint, weights_only=True)["trainer"]["epoch"] == 2
+
+    there = {"evaluation_dir": str(folder / "images"), "landmarks": str(folder / "table.csv"), **template(folder)}
+    run(folder, "train", "evaluate", **there)
+    evaluation = folder / "out" / "evaluation"
+    found = read_landmarks(evaluation / "landmarks_mm.csv")
+    np.testing.assert_allclose(found["0"], [[10.0, 8.0], [20.5, 30.25]], atol=0.75)  # the template finds itself
+    truth = read_landmarks(folder / "table.csv")
+    errors = [np.linalg.norm(found[name] - truth[name], axis=1) for name in truth]
+    overall = (evaluation / "errors.txt").read_text().splitlines()[1].split()
+    assert overall[0] == "all" and float(overall[1]) == pytest.approx(np.mean(errors), abs=0.006)
+    assert (evaluation / "landmarks.png").stat().st_size > 1000 and (evaluation / "metrics.csv").exists()
+
+    run(folder, "train", "inference", kind="infer", **template(folder))
+    with open(folder / "out" / "inference" / "landmarks_mm.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and all(-1 <= float(row["score"]) <= 1 for row in rows)
+    again = read_landmarks(folder / "out" / "inference" / "landmarks_mm.csv")
+    np.testing.assert_allclose(again["1"], found["1"], atol=1e-4)
+
+
+def test_training_reads_no_landmark(folder, monkeypatch):
+    (folder / "table.csv").write_text("not a table")
+    monkeypatch.setattr("monai_infoaug.data.landmarks.read_landmarks", None)
+    run(folder, "train")
+    assert (folder / "out" / "checkpoint.pt").exists()
+
+
+def test_properties(folder):
+    for names, kind in ((("train",), "train"), (("train", "inference"), "infer")):
+        flow = workflow(folder, *names, kind=kind)
+        assert flow.check_properties() == []
+
+
+@pytest.mark.skipif(not SCHEMA.exists(), reason="MONAI's metadata schema not at hand")
+def test_metadata(tmp_path):
+    schema = shutil.copy(SCHEMA, tmp_path)
+    verify_metadata(meta_file=str(BUNDLE / "configs" / "metadata.json"), filepath=schema)
+
+
+def fault(error: BaseException) -> str:
+    """The whole chain of errors: MONAI wraps them."""
+    return f"{error} {fault(error.__cause__)}" if error.__cause__ else str(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset_dir": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"pixdim": "wide"}, "`pixdim` must be"),
+        ({"pixdim": -1}, "`pixdim` must be"),
+        ({"local_net#strides": [3]}, "`strides` must be"),
+        ({"loss_function#temperature": 0}, "`temperature` must be"),
+        ({"validate#pair#num_points": -1}, "`num_points` must be"),
+    ],
+)
+def test_bad_settings(folder, settings, message):
+    with pytest.raises(Exception) as caught:
+        run(folder, "train", **settings)
+    assert message in fault(caught.value)
+    assert not (folder / "out" / "checkpoint.pt").exists()
+
+
+def test_folder_without_images(folder):
+    for picture in (folder / "images").iterdir():
+        picture.unlink()
+    with pytest.raises(RuntimeError) as caught:
+        run(folder, "train")
+    assert "`dataset_dir` must be a folder with images" in fault(caught.value)
+
+
+def test_unreadable_image_is_named(folder):
+    (folder / "images" / "1.png").write_text("no picture")
+    with pytest.raises(RuntimeError) as caught:
+        run(folder, "train")
+    assert "1.png" in fault(caught.value)
+
+
+def test_checkpoint_of_another_network(folder):
+    run(folder, "train")
+    with pytest.raises(RuntimeError) as caught:
+        run(folder, "train", "inference", kind="infer", **template(folder), **{"local_net#embedding_dim": 5})
+    assert "checkpoint.pt` must be a checkpoint of this" in fault(caught.value)
+    with pytest.raises(ValueError, match="must be a checkpoint of this training"):
+        run(folder, "train", max_epochs=2, **{"local_net#embedding_dim": 5})
+
+
+def test_template_landmark_outside(folder):
+    run(folder, "train")
+    write_landmarks(folder / "table.csv", {"0": [[10.0, 80.0]]})
+    with pytest.raises(RuntimeError) as caught:
+        run(folder, "train", "inference", kind="infer", **template(folder))
+    assert "`landmarks` must be inside of the image" in fault(caught.value)
