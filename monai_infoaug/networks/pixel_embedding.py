@@ -101,8 +101,9 @@ class PixelEmbeddingNet(nn.Module):
                 for s in strides
             }
         )
-        # channels last: the convolutions of CPUs and GPUs alike are faster on it
-        self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
+        self.instance_norm = norm is not None and "instance" in norm
+        if not self.instance_norm:  # which has no channels-last kernel; all else is faster with it
+            self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         require(
@@ -111,8 +112,14 @@ class PixelEmbeddingNet(nn.Module):
             f"shape {tuple(image.shape)}",
             f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions",
         )
-        size = image.shape[2:]
-        x = self.stem(pad_to_multiple(image, 2 ** len(self.encoder)))
+        size, divisor = image.shape[2:], 2 ** len(self.encoder)
+        require(
+            max(size) > divisor or not self.instance_norm,
+            "image",
+            f"spatial size {tuple(size)}",
+            f"larger than {divisor} along an axis, for instance normalisation at stride {divisor}",
+        )
+        x = self.stem(pad_to_multiple(image, divisor))
         stages = []
         for stage in self.encoder:
             x = stage(x)

@@ -35,7 +35,7 @@ def test_shapes_and_unit_norm(size, strides):
 
 @pytest.mark.parametrize("size", [(64, 24), (64, 8, 12)])
 def test_shift_by_cells_shifts_the_embeddings(size):
-    net, shift = small(spatial_dims=len(size), features=(3, 3), strides=(2, 4)), 4
+    net, shift = small(spatial_dims=len(size), features=(3, 3), strides=(2, 4), norm="batch"), 4
     image = random(1, 1, *size)
     moved = net(torch.roll(image, shift, dims=2))
     margin = 5  # in cells of the coarsest level: beyond the reach of the borders
@@ -44,6 +44,31 @@ def test_shift_by_cells_shifts_the_embeddings(size):
         expected = level[:, :, inner - cells : -inner - cells]
         assert expected.numel() and expected.std() > 0.01
         torch.testing.assert_close(level_moved[:, :, inner:-inner], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_cell_looks_around_its_own_centre(dims):
+    """The centroid of a cell's receptive field, all weights alike, is where ``level_features`` places the cell."""
+    net = small(spatial_dims=dims, features=(2, 2, 2), strides=(2, 8), norm=None)
+    for parameter in net.parameters():
+        torch.nn.init.constant_(parameter, 0.1 if parameter.ndim > 1 else 0.0)
+    raw = {}
+    for name, head in net.heads.items():
+        head.register_forward_hook(lambda _, __, out, name=name: raw.update({name: out}))
+    image = torch.ones(1, 1, *[64] * dims, requires_grad=True)
+    net(image)
+    for name, stride in zip(net.heads, net.strides, strict=True):
+        cell = [32 // stride] * dims
+        (weights,) = torch.autograd.grad(raw[name][(0, 0, *cell)], image, retain_graph=True)
+        along = weights[0, 0].flatten(1).sum(1)
+        centroid = (along * torch.arange(64)).sum() / along.sum()
+        assert centroid == pytest.approx(stride * cell[0] + (stride - 1) / 2, abs=0.5)
+
+
+def test_instance_norm_needs_more_than_one_cell():
+    with pytest.raises(ValueError, match=r"`image` must be larger than 8 along an axis"):
+        small(norm="instance")(random(1, 1, 8, 8))
+    assert small(norm="instance")(random(1, 1, 9, 8))[0].isfinite().all()
 
 
 def test_odd_size_is_padded_by_repetition():
@@ -89,7 +114,7 @@ def test_spatial_dims_other_than_2_and_3():
 
 @pytest.mark.parametrize("size", [(26, 17), (17, 8, 12)])
 def test_each_network_sees_the_image_at_its_scale(size):
-    fine, coarse = (small(i, spatial_dims=len(size)) for i in range(2))
+    fine, coarse = (small(i, spatial_dims=len(size), norm="batch") for i in range(2))
     both = GlobalLocalEmbeddingNet([fine, coarse], scales=[1, 3]).eval()
     assert both.strides == (2, 8, 6, 24) and both.view_levels == ((0, 2), (0, 8), (1, 2), (1, 8))
     image = random(2, 1, *size)
@@ -122,7 +147,7 @@ def test_copy_and_saved_weights(both):
     def make(seed: int):
         return GlobalLocalEmbeddingNet([small(seed), small(seed + 1)]).eval() if both else small(seed)
 
-    net, other, image = make(0), make(5), random(1, 1, 16, 16)
+    net, other, image = make(0), make(5), random(1, 1, 32, 16)
     expected = net(image)
     assert not torch.allclose(other(image)[0], expected[0])
     other.load_state_dict(net.state_dict())
