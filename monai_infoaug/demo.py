@@ -29,7 +29,7 @@ from torch.nn.functional import normalize, unfold
 
 from monai_infoaug._require import require
 from monai_infoaug.data import SeededDataset
-from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, keep_freed_memory
+from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_landmarks
 from monai_infoaug.networks import PixelEmbeddingNet
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
@@ -114,7 +114,9 @@ def pretrain(network: nn.Module, pairs: SeededDataset, epochs: int, device: str 
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=epochs * len(loader))
     handlers = [EpochSetter([pairs]), LrScheduleHandler(schedule, print_lr=False, epoch_level=False)]
-    trainer = PixelContrastiveTrainer(device, epochs, loader, network, optimizer, train_handlers=handlers)
+    trainer = PixelContrastiveTrainer(
+        device, epochs, loader, network, optimizer, amp=has_fast_half(device), train_handlers=handlers
+    )
     if sys.stderr.isatty():
         ProgressBar(persist=True, desc="Pre-training").attach(
             trainer,

@@ -102,7 +102,7 @@ class PixelEmbeddingNet(nn.Module):
             }
         )
         self.instance_norm = norm is not None and "instance" in norm
-        if not self.instance_norm:  # which has no channels-last kernel; all else is faster with it
+        if not self.instance_norm:  # it would copy to and fro; everything else is faster with channels last
             self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -119,7 +119,7 @@ def test_bad_input():
         SeededDataset(iter(ITEMS))
     with pytest.raises(ValueError, match="`seed` must be a non-negative integer, got -1"):
         seeded(seed=-1)
-    with pytest.raises(ValueError, match="`seed` must be a non-negative integer, got 0.5"):
+    with pytest.raises(ValueError, match=r"`seed` must be a non-negative integer, got 0\.5"):
         seeded(seed=0.5)
     with pytest.raises(ValueError, match="`epoch` must be a non-negative integer, got -2"):
         seeded().set_epoch(-2)

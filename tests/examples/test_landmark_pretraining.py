@@ -80,7 +80,8 @@ def test_train_evaluate_infer(folder):
     run(folder, "train", "evaluate", **there)
     evaluation = folder / "out" / "evaluation"
     found = read_landmarks(evaluation / "landmarks_mm.csv")
-    np.testing.assert_allclose(found["0"], [[10.0, 8.0], [20.5, 30.25]], atol=1.5)  # the template finds itself, to a cell or so
+    # the template finds itself, to a cell or so
+    np.testing.assert_allclose(found["0"], [[10.0, 8.0], [20.5, 30.25]], atol=1.5)
     truth = read_landmarks(folder / "table.csv")
     errors = [np.linalg.norm(found[name] - truth[name], axis=1) for name in truth]
     overall = (evaluation / "errors.txt").read_text().splitlines()[1].split()
