@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+_compiling = Lock()  # numba looks up types that it has not met in a dictionary that threads must not share
 
 
 def _jit(function: Callable) -> Callable:
@@ -79,11 +82,13 @@ def window_entropy(bins: Tensor, window: tuple[int, ...], num_bins: int, table: 
     sides = (1, *window)[-3:]
     out = np.zeros(voxels.shape, np.float32)
     # torch counts one thread in a DataLoader worker: workers do not crowd each other
-    cuts = np.linspace(0, voxels[:, :, 0].size, torch.get_num_threads() + 1).astype(int)
+    cuts = np.linspace(0, voxels[:, :, 0].size, torch.get_num_threads() + 1).astype(int).tolist()
 
     def work(start: int, stop: int) -> None:
         _entropy_lines(voxels, sides, num_bins, table.numpy(), out, start, stop)
 
+    with _compiling:
+        work(0, 0)  # finds or makes the code for these types
     with ThreadPoolExecutor(len(cuts) - 1) as pool:
         list(pool.map(work, cuts[:-1], cuts[1:]))
     return torch.from_numpy(out).reshape(bins.shape)

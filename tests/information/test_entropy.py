@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -236,3 +237,24 @@ IMAGE = np.zeros((2, 9, 9))
 def test_bad_input(error, message, arguments):
     with pytest.raises(error, match=message):
         local_entropy(**{"image": IMAGE, **arguments})
+
+
+def test_first_calls_from_many_threads_at_once():
+    """As in a ``CacheDataset`` of a fresh process: numba's look-up of types is not made for threads."""
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+import sys
+import numpy as np
+sys.setswitchinterval(1e-6)  # threads take turns all the time
+from monai_infoaug.information import local_entropy
+barrier, image = Barrier(16), np.random.default_rng(0).random((1, 24, 20))
+def first(_):
+    barrier.wait()
+    return local_entropy(image, window=3)
+with ThreadPoolExecutor(16) as pool:
+    maps = list(pool.map(first, range(16)))
+assert all(np.array_equal(each, maps[0]) for each in maps)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
