@@ -1,10 +1,14 @@
-"""Reading images at index coordinates: the one place that knows how PyTorch numbers its sampling grids."""
+"""Reading images and levels of embeddings at index coordinates; the one place that knows PyTorch's sampling grids."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
+
+from monai_infoaug._require import require
 
 
 def sample_at(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "zeros") -> Tensor:
@@ -46,3 +50,23 @@ def level_features(level: Tensor, points: Tensor, stride: float) -> Tensor:
     cells = ((points.nan_to_num() + 0.5) / stride - 0.5).transpose(1, 2)
     features = sample_at(level, cells.to(level.dtype), padding_mode="border").transpose(1, 2)
     return features.masked_fill(points.isnan().any(-1, keepdim=True), 0.0)
+
+
+def level_shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Weights of ``count`` levels, scaled to sum to one; None for equal ones.
+
+    Raises:
+        ValueError: naming ``level_weights``, unless there is one of at least 0 a level and not all are 0.
+
+    Example:
+        >>> level_shares([3, 1], 2)
+        [0.75, 0.25]
+    """
+    weights = [1.0] * count if weights is None else list(weights)
+    require(
+        len(weights) == count and min(weights) >= 0 < sum(weights),
+        "level_weights",
+        weights,
+        f"{count} numbers of at least 0, one a level, not all 0",
+    )
+    return [weight / sum(weights) for weight in weights]

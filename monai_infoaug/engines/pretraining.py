@@ -13,7 +13,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_infoaug._grid import level_features
+from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
 from monai_infoaug.inferers import match_points
 from monai_infoaug.losses import PixelInfoNCELoss
@@ -101,15 +101,8 @@ class LevelContrast(nn.Module):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        weights = [1.0] * len(view_levels) if weights is None else list(weights)
-        require(
-            len(weights) == len(view_levels) and min(weights) >= 0 < sum(weights),
-            "level_weights",
-            weights,
-            f"{len(view_levels)} numbers of at least 0, one a level, not all 0",
-        )
         self.view_levels, self.loss, self.radius = tuple(view_levels), loss, radius
-        self.weights = [w / sum(weights) for w in weights]
+        self.weights = level_shares(weights, len(self.view_levels))
 
     def forward(self, levels: Sequence[tuple[Tensor, Tensor]], targets: Sequence[dict[str, Tensor]]) -> Tensor:
         total = torch.zeros((), device=levels[0][0].device)

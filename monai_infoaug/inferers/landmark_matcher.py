@@ -11,7 +11,7 @@ from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from monai_infoaug._grid import level_features
+from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
 
 __all__ = ["LandmarkMatcher", "match_points", "to_world"]
@@ -49,14 +49,7 @@ def match_points(
     Raises:
         ValueError: for weights that do not fit the levels.
     """
-    weights = [1.0] * len(strides) if weights is None else list(weights)
-    require(
-        len(weights) == len(strides) and min(weights) >= 0 < sum(weights),
-        "level_weights",
-        weights,
-        f"{len(strides)} numbers of at least 0, one a level, not all 0",
-    )
-    weights = [w / sum(weights) for w in weights]
+    weights = level_shares(weights, len(strides))
     votes = points.isfinite().all(-1).float()
     votes = votes / votes.sum(0).clamp(min=1)
     descriptors = [

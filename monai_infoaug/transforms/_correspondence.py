@@ -324,8 +324,8 @@ class Mesh:
         return position
 
 
-def may_show_twice(coords: Tensor, valid: Tensor, spacing: Tensor, reach: int = FAR) -> bool:
-    """Whether places more than ``reach`` voxels apart show neighbouring source boxes: cheap, never wrongly False.
+def may_show_twice(coords: Tensor, valid: Tensor, spacing: Tensor) -> bool:
+    """Whether places more than ``FAR`` voxels apart show neighbouring source boxes: cheap, never wrongly False.
 
     Nearer doubles have folded cells between them. Three boxes span two usual cells, so that a map must be stretched
     tenfold before its own neighbours are so far apart.
@@ -343,7 +343,7 @@ def may_show_twice(coords: Tensor, valid: Tensor, spacing: Tensor, reach: int = 
         ends = torch.full((2, prod(shape)), -torch.inf, device=box.device)
         ends[0].scatter_reduce_(0, index, row, "amax")
         ends[1].scatter_reduce_(0, index, -row, "amax")
-        if bool((pool(ends.view(1, 2, *shape), 3, 1, 1).sum(1) > reach).any()):
+        if bool((pool(ends.view(1, 2, *shape), 3, 1, 1).sum(1) > FAR).any()):
             return True
     return False
 

@@ -363,7 +363,10 @@ class RandPairedViews(Randomizable, Transform):
     def _second(
         self, first: _View, field: _Field, start: Sequence[int], min_overlap: float
     ) -> tuple[_View, Tensor | None]:
-        """View 2 cropped at ``start``, and its voxels that view 1 shows, None if these are too few."""
+        """View 2 cropped at ``start``, and its voxels that view 1 shows, None if these are too few.
+
+        Where nobody wants view 2's sampling, only every eighth voxel is looked at.
+        """
         if min_overlap > 0:  # a coarse look spares most of the crops that will not do
             window = tuple(slice(at, at + size, 4) for at, size in zip(start, field.size, strict=True))
             shown = first.mesh.start(field.coords[(slice(None), *window)][:, field.inside[window]]) >= 0
