@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from monai_infoaug import __version__
 
@@ -29,6 +32,69 @@ def demo(args: argparse.Namespace) -> None:
     run_demo(args.out, args.seed, args.epochs, args.device)
 
 
+def init(args: argparse.Namespace) -> None:
+    """Copy a bundle, or list them."""
+    from monai_infoaug.bundles import copy_bundle, describe_bundles
+
+    if args.list or args.bundle is None:
+        for name, line in describe_bundles().items():
+            print(f"{name}\n    {line}")
+        return
+    folder = copy_bundle(args.bundle, args.dir or args.bundle)
+    print(
+        f"Copied {args.bundle} to {folder}. Its page is {folder / 'docs' / 'README.md'}. To train:\n"
+        f"  cd {shlex.quote(str(folder))}\n"
+        "  python -m monai.bundle run --config_file configs/train.json --dataset_dir IMAGES --output_dir OUT"
+    )
+
+
+def match(args: argparse.Namespace) -> int:
+    """Find the landmarks of a template in images."""
+    require_extra("train", "matplotlib", "tqdm")
+    from monai_infoaug.match import match_images
+
+    settings = dict(args.set or ()) | {
+        name: value for name in ("pixdim", "origin") if (value := getattr(args, name)) is not None
+    }
+    failures = match_images(
+        args.checkpoint,
+        args.template,
+        args.landmarks,
+        args.images,
+        args.out,
+        args.bundle,
+        settings,
+        args.min_score,
+        args.max_round_trip,
+        args.device,
+    )
+    return int(bool(failures))
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Write a page about one image."""
+    from monai_infoaug.inspection import inspect_image
+
+    inspect_image(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
+    print(f"Wrote {args.out}; open it in a browser.")
+
+
+def plain(text: str) -> Any:
+    """A value on the command line: JSON, or else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE."""
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text}")
+    return key, plain(value)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """A command a function: ``args.run(args)``."""
     parser = argparse.ArgumentParser(
@@ -50,6 +116,88 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=40, help="over the training slices")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "init",
+        help="copy an example bundle into a folder of yours",
+        description="Copy a MONAI bundle of this package into a folder, to be changed and run. Without arguments: list "
+        "the bundles.",
+    )
+    command.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name of the bundle")
+    command.add_argument("dir", nargs="?", metavar="DIR", help="new or empty folder (default: the bundle's name)")
+    command.add_argument("--list", action="store_true", help="list the bundles")
+    command.set_defaults(run=init)
+
+    command = commands.add_parser(
+        "match",
+        help="find the landmarks of one annotated template in images",
+        description="Find the landmarks of one annotated template in images. The folder of --out gets, for each image, "
+        "NAME.mrk.json for 3D Slicer and the picture NAME.png, and landmarks.csv and summary.csv over all. Landmarks "
+        "that are low should be looked at. An image that fails does not stop the others; the exit status is then 1.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
+    command.add_argument("--checkpoint", required=True, metavar="FILE", help="of a training with a bundle")
+    command.add_argument("--template", required=True, metavar="IMAGE", help="annotated image")
+    command.add_argument(
+        "--landmarks", required=True, metavar="TABLE", help="its landmarks in mm: .csv, .fcsv or .mrk.json"
+    )
+    command.add_argument(
+        "--out", default="infoaug_match", metavar="DIR", help="folder for what is written (%(default)s)"
+    )
+    command.add_argument(
+        "--pixdim", type=plain, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it (1: pixels)"
+    )
+    command.add_argument("--origin", type=plain, metavar="MM", help="position of the centre of the first pixel")
+    command.add_argument(
+        "--bundle",
+        metavar="NAME|DIR",
+        help="a bundle of this package, or your own, which may run code of its own (as the checkpoint says)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        type=setting,
+        metavar="KEY=VALUE",
+        help="a setting at the top of the bundle's train.json, in JSON; overrides that of the checkpoint; repeatable",
+    )
+    command.add_argument(
+        "--min-score", type=float, default=-1.0, metavar="X", help="a landmark with a score (cosine) below it is low"
+    )
+    command.add_argument(
+        "--max-round-trip",
+        type=float,
+        default=3.0,
+        metavar="VOXELS",
+        help="a landmark whose match, searched in the template in turn, is found farther than this from it is low, in "
+        "voxels of the working resolution (%(default)s: on cephalometric images, 16%% of the landmarks are then low, "
+        "with 39%% of the errors above 5 mm and 70%% of those above 10 mm among them)",
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.set_defaults(run=match)
+
+    command = commands.add_parser(
+        "inspect",
+        help="see what the tiers do to an image of yours",
+        description="Write a page for the browser about one image: its information, its tiers with thresholds to be "
+        "moved, each tier's intensity, and two views with matched points.",
+    )
+    command.add_argument("path", metavar="IMAGE", help="2D or 3D, grey or RGB; or a folder with a DICOM series")
+    command.add_argument("--out", default="inspect.html", metavar="FILE", help="the page (%(default)s)")
+    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
+    command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
+    command.add_argument("--origin", type=float, default=0.0, metavar="MM", help="of the first pixel's centre")
+    command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
+    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
+    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
+    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
+    command.add_argument(
+        "--thresholds", type=float, nargs=2, metavar=("T1", "T2"), help="in bits (tertiles of the foreground)"
+    )
+    command.add_argument("--intensity", default="rich", metavar="NAME", help="rich or published (%(default)s)")
+    command.add_argument("--axis", type=int, default=-1, metavar="N", help="along which a volume is cut (the last)")
+    command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and views (%(default)s)")
+    command.set_defaults(run=inspect)
     return parser
 
 
@@ -57,17 +205,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        Exit status: 0, 2 for a user's error (one line on stderr), 130 after Ctrl-C.
+        Exit status: 0, 1 if some of several images failed, 2 for a user's error (one line on stderr), 130 after Ctrl-C.
     """
     args = make_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except (ImportError, OSError, ValueError) as error:
         print(f"monai-infoaug {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -37,3 +37,17 @@ def require(
             condition = False
     if not condition:
         raise error(f"`{argument}` must be {accepted}, got {got}.")
+
+
+def require_device(device: str) -> None:
+    """Refuse a device that PyTorch does not find here.
+
+    Raises:
+        ValueError: naming it.
+    """
+    import torch  # not needed by the rest of this module
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"`device` must be one that PyTorch finds here, such as cpu, got {device}.") from error

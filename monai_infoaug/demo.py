@@ -27,7 +27,7 @@ from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContra
 from torch import Tensor, nn
 from torch.nn.functional import normalize, unfold
 
-from monai_infoaug._require import require
+from monai_infoaug._require import require, require_device
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_landmarks
@@ -186,10 +186,7 @@ def run_demo(
     """
     require(seed >= 0, "seed", seed, "at least 0")
     require(epochs >= 1, "epochs", epochs, "at least 1")
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"`device` must be one that PyTorch finds here, such as cpu, got {device}.") from error
+    require_device(device)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     require(os.access(out, os.W_OK), "out", out, "a folder that can be written to")

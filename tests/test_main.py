@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,17 +13,31 @@ import monai_infoaug
 from monai_infoaug import __main__ as command_line
 from monai_infoaug.__main__ import main, require_extra
 
+MATCH = ["match", "--checkpoint", "c.pt", "--template", "t.png", "--landmarks", "t.csv", "images"]
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]])
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["demo", "--help"], ["init", "--help"], ["match", "--help"], ["--version"]]
+)
 def test_help_and_version_end_well(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 0
     said = capsys.readouterr().out
-    assert monai_infoaug.__version__ in said if arguments == ["--version"] else "demo" in said
+    assert monai_infoaug.__version__ in said if arguments == ["--version"] else said.startswith("usage: ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["demo", "--epochs", "many"], ["demo", "--colour"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["demo", "--epochs", "many"],
+        ["demo", "--colour"],
+        ["match", "a.png"],
+        [*MATCH, "--set", "pixdim"],
+    ],
+)
 def test_bad_usage_exits_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -40,6 +55,7 @@ def test_bad_usage_exits_2(arguments, capsys):
     ],
 )
 def test_user_errors_are_one_line_and_exit_2(arguments, named, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("nilearn", reason="the demo needs its extra")
     monkeypatch.chdir(tmp_path)
     assert main(["demo", *arguments]) == 2
     said = capsys.readouterr().err
@@ -77,10 +93,45 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 
 
 def test_arguments_reach_the_demo(monkeypatch):
+    pytest.importorskip("nilearn", reason="the demo needs its extra")
     seen = []
     monkeypatch.setattr("monai_infoaug.demo.run_demo", lambda *args: seen.append(args))
     assert main(["demo", "--out", "here", "--seed", "3", "--epochs", "2", "--device", "cpu"]) == 0
     assert seen == [("here", 3, 2, "cpu")]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--list"]])
+def test_init_lists_the_bundles(arguments, capsys):
+    assert main(["init", *arguments]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[said.index("landmark_pretraining") + 1].startswith("    Pre-trains")
+
+
+@pytest.mark.parametrize("folder", [["my bundle"], []])
+def test_init_copies_and_says_what_is_next(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "landmark_pretraining", *folder]) == 0
+    said = capsys.readouterr().out.splitlines()
+    copied = tmp_path / (folder or ["landmark_pretraining"])[0]
+    assert (copied / "configs" / "train.json").exists()
+    assert shlex.split(said[1]) == ["cd", copied.name] and said[2].split()[:4] == [
+        "python",
+        "-m",
+        "monai.bundle",
+        "run",
+    ]
+    assert main(["init", "landmark_pretraining", *folder]) == 2  # it is no longer empty
+    assert "must be new or empty" in capsys.readouterr().err
+
+
+def test_arguments_reach_match(monkeypatch):
+    pytest.importorskip("tqdm", reason="matching needs the extra train")
+    seen = []
+    monkeypatch.setattr("monai_infoaug.match.match_images", lambda *args: seen.append(args) or {"bad.png": "why"})
+    options = ["--pixdim", "[0.3, 0.4]", "--set", "modality=mr", "--set", "origin=2", "--min-score", "0.5"]
+    assert main([*MATCH, "more", *options, "--out", "here", "--bundle", "b"]) == 1  # some image failed
+    settings = {"pixdim": [0.3, 0.4], "modality": "mr", "origin": 2}
+    assert seen == [("c.pt", "t.png", "t.csv", ["images", "more"], "here", "b", settings, 0.5, 3.0, "cpu")]
 
 
 def test_help_imports_nothing_heavy():

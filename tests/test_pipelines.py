@@ -23,7 +23,6 @@ from monai.transforms import (
     ScaleIntensityd,
 )
 from monai.utils import set_determinism
-from PIL import Image
 
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.information import local_entropy
@@ -51,6 +50,7 @@ def write(path: Path, array: np.ndarray) -> str:
     if path.suffix == ".gz":
         nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, 1.5, 2.0, 1.0])), path)
     else:
+        Image = pytest.importorskip("PIL.Image", reason="MONAI reads PNG with Pillow")
         Image.fromarray(array).save(path)
     return str(path)
 
@@ -94,7 +94,8 @@ def dataset(kind: str, paths: list[str], transform: Compose, folder: Path):
     items = [{"image": path} for path in paths]
     if kind == "cache":
         return CacheDataset(items, transform, num_workers=2, progress=False)
-    return PersistentDataset(items, transform, folder / "cache", hash_transform=pickle_hashing, track_meta=True)
+    tracked = {"hash_transform": pickle_hashing, "track_meta": True, "weights_only": False}  # for MONAI 1.6.0 too
+    return PersistentDataset(items, transform, folder / "cache", **tracked)
 
 
 @pytest.mark.parametrize("source", ["nii.gz", "png", "jpg", "hippocampus/images", "ceph/train", "jsrt/images"])

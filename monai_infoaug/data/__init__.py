@@ -1,16 +1,16 @@
-"""Landmark tables, data lists and data sets."""
+"""Landmark tables, data lists, data sets and readers."""
 
-from monai_infoaug.data.landmarks import (
-    image_datalist,
-    landmark_datalist,
-    read_landmarks,
-    write_landmarks,
-)
+from monai_infoaug.data.datalists import image_datalist, image_name, landmark_datalist
+from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.data.seeding import SeededDataset
+from monai_infoaug.data.simpleitk_reader import SimpleITKReader
 
 __all__ = [
+    "LandmarkTable",
     "SeededDataset",
+    "SimpleITKReader",
     "image_datalist",
+    "image_name",
     "landmark_datalist",
     "read_landmarks",
     "write_landmarks",

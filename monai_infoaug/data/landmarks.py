@@ -1,10 +1,12 @@
-"""Landmark tables in and out, and lists of images for MONAI's data sets."""
+"""Landmark tables, in memory and in files."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,167 +15,167 @@ from monai.utils import convert_to_numpy, ensure_tuple
 from numpy.typing import ArrayLike
 
 from monai_infoaug._require import require
+from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, some
 
-__all__ = ["image_datalist", "landmark_datalist", "read_landmarks", "write_landmarks"]
-
-AXES = ("x", "y", "z")
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".dcm", ".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
+__all__ = ["LandmarkTable", "read_landmarks", "write_landmarks"]
 
 
-def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read a table with one landmark a row: columns ``image,landmark,x,y[,z]``; others, such as ``score``, are ignored.
+@dataclass(frozen=True, eq=False)
+class LandmarkTable:
+    """The same landmarks in a number of images.
 
     Args:
-        path: CSV file, UTF-8.
+        labels: names of the L landmarks, each once.
+        points: image name to (L, D) millimetres, D 2 or 3 for all images; kept as float64. NaN: missing.
+        scores: image name to (L,), of the same images; higher is surer, NaN: none.
+        space: how the axes run: "RAS" (to the right, anterior, superior) or "LPS" (left, posterior, superior), like
+            ``meta["space"]`` of MONAI's images; None: as the affines of the images.
+
+    Raises:
+        ValueError: for labels that are empty or come twice, arrays of other shapes, coordinates that are infinite or
+            partly missing, missing scores or an unknown space.
+
+    Example:
+        >>> table = LandmarkTable(["sella", "nasion"], {"001": [[83.2, 99.35], [np.nan, np.nan]]}, space="LPS")
+        >>> table.to("RAS").points["001"].tolist()
+        [[-83.2, -99.35], [nan, nan]]
+    """
+
+    labels: tuple[str, ...]
+    points: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray] | None = None
+    space: str | None = None
+
+    def __post_init__(self) -> None:
+        labels, points, space = tuple(map(str, self.labels)), _arrays(self.points), self.space and str(self.space)
+        require(len(labels) > 0 and all(labels), "labels", labels, "names of landmarks")
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        require(not twice, "labels", f"{some(twice)} twice", "different names")
+        require(space in (None, *SPACES), "space", repr(space), "'RAS', 'LPS' or None")
+        require(len(points) > 0, "points", "no image", "a dictionary with an image")
+        dims = next(iter(points.values())).shape[-1:]
+        accepted = f"of shape ({len(labels)}, 2) or ({len(labels)}, 3), one row a label and alike for all images"
+        for name, array in points.items():
+            good = array.shape == (len(labels), *dims) and dims in ((2,), (3,))
+            require(good, f"points of {name}", f"shape {array.shape}", accepted)
+            partly = np.isnan(array).any(1) != np.isnan(array).all(1)
+            good = not (np.isinf(array).any() or partly.any())
+            require(good, f"points of {name}", array.tolist(), "finite or all NaN, row by row")
+        scores = None
+        if self.scores is not None:
+            missing = [name for name in points if name not in self.scores]
+            require(not missing, "scores", f"none of {some(missing)}", "a dictionary with every image")
+            scores = _arrays({name: self.scores[name] for name in points})
+            for name, array in scores.items():
+                good = array.shape == (len(labels),) and not np.isinf(array).any()
+                require(good, f"scores of {name}", f"{array.tolist()}", f"{len(labels)} numbers, one a label")
+        for field, value in {"labels": labels, "points": points, "scores": scores, "space": space}.items():
+            object.__setattr__(self, field, value)
+
+    def to(self, space: str) -> LandmarkTable:
+        """The table with its axes as in ``space``, "RAS" or "LPS"; one that says none counts as already there."""
+        require(space in SPACES, "space", repr(space), "'RAS' or 'LPS'")
+        if self.space in (None, space):
+            return replace(self, space=space)
+        return replace(self, points={name: _turned(array) for name, array in self.points.items()}, space=space)
+
+
+def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> LandmarkTable:
+    """Read a landmark table; the suffix tells the format.
+
+    * ``.csv``: columns ``image,landmark,x,y[,z][,score][,space]`` in any order, one landmark a row; others are passed
+      over.
+    * ``.fcsv`` and ``.mrk.json`` of 3D Slicer: the points of one image, which gets the name of the file without its
+      suffix. Slicer knows no planes: D is 3. A description "score 0.9" is a score.
+
+    Args:
+        path: file, UTF-8.
         image: name or names of the images to return; all, in the order of the table, if None.
 
     Returns:
-        Image name to (L, D) float64 array, in the unit of the table (mm), D = 3 if there is a column ``z``. All images
-        have the same L landmarks: those of the whole table, in order of number if all names are whole numbers, else of
-        first appearance. A landmark is NaN if it has no row, or if all its coordinates are blank or ``nan``.
+        Table in millimetres. All images have the same landmarks, those of the whole file, in order of number if all
+        labels are whole numbers, else of first appearance. A landmark is NaN if it has no row, or if all its
+        coordinates are blank or ``nan``, or if Slicer says that its position is not defined.
 
     Raises:
-        ValueError: for an unreadable file, a missing column, a cell that is no finite number or an empty name, a
-            second row of the same image and landmark, or an image that is not in the table; file, line and column
-            are named.
+        ValueError: for an unreadable file, another suffix, a missing column, a cell that is no finite number or an
+            empty name, a second row of the same image and landmark, two spaces in one file, a file without a landmark,
+            or an image that is not in the table; file, line and column are named.
 
     Example:
         >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "landmarks_mm.csv"
-        >>> write_landmarks(path, {"001": np.array([[83.2, 99.35], [np.nan, np.nan]])})
-        >>> read_landmarks(path)["001"].tolist()
-        [[83.2, 99.35], [nan, nan]]
+        >>> path = Path(tempfile.mkdtemp()) / "001.mrk.json"
+        >>> write_landmarks(path, LandmarkTable(["sella"], {"001": [[83.2, 99.35]]}, space="LPS"))
+        >>> read_landmarks(path).to("RAS").points["001"].tolist()
+        [[-83.2, -99.35, 0.0]]
     """
-    rows: dict[tuple[str, str], list[float]] = {}
+    path = Path(path)
+    read, _ = _format(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            columns = table.fieldnames or []
-            axes = AXES if "z" in columns else AXES[:2]
-            for column in ("image", "landmark", *axes):
-                require(column in columns, f"{path}, line 1", columns, f"column names with `{column}`")
-            for row in table:
-                where = f"{path}, line {table.line_num}"
-                for column in ("image", "landmark"):
-                    require(bool(row[column]), f"{where}, column {column}", "nothing", "a name")
-                key = row["image"], row["landmark"]
-                require(key not in rows, f"{where}, columns image and landmark", key, "named in one row only")
-                rows[key] = [_coordinate(row[axis], f"{where}, column {axis}") for axis in axes]
-                given = sum(map(math.isfinite, rows[key]))
-                require(given in (0, len(axes)), f"{where}, columns {', '.join(axes)}", rows[key], "all given or none")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"`path` must be a readable CSV file in UTF-8, got {path}: {error}.") from error
-    images, labels = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True)) if rows else ([], [])
-    if all(label.isdecimal() for label in labels):
-        labels.sort(key=int)
-    asked = images if image is None else ensure_tuple(image)
-    for name in asked:
-        require(name in images, "image", repr(name), f"in the table {path}, which has {_some(images)}")
-    missing = [math.nan] * len(axes)
-    return {name: np.array([rows.get((name, label), missing) for label in labels]) for name in asked}
+            rows = list(read(file, path))
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        raise ValueError(f"`path` must be a readable landmark file in UTF-8, got {path}: {error}.") from error
+    require(len(rows) > 0, str(path), "none", "a table with a landmark")
+    table = _table(rows)
+    if image is None:
+        return table
+    names = ensure_tuple(image)
+    for name in names:
+        accepted = f"in the table {path}, which has {some(list(table.points))}"
+        require(name in table.points, "image", repr(name), accepted)
+    scores = table.scores and {name: table.scores[name] for name in names}
+    return replace(table, points={name: table.points[name] for name in names}, scores=scores)
 
 
-def write_landmarks(
-    path: PathLike, landmarks: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike] | None = None
-) -> None:
-    """Write the table that :func:`read_landmarks` reads; every coordinate comes back exactly as it was.
+def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
+    """Write a file that :func:`read_landmarks` reads; every coordinate comes back exactly as it was.
 
     Args:
-        path: CSV file to write, in a folder that exists.
-        landmarks: image name to (L, D) coordinates, D 2 or 3 for all images, NaN for a missing landmark. The
-            landmarks are named 0 ... L - 1.
-        scores: image name to (L,) scores, for a column ``score``.
+        path: file to write, in a folder that exists; its suffix tells the format.
+        table: for the formats of 3D Slicer, points of one image; of a 2D image they get z = 0. The axes are
+            ``table.space``, which Slicer's files always say: if the table does not, "LPS".
 
     Raises:
-        ValueError: for an array of another shape, infinite or partly missing coordinates, or missing scores.
+        ValueError: for another suffix, or several images for a format of 3D Slicer.
     """
-    require(len(landmarks) > 0, "landmarks", "no image", "a dictionary with an image")
-    arrays = {name: _float64(points) for name, points in landmarks.items()}
-    shape = next(iter(arrays.values())).shape
-    require(len(shape) == 2 and shape[1] in (2, 3), "landmarks", f"shape {shape}", "of shape (L, 2) or (L, 3)")
-    columns = ["image", "landmark", *AXES[: shape[1]]]
-    for name, points in arrays.items():
-        require(points.shape == shape, f"landmarks of {name}", f"shape {points.shape}", f"of shape {shape}")
-        partly = np.isnan(points).any(1) != np.isnan(points).all(1)
-        require(
-            not (np.isinf(points).any() or partly.any()), f"landmarks of {name}", points.tolist(), "finite or all NaN"
-        )
-    if scores is not None:
-        columns.append("score")
-        for name in arrays:
-            require(name in scores, "scores", _some(list(scores)), f"a dictionary with every image, also {name!r}")
-            column = _float64(scores[name])
-            require(column.shape == shape[:1], f"scores of {name}", f"shape {column.shape}", f"of shape {shape[:1]}")
-            arrays[name] = np.column_stack([arrays[name], column])
+    path = Path(path)
+    _, write = _format(path)
+    one = path.name.lower().endswith(".csv") or len(table.points) == 1
+    require(one, "table", some(list(table.points)), f"of one image for {path.name}")
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([name, i, *row] for name, array in arrays.items() for i, row in enumerate(array.tolist()))
+        write(file, table)
 
 
-def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, str]]:
-    """Images of a folder as a MONAI data list.
-
-    Args:
-        dataset_dir: folder, or one image.
-        pattern: glob pattern within the folder; ``"**/*.png"`` also looks into the folders below.
-
-    Returns:
-        ``[{"image": path}, ...]`` sorted by path; hidden files are left out.
-
-    Raises:
-        ValueError: for a missing folder, or one in which the pattern meets no image.
-    """
-    folder = Path(dataset_dir)
-    if folder.is_file():
-        return [{"image": str(folder)}]
-    require(folder.is_dir(), "dataset_dir", f"'{folder}'", "a folder or an image file")
-    files = sorted(f for f in folder.glob(pattern) if _is_image(f))
-    accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
-    require(len(files) > 0, "dataset_dir", f"'{folder}' without one", accepted)
-    return [{"image": str(f)} for f in files]
+def _format(path: Path) -> tuple:
+    suffix = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
+    require(suffix is not None, "path", f"'{path}'", f"a file of type {', '.join(FORMATS)}")
+    return FORMATS[suffix]
 
 
-def landmark_datalist(images: PathLike, table: PathLike) -> list[dict[str, str | np.ndarray]]:
-    """Images of a folder with their landmarks as a MONAI data list.
-
-    Args:
-        images: folder with the images, or one image.
-        table: landmarks in millimetres of the images' affines, see :func:`read_landmarks`; its image names are file
-            names without suffix. Images of the table that are not in the folder are passed over.
-
-    Returns:
-        ``[{"image": path, "name": name, "landmarks": (L, D) float32 millimetres}, ...]`` sorted by path. MONAI's
-        ``ApplyTransformToPointsd(invert_affine=True)`` turns them into voxels.
-
-    Raises:
-        ValueError: for a folder without images, a faulty table, or an image that is not in the table.
-    """
-    items = image_datalist(images)
-    names = [Path(Path(item["image"]).name.removesuffix(".gz")).stem for item in items]
-    points = read_landmarks(table, names)
-    return [
-        item | {"name": name, "landmarks": points[name].astype(np.float32)}
-        for item, name in zip(items, names, strict=True)
-    ]
+def _table(rows: Sequence[Row]) -> LandmarkTable:
+    """Gather the rows of a file."""
+    found: dict[tuple[str, str], Row] = {}
+    first = rows[0]
+    for row in rows:
+        given = sum(map(math.isfinite, row.position))
+        require(given in (0, len(row.position)), f"{row.where}, columns x, y, z", row.position, "all given or none")
+        require(row.space == first.space, f"{row.where}, space", row.space, f"{first.space} as before")
+        known = found.setdefault((row.image, row.label), row)
+        again = f"{row.label!r} of image {row.image!r} again, as in {known.where}"
+        require(known is row, row.where, again, "a landmark that has no row yet")
+    images, labels = list(dict.fromkeys(image for image, _ in found)), in_order(label for _, label in found)
+    missing = Row("", "", "", [math.nan] * len(first.position))
+    grid = {image: [found.get((image, label), missing) for label in labels] for image in images}
+    points = {image: [row.position for row in column] for image, column in grid.items()}
+    scores = {image: [np.nan if row.score is None else row.score for row in column] for image, column in grid.items()}
+    scored = any(row.score is not None for row in rows)
+    return LandmarkTable(labels, points, scores if scored else None, first.space)
 
 
-def _coordinate(cell: str | None, where: str) -> float:
-    try:
-        value = float(cell.strip() or math.nan) if cell is not None else math.inf
-    except ValueError:
-        value = math.inf
-    require(not math.isinf(value), where, repr(cell), "a finite number, or blank for a missing landmark")
-    return value
+def _turned(points: np.ndarray) -> np.ndarray:
+    return points * ([-1.0, -1.0, 1.0][: points.shape[1]])
 
 
-def _float64(values: ArrayLike) -> np.ndarray:
-    return convert_to_numpy(values, dtype=np.float64, wrap_sequence=True)
-
-
-def _some(names: Sequence[str], count: int = 5) -> str:
-    return ", ".join(map(repr, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def _is_image(path: Path) -> bool:
-    return path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".") and path.is_file()
+def _arrays(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    return {name: convert_to_numpy(array, dtype=np.float64, wrap_sequence=True) for name, array in values.items()}

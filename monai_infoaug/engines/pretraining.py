@@ -201,10 +201,10 @@ class PairMatcher(Inferer):
 
     Args:
         level_weights: of the similarities, default all equal.
-        chunk: points whose similarity maps are held at a time.
+        chunk: points whose similarity maps are held at a time, see :py:func:`match_points`.
     """
 
-    def __init__(self, level_weights: Sequence[float] | None = None, chunk: int = 16) -> None:
+    def __init__(self, level_weights: Sequence[float] | None = None, chunk: int | None = None) -> None:
         self.level_weights, self.chunk = level_weights, chunk
 
     def __call__(self, inputs: tuple[Tensor, Tensor, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> dict:

@@ -1,6 +1,6 @@
 """Handlers for a running training."""
 
-from monai_infoaug.handlers.checkpoint import ResumableCheckpoint, load_weights
+from monai_infoaug.handlers.checkpoint import ResumableCheckpoint, load_weights, read_settings
 from monai_infoaug.handlers.epoch import EpochSetter
 from monai_infoaug.handlers.landmark_report import LandmarkReport, draw_landmarks, summarise_errors
 from monai_infoaug.handlers.pictures import PairPictureHandler, draw_pair
@@ -13,5 +13,6 @@ __all__ = [
     "draw_landmarks",
     "draw_pair",
     "load_weights",
+    "read_settings",
     "summarise_errors",
 ]

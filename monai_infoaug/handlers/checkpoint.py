@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from monai_infoaug._require import require
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
-__all__ = ["ResumableCheckpoint", "load_weights"]
+__all__ = ["ResumableCheckpoint", "load_weights", "read_settings"]
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
@@ -28,11 +29,41 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"`{path}` must be a readable checkpoint of weights, got {type(error).__name__}: {error}"
-        ) from error
+        # PyTorch's advice on a file that holds more than weights is to load it nevertheless
+        foreign = isinstance(error, pickle.UnpicklingError)
+        got = "something else" if foreign else str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"`{path}` must be a readable checkpoint of weights, got {got}.") from error
     require(isinstance(checkpoint, dict), str(path), type(checkpoint).__name__, "a dictionary of states")
     return checkpoint
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a setting is a number, a string that MONAI's configurations do not evaluate, None, or a list of these."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    if isinstance(value, str):
+        return not value.startswith(("$", "@", "%"))
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def read_settings(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the settings that ``ResumableCheckpoint`` has kept; an empty dictionary if it was given none.
+
+    Raises:
+        ValueError: naming the file, if it is unreadable, or a setting is no plain value: what MONAI's configurations
+            would evaluate is refused.
+    """
+    settings = read_checkpoint(path).get("settings", {})
+    require(isinstance(settings, dict), f"settings of {path}", type(settings).__name__, "a dictionary")
+    check_settings(settings, f"settings of {path}")
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any], argument: str = "settings") -> None:
+    """Refuse settings that are no plain values."""
+    accepted = "names with numbers, strings that do not start with $, @ or %, None, or lists of these"
+    for name, value in settings.items():
+        require(isinstance(name, str) and is_plain(value), argument, f"{name}={value!r}", accepted)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "network") -> nn.Module:
@@ -75,22 +106,31 @@ class ResumableCheckpoint:
             "lr_scheduler": ...}``. The state of the engine itself (epoch, iteration, best metric) is always kept.
         every: epochs between two checkpoints.
         resume: whether to go on from an existing file; otherwise it will be overwritten.
+        settings: plain values by name (numbers, strings, None, lists of these) that whoever uses the checkpoint needs
+            to make the network and its input again, see :func:`read_settings`. Not restored when the training goes on.
 
     Raises:
         ValueError: at the start of the run, naming the file, if it is unreadable or of another training.
     """
 
     def __init__(
-        self, path: str | os.PathLike, save_dict: Mapping[str, Any], every: int = 1, resume: bool = True
+        self,
+        path: str | os.PathLike,
+        save_dict: Mapping[str, Any],
+        every: int = 1,
+        resume: bool = True,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         require(
-            len(save_dict) > 0 and "trainer" not in save_dict,
+            len(save_dict) > 0 and not {"trainer", "settings"} & set(save_dict),
             "save_dict",
             list(save_dict),
-            "objects by name, the engine (`trainer`) excepted",
+            "objects by name, the engine (`trainer`) and `settings` excepted",
         )
         require(every >= 1, "every", every, "at least 1")
         self.path, self.save_dict, self.every, self.resume = Path(path), dict(save_dict), every, resume
+        self.settings = dict(settings or {})
+        check_settings(self.settings)
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""
@@ -108,6 +148,7 @@ class ResumableCheckpoint:
             return
         states = {name: thing.state_dict() for name, thing in self.save_dict.items()}
         progress = ("epoch", "iteration", "best_metric", "best_metric_epoch")
+        states["settings"] = self.settings
         states["trainer"] = {name: convert_to_numpy(getattr(engine.state, name)).item() for name in progress}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
@@ -123,7 +164,12 @@ class ResumableCheckpoint:
             return
         states = read_checkpoint(self.path, engine.state.device)
         names = {*self.save_dict, "trainer"}
-        require(set(states) == names, str(self.path), f"one of {list(states)[:5]}", f"a checkpoint of {sorted(names)}")
+        require(
+            set(states) - {"settings"} == names,
+            str(self.path),
+            f"one of {list(states)[:5]}",
+            f"a checkpoint of {sorted(names)}",
+        )
         for name, thing in self.save_dict.items():
             try:
                 thing.load_state_dict(states[name])

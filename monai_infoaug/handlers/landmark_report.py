@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from monai.utils import optional_import
+from monai.utils.enums import MetaKeys
 
 from monai_infoaug._require import require
-from monai_infoaug.data import write_landmarks
+from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
 from monai_infoaug.metrics import MeanRadialError
 
 if TYPE_CHECKING:
@@ -24,33 +25,51 @@ Events, _ = optional_import("ignite.engine", name="Events")
 __all__ = ["LandmarkReport", "draw_landmarks", "summarise_errors"]
 
 
-def summarise_errors(errors: np.ndarray, radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0)) -> str:
+def summarise_errors(
+    errors: np.ndarray, radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0), labels: Sequence[str] | None = None
+) -> str:
     """Tables of radial errors in text: mean radial error and success detection rates, overall and by landmark.
 
     Args:
         errors: (images, L) in millimetres, NaN where there is no truth, infinite where nothing was found.
         radii: of the success detection rates, in millimetres; an error strictly below counts.
+        labels: names of the landmarks, by default 0 ... L - 1.
 
     Example:
-        >>> print(summarise_errors(np.array([[1.0, 3.0], [2.0, np.nan]]), radii=[2.5]))
+        >>> print(summarise_errors(np.array([[1.0, 3.0], [2.0, np.nan]]), radii=[2.5], labels=["sella", "nasion"]))
          landmark  MRE mm  median      SD  SDR 2.5 mm %
               all    2.00    2.00    0.82          66.7
-                0    1.50    1.50    0.50         100.0
-                1    3.00    3.00    0.00           0.0
+            sella    1.50    1.50    0.50         100.0
+           nasion    3.00    3.00    0.00           0.0
     """
-    header = f"{'landmark':>9}  MRE mm  median      SD" + "".join(f"  SDR {r:g} mm %" for r in radii)
-    lines = [header]
-    for name, column in [("all", errors), *((str(i), errors[:, i]) for i in range(errors.shape[1]))]:
+    names = names_of(labels, errors.shape[1])
+    width = max(9, *map(len, names))
+    lines = [f"{'landmark':>{width}}  MRE mm  median      SD" + "".join(f"  SDR {r:g} mm %" for r in radii)]
+    for name, column in [("all", errors), *zip(names, errors.T, strict=True)]:
         known = column[~np.isnan(column)]
         if known.size:
             rates = (f"{100 * (known < r).mean():>{len(f'  SDR {r:g} mm %')}.1f}" for r in radii)
             with np.errstate(invalid="ignore"):  # infinite errors have no deviation
                 spread = known.std()
-            lines.append(f"{name:>9}{known.mean():8.2f}{np.median(known):8.2f}{spread:8.2f}" + "".join(rates))
+            lines.append(f"{name:>{width}}{known.mean():8.2f}{np.median(known):8.2f}{spread:8.2f}" + "".join(rates))
     return "\n".join(lines)
 
 
-def draw_landmarks(axes: Axes, image: np.ndarray, found: np.ndarray, truth: np.ndarray | None = None) -> None:
+def names_of(labels: Sequence[str] | None, count: int) -> Sequence[str]:
+    """The labels of ``count`` landmarks, their numbers if there are none."""
+    names = tuple(map(str, range(count))) if labels is None else tuple(labels)
+    require(len(names) == count, "labels", f"{len(names)} of them", f"{count} names, one a landmark")
+    return names
+
+
+def draw_landmarks(
+    axes: Axes,
+    image: np.ndarray,
+    found: np.ndarray,
+    truth: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    low: np.ndarray | None = None,
+) -> None:
     """Draw found landmarks (crosses), true ones (circles) and the lines between them on an image.
 
     Args:
@@ -58,12 +77,21 @@ def draw_landmarks(axes: Axes, image: np.ndarray, found: np.ndarray, truth: np.n
         image: (H, W), axis 0 is drawn to the right; a volume (H, W, D) by its middle slice.
         found: (L, 2 or 3) in voxels.
         truth: the same for the true landmarks.
+        labels: names to write beside the found landmarks.
+        low: (L,) those to be doubted, in yellow; the others are then in green.
     """
+    from matplotlib.patheffects import withStroke
+
     axes.imshow((image if image.ndim == 2 else image[..., image.shape[-1] // 2]).T, cmap="gray")
     if truth is not None:
         axes.plot(*np.stack([found[:, :2], truth[:, :2]], axis=1).T, color="yellow", linewidth=1)
         axes.plot(*truth[:, :2].T, "o", markerfacecolor="none", markeredgecolor="lime", markersize=6)
-    axes.plot(*found[:, :2].T, "+", color="red", markersize=6)
+    groups = [(slice(None), "red")] if low is None else [(~low, "lime"), (low, "yellow")]
+    for group, colour in groups:
+        axes.plot(*found[group, :2].T, "+", color=colour, markersize=6)
+        for position, label in zip(found[group], np.array(labels)[group] if labels else (), strict=False):
+            text = axes.annotate(label, position[:2], (3, 3), textcoords="offset points", color=colour, fontsize=8)
+            text.set_path_effects([withStroke(linewidth=2, foreground="black")])
     axes.axis("off")
 
 
@@ -78,12 +106,18 @@ class LandmarkReport:
         output_dir: folder, made where it is missing.
         radii: of the success detection rates, in millimetres.
         num_pictures: images in the picture.
+        labels: names of the landmarks, by default 0 ... L - 1.
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike, radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0), num_pictures: int = 6
+        self,
+        output_dir: str | os.PathLike,
+        radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0),
+        num_pictures: int = 6,
+        labels: Sequence[str] | None = None,
     ) -> None:
         require(num_pictures >= 1, "num_pictures", num_pictures, "at least 1")
+        self.labels = labels
         self.output_dir, self.radii, self.num_pictures = Path(output_dir), tuple(radii), num_pictures
         self.items: list[dict[str, Any]] = []
 
@@ -97,8 +131,8 @@ class LandmarkReport:
         """Keep what was found in a batch: ``pred`` of a ``LandmarkMatcher``, ``label`` (L, D) in mm or None."""
         for item in engine.state.output:
             image, found, truth = item["image"], item["pred"], item.get("label")
-            path = Path(image.meta.get("filename_or_obj", f"image_{len(self.items)}"))
-            kept = {"path": str(path), "name": path.name.removesuffix(".gz").rsplit(".", 1)[0]}
+            path = str(image.meta.get("filename_or_obj", f"image_{len(self.items)}"))
+            kept = {"path": path, "name": image_name(path), "space": image.meta.get(MetaKeys.SPACE)}
             kept |= {key: found[key].cpu().numpy() for key in ("landmarks", "world", "scores")}
             kept |= {"affine": np.asarray(image.affine), "truth": None, "errors": None}
             if truth is not None:
@@ -115,13 +149,12 @@ class LandmarkReport:
         names, found, scores, errors = ([item[key] for item in self.items] for key in columns)
         if len(set(names)) < len(names):  # files of one name in several folders
             names = [item["path"] for item in self.items]
-        write_landmarks(
-            self.output_dir / "landmarks_mm.csv",
-            dict(zip(names, found, strict=True)),
-            dict(zip(names, scores, strict=True)),
-        )
+        points, scores = (dict(zip(names, values, strict=True)) for values in (found, scores))
+        labels, spaces = names_of(self.labels, len(found[0])), {item["space"] for item in self.items}
+        space = spaces.pop() if len(spaces) == 1 else None
+        write_landmarks(self.output_dir / "landmarks_mm.csv", LandmarkTable(labels, points, scores, space))
         if all(error is not None for error in errors):
-            summary = summarise_errors(np.stack(errors), self.radii)
+            summary = summarise_errors(np.stack(errors), self.radii, labels)
             (self.output_dir / "errors.txt").write_text(summary + "\n")
             engine.logger.info(f"Errors on {len(errors)} images:\n{summary}")
         self.draw().savefig(self.output_dir / "landmarks.png", dpi=100)

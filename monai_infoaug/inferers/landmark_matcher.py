@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from weakref import ref
 
 import torch
 from monai.data import MetaTensor
@@ -16,6 +18,28 @@ from monai_infoaug._require import require
 
 __all__ = ["LandmarkMatcher", "match_points", "to_world"]
 
+MAP_CELLS = 2**25  # of the similarity maps that are held at a time
+
+
+def describe_points(template: Sequence[Tensor], points: Tensor, strides: Sequence[float]) -> list[Tensor]:
+    """Embeddings of points, averaged over the templates that show them.
+
+    Args:
+        template: levels (T, F, *cells) of the embedding of T templates.
+        points: (T, N, D) in voxels of the templates, any fraction of a voxel. NaN where a template does not show a
+            point: it has then no vote on it.
+        strides: voxels a cell, for each level.
+
+    Returns:
+        (N, F) for each level, NaN where no template shows the point.
+    """
+    votes = points.isfinite().all(-1).float()
+    votes = votes / votes.sum(0)  # 0 / 0 where there is none
+    return [
+        (normalize(level_features(level.float(), points, s), dim=-1) * votes[..., None]).sum(0)
+        for level, s in zip(template, strides, strict=True)
+    ]
+
 
 def match_points(
     template: Sequence[Tensor],
@@ -24,13 +48,13 @@ def match_points(
     strides: Sequence[float],
     size: Sequence[int],
     weights: Sequence[float] | None = None,
-    chunk: int = 16,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the points of template images in query images.
 
-    The similarity of a query voxel is the weighted sum over levels of the cosines of the two embeddings, each level
-    interpolated to voxels, averaged over templates; its maximum is refined to a fraction of a voxel by a parabola
-    along each axis.
+    The similarity of a query cell is the weighted sum over levels of the cosines of the two embeddings, averaged over
+    templates, in the cells of the finest level, to which the others are interpolated. Its maximum is refined to a
+    fraction of a cell by a parabola along each axis.
 
     Args:
         template: levels (T, F, *cells) of the embedding of T templates.
@@ -39,8 +63,8 @@ def match_points(
         query: levels (B, F, *cells) of the query images.
         strides: voxels a cell, for each level.
         size: spatial size of the query images.
-        weights: of the levels, default all equal.
-        chunk: points whose similarity maps are held at a time.
+        weights: of the levels, default all equal; a level with 0 is not looked at.
+        chunk: points whose similarity maps are held at a time. None: as many as fit into 2**25 cells.
 
     Returns:
         Points (B, N, D) in voxels of the query images and scores (B, N), the weighted mean cosine in [-1, 1]; NaN where
@@ -49,39 +73,56 @@ def match_points(
     Raises:
         ValueError: for weights that do not fit the levels.
     """
-    weights = level_shares(weights, len(strides))
+    return _find(_describe(template, points, strides), query, strides, size, weights, chunk)
+
+
+def _describe(template: Sequence[Tensor], points: Tensor, strides: Sequence[float]) -> list[Tensor]:
+    """Mean embeddings (N, F) of points, for each level; NaN where no template shows the point."""
     votes = points.isfinite().all(-1).float()
-    votes = votes / votes.sum(0).clamp(min=1)
-    descriptors = [
+    votes = votes / votes.sum(0)  # 0 / 0 where there is none
+    return [
         (normalize(level_features(level.float(), points, s), dim=-1) * votes[..., None]).sum(0)
         for level, s in zip(template, strides, strict=True)
     ]
-    found = [
-        _peak(
-            sum(
-                w * _to_voxels(torch.einsum("nf,f...->n...", d[i : i + chunk], level[b].float()), s, size)
-                for w, d, level, s in zip(weights, descriptors, query, strides, strict=True)
-                if w
-            )
-        )
-        for b in range(len(query[0]))
-        for i in range(0, points.shape[1], chunk)
-    ]
-    shape = (len(query[0]), points.shape[1])
-    positions, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*found, strict=True))
-    missing = votes.sum(0) == 0
-    return positions.masked_fill(missing[:, None], torch.nan), scores.masked_fill(missing, torch.nan)
 
 
-def _to_voxels(maps: Tensor, stride: float, size: Sequence[int]) -> Tensor:
-    """(N, *cells) interpolated to (N, *size)."""
+def _find(
+    descriptors: Sequence[Tensor],
+    query: Sequence[Tensor],
+    strides: Sequence[float],
+    size: Sequence[int],
+    weights: Sequence[float] | None,
+    chunk: int | None,
+) -> tuple[Tensor, Tensor]:
+    weights = level_shares(weights, len(strides))
+    levels = [level for level in zip(weights, strides, descriptors, query, strict=True) if level[0]]
+    _, finest, points, cells = min(levels, key=lambda level: level[1])
+    chunk = chunk or max(1, MAP_CELLS // cells[0, 0].numel())
+    peaks = []
+    for b, i in product(range(len(cells)), range(0, len(points), chunk)):
+        maps = 0
+        for weight, stride, described, level in levels:
+            cosines = torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float())
+            maps = maps + weight * _to_cells(cosines, stride / finest, cells.shape[2:])
+        peaks.append(_peak(maps))
+    shape = (len(cells), len(points))
+    found, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*peaks, strict=True))
+    found = finest * found + (finest - 1) / 2
+    found = found.clamp_min(0).minimum(torch.tensor(size).to(found) - 1)
+    return found.masked_fill(scores.isnan()[..., None], torch.nan), scores
+
+
+def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:
+    """(N, *coarser cells) interpolated to (N, *cells)."""
+    if ratio == 1:
+        return maps
     mode = {2: "bilinear", 3: "trilinear"}[maps.ndim - 1]
-    maps = interpolate(maps[None], scale_factor=stride, mode=mode, align_corners=False)[0]
-    return maps[(..., *(slice(s) for s in size))]
+    maps = interpolate(maps[None], scale_factor=ratio, mode=mode, align_corners=False)[0]
+    return maps[(..., *(slice(n) for n in cells))]
 
 
 def _peak(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Sub-voxel maxima (N, D) of (N, *S) and their values (N,)."""
+    """Maxima (N, D) of (N, *cells), to a fraction of a cell, and their values (N,)."""
     size = maps.shape[1:]
     scores, flat = maps.flatten(1).max(1)
     peak = torch.stack(torch.unravel_index(flat, size), dim=1)
@@ -121,7 +162,7 @@ class LandmarkMatcher(Inferer):
         landmarks: (T, L, D), or (L, D) for one template, in voxels; NaN where a template lacks a landmark.
         world: the landmarks are in millimetres of the templates' affines instead.
         level_weights: weight of each level's similarity, default all equal.
-        chunk: landmarks whose similarity maps are held at a time.
+        chunk: landmarks whose similarity maps are held at a time, see :py:func:`match_points`.
 
     Raises:
         ValueError: for shapes that do not fit each other, a landmark outside of its template, a template that is not
@@ -142,7 +183,7 @@ class LandmarkMatcher(Inferer):
         landmarks: Tensor,
         world: bool = False,
         level_weights: Sequence[float] | None = None,
-        chunk: int = 16,
+        chunk: int | None = None,
     ) -> None:
         landmarks = convert_to_tensor(landmarks, dtype=torch.float32, wrap_sequence=True)
         templates, dims = convert_to_tensor(templates, track_meta=True), landmarks.shape[-1]
@@ -167,7 +208,7 @@ class LandmarkMatcher(Inferer):
             linear, origin = _affine(templates, landmarks)
             landmarks = torch.linalg.solve(linear, (landmarks - origin).mT).mT
         templates = convert_to_tensor(templates)
-        size = torch.tensor(templates.shape[2:])
+        size = torch.tensor(templates.shape[2:], device=landmarks.device)
         outside = ((landmarks < -0.5) | (landmarks > size - 0.5)).any(-1).nonzero().tolist()
         require(
             not outside,
@@ -175,9 +216,10 @@ class LandmarkMatcher(Inferer):
             f"(template, landmark) {outside} outside",
             f"inside of the image of {tuple(size.tolist())} voxels",
         )
-        require(chunk >= 1, "chunk", chunk, "at least 1")
+        require(lambda: chunk is None or chunk >= 1, "chunk", chunk, "at least 1, or None")
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk = level_weights, chunk
+        self._network, self._state, self._descriptors = lambda: None, None, None
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
@@ -198,9 +240,19 @@ class LandmarkMatcher(Inferer):
         )
         require(bool(inputs.isfinite().all()), "inputs", "NaN or infinite values", "finite")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
-        template, points = network(self.templates.to(images)), self.landmarks.to(images.device)
         strides = getattr(network, "module", network).strides
-        found, scores = match_points(
-            template, points, network(images), strides, images.shape[2:], self.level_weights, self.chunk
+        found, scores = _find(
+            self._described(network, images), network(images), strides, images.shape[2:], self.level_weights, self.chunk
         )
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}
+
+    def _described(self, network: nn.Module, images: Tensor) -> list[Tensor]:
+        """Descriptors of the landmarks, computed anew only for another network, changed weights or another device."""
+        tensors = [*network.parameters(), *network.buffers()]
+        state = images.device, network.training, [(id(tensor), tensor._version) for tensor in tensors]
+        if self._network() is not network or self._state != state:
+            strides = getattr(network, "module", network).strides
+            levels = network(self.templates.to(images))
+            self._descriptors = _describe(levels, self.landmarks.to(images.device), strides)
+            self._network, self._state = ref(network), state
+        return self._descriptors

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.blocks import Convolution, SubpixelDownsample, UpSample
-from monai.networks.layers import Pool
+from monai.networks.blocks import Convolution, UpSample
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
 
 from monai_infoaug._require import require
 
@@ -17,7 +16,20 @@ __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
 
 def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
     """Repeat the last voxels of (B, C, *S) until ``divisor`` divides every axis."""
-    return pad(image, [m for s in reversed(image.shape[2:]) for m in (0, -s % divisor)], mode="replicate")
+    margins: list[int] = []
+    for size in image.shape[:1:-1]:  # a plain loop, for TorchScript
+        margins += [0, -size % divisor]
+    return pad(image, margins, mode="replicate")
+
+
+class Unshuffle(nn.Module):
+    """(B, C, *S) of even size to (B, C * 2**D, *S/2): MONAI's ``pixelunshuffle``, but scriptable."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image
+        for axis in range(2, image.ndim):
+            x = x.unflatten(axis, (-1, 2)).movedim(axis + 1, -1)
+        return x.flatten(image.ndim).movedim(-1, 2).flatten(1, 2)
 
 
 class PixelEmbeddingNet(nn.Module):
@@ -72,6 +84,7 @@ class PixelEmbeddingNet(nn.Module):
             f"in increasing order and among the stages' strides {tuple(stage_strides)}",
         )
         self.spatial_dims, self.in_channels, self.strides = spatial_dims, in_channels, tuple(strides)
+        self.divisor = stage_strides[-1]
 
         def conv(inputs: int, outputs: int, kernel_size: int = 3) -> nn.Module:
             return Convolution(spatial_dims, inputs, outputs, 1, kernel_size, act=act, norm=norm, bias=norm is None)
@@ -80,7 +93,7 @@ class PixelEmbeddingNet(nn.Module):
             # an even kernel: one of 3 would look half a cell aside, which adds up to 15 voxels at stride 32
             return Convolution(spatial_dims, inputs, outputs, 2, 4, padding=1, act=act, norm=norm, bias=norm is None)
 
-        self.stem = SubpixelDownsample(spatial_dims, in_channels, scale_factor=2, conv_block=None)
+        self.stem = Unshuffle()
         channels = [in_channels * 2**spatial_dims, *features]
         self.encoder = nn.ModuleList(
             nn.Sequential((down if i else conv)(c_in, c_out), conv(c_out, c_out))
@@ -105,32 +118,41 @@ class PixelEmbeddingNet(nn.Module):
         if not self.instance_norm:  # it would copy to and fro; everything else is faster with channels last
             self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
 
+    # what follows is written in the part of Python that TorchScript knows
     def forward(self, image: Tensor) -> list[Tensor]:
+        if not torch.jit.is_scripting():
+            self._require_image(image)
+        x = self.stem(pad_to_multiple(image, self.divisor))
+        stages: list[Tensor] = []
+        for stage in self.encoder:
+            x = stage(x)
+            stages.append(x)
+        features: list[Tensor] = []
+        for i, lateral in self.lateral.items():
+            features.append(lateral(stages[int(i)]))
+        for k in range(len(features) - 1, 0, -1):
+            features[k - 1] = features[k - 1] + self.upsample(features[k])
+        levels: list[Tensor] = []
+        for (i, smooth), head, stride in zip(self.smooth.items(), self.heads.values(), self.strides, strict=True):
+            level = normalize(head(smooth(features[int(i) - len(stages)])).float(), dim=1)
+            for axis, size in enumerate(image.shape[2:], start=2):
+                level = level.narrow(axis, 0, -(-size // stride))
+            levels.append(level)
+        return levels
+
+    def _require_image(self, image: Tensor) -> None:
         require(
             image.ndim == self.spatial_dims + 2 and image.shape[1] == self.in_channels,
             "image",
             f"shape {tuple(image.shape)}",
             f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions",
         )
-        size, divisor = image.shape[2:], 2 ** len(self.encoder)
         require(
-            max(size) > divisor or not self.instance_norm,
+            max(image.shape[2:]) > self.divisor or not self.instance_norm,
             "image",
-            f"spatial size {tuple(size)}",
-            f"larger than {divisor} along an axis, for instance normalisation at stride {divisor}",
+            f"spatial size {tuple(image.shape[2:])}",
+            f"larger than {self.divisor} along an axis, for instance normalisation at stride {self.divisor}",
         )
-        x = self.stem(pad_to_multiple(image, divisor))
-        stages = []
-        for stage in self.encoder:
-            x = stage(x)
-            stages.append(x)
-        x, levels = None, []
-        for i, lateral in reversed(self.lateral.items()):
-            x = lateral(stages[int(i)]) if x is None else lateral(stages[int(i)]) + self.upsample(x)
-            if i in self.heads:
-                cells = [slice(-(-s // 2 ** (int(i) + 1))) for s in size]
-                levels.append(normalize(self.heads[i](self.smooth[i](x)).float(), dim=1)[(..., *cells)])
-        return levels[::-1]
 
 
 class GlobalLocalEmbeddingNet(nn.Module):
@@ -172,11 +194,19 @@ class GlobalLocalEmbeddingNet(nn.Module):
         self.view_levels = tuple((i, stride) for i, net in enumerate(networks) for stride in net.strides)
         self.strides = tuple(scales[i] * stride for i, stride in self.view_levels)
 
+    @torch.jit.unused  # a script knows no variable number of arguments
     def forward(self, *images: Tensor) -> list[Tensor]:
         require(len(images) in (1, len(self.networks)), "images", len(images), f"1 or {len(self.networks)} tensors")
         if len(images) == 1:
-            # the border is repeated so that a cell of the shrunken image covers just `scale` voxels of the image
-            image = images[0]
-            shrink = Pool["avg", image.ndim - 2]
-            images = tuple(shrink(scale)(pad_to_multiple(image, scale)) for scale in self.scales)
+            return self.embed(images[0])
         return [level for net, image in zip(self.networks, images, strict=True) for level in net(image)]
+
+    @torch.jit.export
+    def embed(self, image: Tensor) -> list[Tensor]:
+        """The levels of one image (B, C, *S)."""
+        levels: list[Tensor] = []
+        for net, scale in zip(self.networks, self.scales, strict=True):
+            # the border is repeated so that a cell of the shrunken image covers just `scale` voxels of the image
+            padded = pad_to_multiple(image, scale)
+            levels += net(avg_pool2d(padded, scale) if image.ndim == 4 else avg_pool3d(padded, scale))
+        return levels

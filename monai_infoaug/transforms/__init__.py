@@ -1,5 +1,6 @@
 """Information maps, tiers, intensity by tier and paired views as MONAI transforms."""
 
+from monai_infoaug.transforms.foreground import BodyMask, BodyMaskD, BodyMaskd, BodyMaskDict
 from monai_infoaug.transforms.information import (
     InformationMap,
     InformationMapD,
@@ -10,6 +11,7 @@ from monai_infoaug.transforms.information import (
     InformationTiersd,
     InformationTiersDict,
 )
+from monai_infoaug.transforms.modality import ModalityPreset, ModalityPresetD, ModalityPresetd, ModalityPresetDict
 from monai_infoaug.transforms.paired_views import (
     RandPairedViews,
     RandPairedViewsD,
@@ -29,6 +31,10 @@ __all__ = [
     "AssignPixdimD",
     "AssignPixdimDict",
     "AssignPixdimd",
+    "BodyMask",
+    "BodyMaskD",
+    "BodyMaskDict",
+    "BodyMaskd",
     "InformationMap",
     "InformationMapD",
     "InformationMapDict",
@@ -37,6 +43,10 @@ __all__ = [
     "InformationTiersD",
     "InformationTiersDict",
     "InformationTiersd",
+    "ModalityPreset",
+    "ModalityPresetD",
+    "ModalityPresetDict",
+    "ModalityPresetd",
     "RandPairedViews",
     "RandPairedViewsD",
     "RandPairedViewsDict",

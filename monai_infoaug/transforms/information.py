@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from numbers import Real
 
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends, ensure_tuple
 
 from monai_infoaug._require import require
@@ -23,6 +23,7 @@ from monai_infoaug.information.tiers import (
     load_thresholds,
     tier_thresholds,
 )
+from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = [
@@ -173,42 +174,7 @@ class InformationTiers(Transform):
         return assign_tiers(information, thresholds, mask)
 
 
-class _DerivedMapd(MapTransform):
-    """Adds ``transform(data[key], data[mask_key])`` for each key, under a key that must be new."""
-
-    def __init__(
-        self,
-        transform: InformationMap | InformationTiers,
-        keys: KeysCollection,
-        output_key: str | Sequence[str],
-        mask_key: Hashable | None,
-        allow_missing_keys: bool,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.transform = transform
-        self.mask_key = mask_key
-        if isinstance(output_key, str) and len(self.keys) > 1:
-            self.output_keys = tuple(f"{key}_{output_key}" for key in self.keys)
-        else:
-            self.output_keys = ensure_tuple(output_key)
-        require(
-            len(self.output_keys) == len(self.keys), "output keys", self.output_keys, f"one for each of {self.keys}"
-        )
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        d = dict(data)
-        mask = None
-        if self.mask_key is not None:
-            require(self.mask_key in d, "mask_key", self.mask_key, f"one of the data's keys {list(d)}", KeyError)
-            mask = d[self.mask_key] = up_to_date(d[self.mask_key])
-        for key, output_key in self.key_iterator(d, self.output_keys):
-            require(output_key not in d, "output key", output_key, "new to the data", KeyError)
-            d[key] = up_to_date(d[key])  # else a map would not lie on the image that it belongs to
-            d[output_key] = self.transform(d[key], mask)
-        return d
-
-
-class InformationMapd(_DerivedMapd):
+class InformationMapd(DerivedMapd):
     """Adds the information map of each of ``keys``.
 
     Args:
@@ -250,7 +216,7 @@ class InformationMapd(_DerivedMapd):
         super().__init__(transform, keys, information_key, mask_key, allow_missing_keys)
 
 
-class InformationTiersd(_DerivedMapd):
+class InformationTiersd(DerivedMapd):
     """Adds the tiers of each information map under ``keys``.
 
     Args:

@@ -36,6 +36,7 @@ __all__ = ["RandPairedViews", "RandPairedViewsD", "RandPairedViewsDict", "RandPa
 OUTPUTS = ("coords", "valid", "sampling")
 MODES = ("bilinear", "nearest", "bicubic")
 NO_TIER = 255
+CHOICE = 64  # candidates a point
 
 
 class _Field(NamedTuple):
@@ -346,7 +347,10 @@ class RandPairedViews(Randomizable, Transform):
         return _View(coords, valid, Mesh(coords, valid, sound, field.usual.spacing))
 
     def _views(self, source: MetaTensor) -> tuple[list[_View], Tensor, list[Tensor]]:
-        """Views, the partners (D, *R) in view 2 of view 1's voxels, and where (*R) each view shows what both show."""
+        """Views, the partners (D, *R) in view 2 of view 1's voxels, and where (*R) each view shows what both show.
+
+        Where nobody wants view 1's sampling, partners are sought for as many voxels as leave the points a choice.
+        """
         fields = [self._field(k, source) for k in (0, 1)]
         first = self._crop(fields[0], fields[0].start(self._positions[0]))
         starts = dict.fromkeys(fields[1].start(position) for position in self._positions[1:])  # each once
@@ -357,7 +361,12 @@ class RandPairedViews(Randomizable, Transform):
         else:
             second, shared = self._second(first, fields[1], self._centred(first, fields[1], start), 0.0)
         partners = torch.full_like(first.coords, torch.nan)
-        partners[:, first.valid] = second.mesh.locate(first.coords[:, first.valid])[0]
+        voxels = first.valid
+        share = 1.0 if "sampling" in self.outputs else CHOICE * self.num_points / max(1, int(voxels.sum()))
+        if share < 1:
+            chance = np.random.RandomState([self._seeds[4], 1]).random_sample(voxels.shape)
+            voxels = voxels & torch.as_tensor(chance < share, device=voxels.device)
+        partners[:, voxels] = second.mesh.locate(first.coords[:, voxels])[0]
         return [first, second], partners, [~partners[0].isnan(), shared]
 
     def _second(

@@ -10,6 +10,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor
+from monai.utils.enums import MetaKeys, SpaceKeys
 
 from monai_infoaug._require import require
 from monai_infoaug.transforms._pending import up_to_date
@@ -23,12 +24,16 @@ class AssignPixdim(Transform):
     Afterwards ``Spacing`` and every millimetre work as for a medical format: index ``i`` lies at
     ``origin + pixdim * i`` along each axis.
 
+    ``meta["space"]`` becomes "LPS", the frame in which viewers show such images (x to the right, y down), and
+    ``meta["original_affine"]`` the new affine, so that ``SaveImage`` resamples to the pixels of the file. Use it first.
+
     Args:
-        pixdim: millimetres a pixel, one number or one an axis.
-        origin: millimetres of the centre of the first pixel, one number or one an axis.
+        pixdim: millimetres a pixel, one number or one an axis. None: affine and frame stay as the file says.
+        origin: millimetres of the centre of the first pixel, one number or one an axis; 0 without a ``pixdim``.
 
     Raises:
-        ValueError: for a pixdim that is not positive and finite, or another number of values than the image has axes.
+        ValueError: for a pixdim that is not positive and finite, another number of values than the image has axes, or
+            an origin without a pixdim.
 
     Example:
         >>> AssignPixdim(pixdim=0.5)(torch.zeros(1, 4, 4)).pixdim
@@ -37,15 +42,18 @@ class AssignPixdim(Transform):
 
     backend = [TransformBackends.TORCH]
 
-    def __init__(self, pixdim: float | Sequence[float], origin: float | Sequence[float] = 0.0) -> None:
-        require(
-            lambda: np.isfinite(pixdim).all() and np.greater(pixdim, 0).all(), "pixdim", pixdim, "positive and finite"
-        )
+    def __init__(self, pixdim: float | Sequence[float] | None, origin: float | Sequence[float] = 0.0) -> None:
+        positive = pixdim is None or (lambda: np.isfinite(pixdim).all() and np.greater(pixdim, 0).all())
+        require(positive, "pixdim", pixdim, "positive and finite, or None")
         require(lambda: np.isfinite(origin).all(), "origin", origin, "finite")
-        self.pixdim, self.origin = np.asarray(pixdim, np.float64), np.asarray(origin, np.float64)
+        require(pixdim is not None or not np.any(origin), "origin", origin, "0 without a `pixdim`")
+        self.pixdim = None if pixdim is None else np.asarray(pixdim, np.float64)
+        self.origin = np.asarray(origin, np.float64)
 
     def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
-        """Return the image (C, *S) as a MetaTensor with the new affine; its other metadata stay."""
+        """Return the image (C, *S) as a MetaTensor with the new affine and frame; its other metadata stay."""
+        if self.pixdim is None:
+            return convert_to_tensor(img, track_meta=True)
         dims = img.ndim - 1
         for name, values in (("pixdim", self.pixdim), ("origin", self.origin)):
             accepted = f"one number or {dims}, one an axis of the image"
@@ -55,6 +63,7 @@ class AssignPixdim(Transform):
         affine[:dims, -1] = torch.as_tensor(self.origin)
         out = convert_to_tensor(up_to_date(img), track_meta=True).clone()
         out.affine = affine
+        out.meta |= {MetaKeys.SPACE: SpaceKeys.LPS, MetaKeys.ORIGINAL_AFFINE: affine.clone()}  # as if the file said so
         return out
 
 
@@ -63,7 +72,7 @@ class AssignPixdimd(MapTransform):
 
     Args:
         keys: images.
-        pixdim: millimetres a pixel.
+        pixdim: millimetres a pixel. None: as the file says.
         origin: millimetres of the centre of the first pixel.
         allow_missing_keys: whether a missing key is passed over.
 
@@ -76,7 +85,7 @@ class AssignPixdimd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        pixdim: float | Sequence[float],
+        pixdim: float | Sequence[float] | None,
         origin: float | Sequence[float] = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:

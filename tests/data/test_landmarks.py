@@ -1,82 +1,137 @@
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from monai.transforms import LoadImage
-from PIL import Image
+from monai.utils.enums import SpaceKeys
 
-from monai_infoaug.data import (
-    image_datalist,
-    landmark_datalist,
-    read_landmarks,
-    write_landmarks,
-)
+from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 
-CEPH = Path(__file__).parents[3] / "shared" / "data" / "ceph"
 NAN = np.nan
 
 
-def table(folder, text, name="table.csv"):
+def written(folder, text, name="table.csv"):
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def images(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((6, 4), np.uint8)).save(folder / name)
+def assert_same(got: LandmarkTable, expected: LandmarkTable, scores: bool = True):
+    assert (got.labels, got.space, list(got.points)) == (expected.labels, expected.space, list(expected.points))
+    for name, points in expected.points.items():
+        assert got.points[name].dtype == np.float64
+        np.testing.assert_array_equal(got.points[name], points)
+    if scores:
+        assert (got.scores is None) == (expected.scores is None)
+        for name, values in (expected.scores or {}).items():
+            np.testing.assert_array_equal(got.scores[name], values)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("space", [None, "RAS", "LPS"])
 @pytest.mark.parametrize("scores", [False, True])
-@pytest.mark.parametrize("convert", [np.array, torch.tensor, list])
-def test_round_trip_is_exact(tmp_path, dims, scores, convert):
+def test_round_trip_is_exact(tmp_path, dims, space, scores):
     rng = np.random.default_rng(0)
     points = {name: rng.normal(size=(4, dims)) * 10.0**k for k, name in enumerate(["b", "a", 'x, "y"\nz', "é"])}
-    points["a"][2] = NAN
-    points["b"][1] = points["a"][1] = NAN
-    given = {n: convert(p.tolist()) if convert is not torch.tensor else torch.from_numpy(p) for n, p in points.items()}
-    write_landmarks(tmp_path / "t.csv", given, {n: [0.5, NAN, 1, 2] for n in points} if scores else None)
-    back = read_landmarks(tmp_path / "t.csv")
-    assert list(back) == list(points)
-    for name, expected in points.items():
-        assert back[name].dtype == np.float64
-        np.testing.assert_array_equal(back[name], expected)
+    points["a"][2] = points["b"][1] = points["a"][1] = NAN
+    given = {name: [1 / 3, NAN, 1, -2e-300] for name in points} if scores else None
+    table = LandmarkTable(["nasion", "menton, left", 'Ü "x"', " "], points, given, space)
+    write_landmarks(tmp_path / "t.csv", table)
+    assert_same(read_landmarks(tmp_path / "t.csv"), table)
 
 
-def test_scores_are_written(tmp_path):
-    write_landmarks(tmp_path / "t.csv", {"a": [[1, 2], [NAN, NAN]]}, {"a": [0.25, NAN]})
-    assert (tmp_path / "t.csv").read_text().splitlines() == [
+@pytest.mark.parametrize("suffix", [".fcsv", ".mrk.json", ".FCSV"])
+@pytest.mark.parametrize("space", [None, "RAS", "LPS"])
+@pytest.mark.parametrize("scores", [False, True])
+def test_round_trip_through_slicers_files_is_exact(tmp_path, suffix, space, scores):
+    points = np.random.default_rng(0).normal(size=(5, 3)) * 10.0 ** np.arange(-8, 7, 3)[:, None]
+    points[3] = NAN
+    labels = ["nasion", "menton, left", 'Ü "x"', " ", "two\nlines"]
+    given = {"v.1": [1 / 3, NAN, 1, -2e-300, 0]} if scores else None
+    table = LandmarkTable(labels, {"v.1": points}, given, space)
+    path = tmp_path / f"v.1{suffix}"
+    write_landmarks(path, table)
+    assert_same(read_landmarks(path), LandmarkTable(labels, table.points, given, space or "LPS"))
+
+
+@pytest.mark.parametrize("suffix", [".fcsv", ".mrk.json"])
+def test_slicer_gets_a_third_coordinate(tmp_path, suffix):
+    write_landmarks(tmp_path / f"a{suffix}", LandmarkTable("pq", {"a": [[1, 2], [NAN, NAN]]}))
+    np.testing.assert_array_equal(read_landmarks(tmp_path / f"a{suffix}").points["a"], [[1, 2, 0], [NAN] * 3])
+
+
+@pytest.mark.parametrize("convert", [np.array, torch.tensor, list])
+def test_a_table_takes_and_keeps_any_array(convert):
+    given = {"a": convert([[1.0, 2.0]])}
+    table = LandmarkTable([7], given, {"a": convert([0.5])})
+    assert table.labels == ("7",) and table.points["a"].dtype == table.scores["a"].dtype == np.float64
+    assert type(given["a"]) is type(convert([[1.0]]))
+    with pytest.raises(AttributeError):
+        table.space = "RAS"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_axes_are_turned(dims):
+    points = np.random.default_rng(0).normal(size=(3, dims))
+    points[1] = NAN
+    table = LandmarkTable("abc", {"i": points}, {"i": [1, 2, 3]}, "LPS")
+    turned = table.to("RAS")
+    np.testing.assert_array_equal(turned.points["i"], points * np.array([-1, -1, 1])[:dims])
+    assert (turned.space, table.space, turned.scores["i"].tolist()) == ("RAS", "LPS", [1, 2, 3])
+    assert_same(turned.to("LPS"), table)
+    assert_same(table.to("LPS"), table)
+    assert_same(LandmarkTable("abc", {"i": points}).to("RAS"), LandmarkTable("abc", {"i": points}, None, "RAS"))
+    with pytest.raises(ValueError, match="`space` must be 'RAS' or 'LPS', got 'RSA'"):
+        table.to("RSA")
+
+
+def test_space_as_in_monais_metadata(tmp_path):
+    table = LandmarkTable("p", {"i": [[1, 2, 3]]}, space=SpaceKeys.RAS)
+    assert type(table.space) is str
+    for suffix in (".csv", ".fcsv", ".mrk.json"):
+        write_landmarks(tmp_path / f"i{suffix}", table)
+        assert_same(read_landmarks(tmp_path / f"i{suffix}"), table)
+
+
+def test_csv_by_hand(tmp_path):
+    table = LandmarkTable("01", {"a": [[1, 2], [NAN, NAN]]}, {"a": [0.25, NAN]})
+    write_landmarks(tmp_path / "t.csv", table)
+    assert (tmp_path / "t.csv").read_text().split() == [
         "image,landmark,x,y,score",
         "a,0,1.0,2.0,0.25",
         "a,1,nan,nan,nan",
     ]
+    write_landmarks(tmp_path / "t.csv", LandmarkTable("p", {"a": [[1, 2, 3]]}, space="LPS"))
+    assert (tmp_path / "t.csv").read_text().split() == ["image,landmark,space,x,y,z", "a,p,LPS,1.0,2.0,3.0"]
 
 
 def test_missing_rows_and_blank_cells_are_nan(tmp_path):
-    path = table(
+    path = written(
         tmp_path, "\ufeffimage,note,landmark,y,x\na,,sella,2,1\na,,nasion, ,\nb,,nasion,4,3\nb,,chin,nan,NaN\n"
     )
-    points = read_landmarks(path)
-    np.testing.assert_array_equal(points["a"], [[1, 2], [NAN, NAN], [NAN, NAN]])
-    np.testing.assert_array_equal(points["b"], [[NAN, NAN], [3, 4], [NAN, NAN]])
+    table = read_landmarks(path)
+    assert (table.labels, table.scores, table.space) == (("sella", "nasion", "chin"), None, None)
+    np.testing.assert_array_equal(table.points["a"], [[1, 2], [NAN, NAN], [NAN, NAN]])
+    np.testing.assert_array_equal(table.points["b"], [[NAN, NAN], [3, 4], [NAN, NAN]])
+
+
+def test_missing_scores_are_nan(tmp_path):
+    table = read_landmarks(written(tmp_path, "image,landmark,x,y,score\na,p,1,2,\na,q,1,2,0.5\nb,p,1,2,1\n"))
+    np.testing.assert_array_equal([table.scores["a"], table.scores["b"]], [[NAN, 0.5], [1, NAN]])
 
 
 def test_numbered_landmarks_are_in_order_of_number(tmp_path):
     """Otherwise a table whose first image lacks a landmark would give another order than its neighbour."""
-    path = table(tmp_path, "image,landmark,x,y\na,10,10,0\na,2,2,0\nb,0,0,0\n")
-    np.testing.assert_array_equal(read_landmarks(path)["a"][:, 0], [NAN, 2, 10])
+    table = read_landmarks(written(tmp_path, "image,landmark,x,y\na,10,10,0\na,2,2,0\nb,0,0,0\n"))
+    assert table.labels == ("0", "2", "10")
+    np.testing.assert_array_equal(table.points["a"][:, 0], [NAN, 2, 10])
 
 
 def test_asked_images(tmp_path):
-    path = table(tmp_path, "image,landmark,x,y\na,0,1,2\nb,0,3,4\nc,1,5,6\n")
-    assert list(read_landmarks(path, "b")) == ["b"] and read_landmarks(path, "b")["b"].shape == (2, 2)
-    assert list(read_landmarks(path, ["c", "a"])) == ["c", "a"]
+    path = written(tmp_path, "image,landmark,x,y,score\na,0,1,2,0\nb,0,3,4,0\nc,1,5,6,0\n")
+    one = read_landmarks(path, "b")
+    assert list(one.points) == list(one.scores) == ["b"] and one.points["b"].shape == (2, 2)
+    assert list(read_landmarks(path, ["c", "a"]).points) == ["c", "a"]
     with pytest.raises(
         ValueError, match=r"`image` must be in the table .*table\.csv, which has 'a', 'b', 'c', got 'd'"
     ):
@@ -93,88 +148,59 @@ def test_asked_images(tmp_path):
         ("image,landmark,x,y\na,0,inf,2\n", "table.csv, line 2, column x` must be a finite number"),
         ("image,landmark,x,y\na,0,1\n", "table.csv, line 2, column y` must be a finite number"),
         ("image,landmark,x,y,z\na,0,1,2,\n", "table.csv, line 2, columns x, y, z` must be all given or none"),
-        ("image,landmark,x,y\na,0,1,2\nb,0,1,2\na,0,1,2\n", "table.csv, line 4, .* must be named in one row only"),
+        ("image,landmark,x,y\na,0,1,2\na,0,1,2\n", "line 3` must be .*, got '0' of image 'a' again, .*line 2"),
         ("image,landmark,x,y\n,0,1,2\n", "table.csv, line 2, column image` must be a name"),
         ("image,landmark,x,y\na,,1,2\n", "table.csv, line 2, column landmark` must be a name"),
+        ("image,landmark,x,y\n", "table.csv` must be a table with a landmark"),
+        ("image,landmark,x,y,score\na,0,1,2,good\n", "table.csv, line 2, column score` must be a finite number"),
+        ("image,landmark,x,y,space\na,0,1,2,ras\n", "table.csv, line 2, column space` must be RAS, LPS or blank"),
+        ("image,landmark,x,y,space\na,0,1,2,RAS\nb,0,1,2,LPS\n", "line 3, space` must be RAS as before, got LPS"),
     ],
 )
 def test_faulty_tables(tmp_path, text, error):
     with pytest.raises(ValueError, match=error):
-        read_landmarks(table(tmp_path, text))
+        read_landmarks(written(tmp_path, text))
 
 
 def test_unreadable_files(tmp_path):
     (tmp_path / "latin.csv").write_bytes("image,landmark,x,y\né,0,1,2\n".encode("latin-1"))
-    for name in ("none.csv", "latin.csv", "."):
-        with pytest.raises(ValueError, match=f"`path` must be a readable CSV file in UTF-8, got {tmp_path / name}"):
+    (tmp_path / "bad.mrk.json").write_text('{"markups": [')
+    (tmp_path / "folder.fcsv").mkdir()
+    for name in ("none.csv", "latin.csv", "none.mrk.json", "bad.mrk.json", "folder.fcsv"):
+        with pytest.raises(ValueError, match=f"`path` must be a readable landmark file .*, got {tmp_path / name}"):
+            read_landmarks(tmp_path / name)
+    for name in ("table.txt", "table.json", "."):
+        with pytest.raises(ValueError, match=r"`path` must be a file of type \.csv, \.fcsv, \.mrk\.json, got '"):
             read_landmarks(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("points", "scores", "error"),
+    ("changes", "error"),
     [
-        ({}, None, "`landmarks` must be"),
-        ({"a": [1, 2]}, None, "`landmarks` must be of shape"),
-        ({"a": [[1, 2]], "b": [[1, 2], [3, 4]]}, None, "`landmarks of b` must be of shape"),
-        ({"a": [[1, np.inf]]}, None, "`landmarks of a` must be finite"),
-        ({"a": [[1, NAN]]}, None, "`landmarks of a` must be finite"),
-        ({"a": [[1, 2]]}, {"b": [1]}, "`scores` must be .* also 'a'"),
-        ({"a": [[1, 2]]}, {"a": [1, 2]}, "`scores of a` must be of shape"),
+        ({"labels": "pp"}, "`labels` must be different names, got 'p' twice"),
+        ({"labels": ["p", ""]}, "`labels` must be names of landmarks"),
+        ({"labels": []}, "`labels` must be names of landmarks"),
+        ({"labels": "p"}, r"`points of a` must be of shape \(1, 2\) or \(1, 3\).*, got shape \(2, 2\)"),
+        ({"points": {}}, "`points` must be a dictionary with an image"),
+        ({"points": {"a": [1, 2]}}, "`points of a` must be of shape"),
+        ({"points": {"a": [[1], [2]]}}, "`points of a` must be of shape"),
+        ({"points": {"a": [[1, 2]] * 2, "b": [[1, 2, 3]] * 2}}, "`points of b` must be of shape .* alike"),
+        ({"points": {"a": [[1, 2], [1, np.inf]]}}, "`points of a` must be finite"),
+        ({"points": {"a": [[1, 2], [1, NAN]]}}, "`points of a` must be finite"),
+        ({"scores": {"b": [1, 2]}}, "`scores` must be a dictionary with every image, got none of 'a'"),
+        ({"scores": {"a": [1]}}, "`scores of a` must be 2 numbers"),
+        ({"scores": {"a": [1, np.inf]}}, "`scores of a` must be 2 numbers"),
+        ({"space": "ras"}, "`space` must be 'RAS', 'LPS' or None, got 'ras'"),
     ],
 )
-def test_nothing_faulty_is_written(tmp_path, points, scores, error):
+def test_faulty_content_makes_no_table(changes, error):
     with pytest.raises(ValueError, match=error):
-        write_landmarks(tmp_path / "t.csv", points, scores)
-    assert not (tmp_path / "t.csv").exists()
+        LandmarkTable(**{"labels": "pq", "points": {"a": [[1, 2], [3, 4]]}, **changes})
 
 
-def test_image_datalist(tmp_path):
-    images(tmp_path, "b.png", "a.JPG", ".hidden.png", "deep/c.png")
-    (tmp_path / "notes.txt").touch(), (tmp_path / "v.nii.gz").touch(), (tmp_path / "d.png").mkdir()
-    assert image_datalist(tmp_path) == [{"image": str(tmp_path / n)} for n in ("a.JPG", "b.png", "v.nii.gz")]
-    assert image_datalist(tmp_path / "b.png") == [{"image": str(tmp_path / "b.png")}]
-    assert image_datalist(str(tmp_path), "**/*.png") == [{"image": str(tmp_path / n)} for n in ("b.png", "deep/c.png")]
-    with pytest.raises(
-        ValueError, match=r"`dataset_dir` must be a folder with images '\*.txt' of type .bmp.*\.nii\.gz"
-    ):
-        image_datalist(tmp_path, "*.txt")
-    with pytest.raises(ValueError, match=r"`dataset_dir` must be a folder or an image file, got '.*none'"):
-        image_datalist(tmp_path / "none")
-
-
-def test_landmark_datalist(tmp_path):
-    images(tmp_path / "images", "7.png", "v.1.png")
-    (tmp_path / "images" / "w.2.nii.gz").touch()
-    path = table(tmp_path, "image,landmark,x,y\nv.1,0,0.5,2.5\n7,0,1,2\nelsewhere,0,1,1\nw.2,1,1,1\n")
-    items = landmark_datalist(tmp_path / "images", path)
-    assert [item["name"] for item in items] == ["7", "v.1", "w.2"]
-    assert items[1]["image"] == str(tmp_path / "images" / "v.1.png")
-    assert items[1]["landmarks"].dtype == np.float32
-    np.testing.assert_array_equal(items[1]["landmarks"], [[0.5, 2.5], [NAN, NAN]])
-    images(tmp_path / "images", "8.png")
-    with pytest.raises(ValueError, match=r"`image` must be in the table .* got '8'"):
-        landmark_datalist(tmp_path / "images", path)
-
-
-def test_axis_order_is_that_of_monais_pil_reader(tmp_path):
-    dot = np.zeros((6, 4), np.uint8)
-    dot[5, 2] = 255  # row 5 (y), column 2 (x)
-    Image.fromarray(dot).save(tmp_path / "a.png")
-    path = table(tmp_path, "image,landmark,x,y\na,0,2,5\n")
-    (item,) = landmark_datalist(tmp_path, path)
-    image = LoadImage(image_only=True)(item["image"])
-    assert image[tuple(item["landmarks"][0].astype(int))] == 255
-
-
-@pytest.mark.skipif(not CEPH.is_dir(), reason="cephalometric images not at hand")
-def test_real_table():
-    items = landmark_datalist(CEPH / "train", CEPH / "train_landmarks_mm.csv")
-    assert len(items) == 150
-    with open(CEPH / "train_landmarks_mm.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["image"] == "115"]
-    item = next(item for item in items if item["name"] == "115")
-    assert Path(item["image"]).name == "115.jpg" and item["landmarks"].shape == (19, 2)
-    rows.sort(key=lambda row: int(row["landmark"]))
-    np.testing.assert_allclose(item["landmarks"], [[float(row[axis]) for axis in "xy"] for row in rows], rtol=1e-6)
-    extent = 0.3 * np.array(LoadImage(image_only=True)(item["image"]).shape)
-    assert (item["landmarks"] >= 0).all() and (item["landmarks"] <= extent).all()
+@pytest.mark.parametrize("name", ["t.fcsv", "t.mrk.json", "t.txt"])
+def test_what_a_format_cannot_hold_is_not_written(tmp_path, name):
+    table = LandmarkTable("p", {"a": [[1, 2]], "b": [[1, 2]]})
+    with pytest.raises(ValueError, match=r"`table` must be of one image for t\.|`path` must be a file of type \.csv"):
+        write_landmarks(tmp_path / name, table)
+    assert not (tmp_path / name).exists()

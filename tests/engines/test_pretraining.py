@@ -24,6 +24,8 @@ from monai_infoaug.losses import PixelInfoNCELoss
 from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
+pytest.importorskip("ignite", reason="trainers need ignite")
+
 
 def pairs(seed=0, size=(24, 32), size2=None, batch=2, channels=1, prefix="", number=12):
     """A batch as of RandPairedViewsd: view 2 is view 1's image moved by whole voxels; the last point is invalid."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Events
 from monai.data import Dataset
 from monai.handlers import LrScheduleHandler
 from monai.transforms import Compose, RandAffine
@@ -23,6 +22,8 @@ from monai_infoaug.engines import PixelContrastiveTrainer
 from monai_infoaug.handlers import EpochSetter, ResumableCheckpoint
 from monai_infoaug.networks import PixelEmbeddingNet
 from monai_infoaug.transforms import RandPairedViewsd
+
+Events = pytest.importorskip("ignite.engine", reason="trainers need ignite").Events
 
 EPOCHS = 8
 

@@ -6,13 +6,14 @@ import os
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointSaver, LrScheduleHandler
 from torch import nn
 
-from monai_infoaug.handlers import ResumableCheckpoint, load_weights
+from monai_infoaug.handlers import ResumableCheckpoint, load_weights, read_settings
+
+Events = pytest.importorskip("ignite.engine", reason="trainers need ignite").Events
 
 DATA = [{"image": torch.rand(1, generator=torch.Generator().manual_seed(i)), "label": torch.zeros(1)} for i in range(6)]
 
@@ -178,6 +179,9 @@ def test_unreadable_and_foreign_files_are_named(tmp_path, monkeypatch, content):
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match=r"`.*c\.pt` must be a"):
         load_weights(nn.Linear(1, 1), path)
+    with pytest.raises(ValueError) as caught:
+        load_weights(nn.Linear(1, 1), path)
+    assert "weights_only" not in str(caught.value)  # PyTorch's advice to trust the file
     assert not (tmp_path / "evil").exists()
 
 
@@ -213,7 +217,50 @@ def test_checkpoint_of_another_network_or_training(tmp_path):
         trainer.run()
 
 
-@pytest.mark.parametrize("arguments", [({},), ({"trainer": nn.Linear(1, 1)},), ({"network": nn.Linear(1, 1)}, 0)])
+SETTINGS = {"bundle": "mine", "pixdim": None, "sizes": [1, 2.5, [True]], "in_channels": 3}
+
+
+def test_settings_are_kept_and_do_not_bind(tmp_path):
+    training(tmp_path / "c.pt", max_epochs=1, settings=SETTINGS)[0].run()
+    assert read_settings(tmp_path / "c.pt") == SETTINGS
+    trainer, _ = training(tmp_path / "c.pt", max_epochs=2, settings={"bundle": "other"})
+    trainer.run()
+    assert trainer.state.iteration == 6  # it went on
+    assert read_settings(tmp_path / "c.pt") == {"bundle": "other"}
+
+
+def test_a_checkpoint_without_settings_goes_on(tmp_path):
+    path = tmp_path / "c.pt"
+    training(path, max_epochs=1)[0].run()
+    states = torch.load(path, weights_only=True)
+    del states["settings"]
+    torch.save(states, path)
+    assert read_settings(path) == {}
+    trainer, _ = training(path, max_epochs=2)
+    trainer.run()
+    assert trainer.state.iteration == 6
+
+
+@pytest.mark.parametrize("value", ["$import os", "@network", "%other", ["a", ["$b"]], {"_target_": "x"}, torch.ones(1)])
+def test_what_would_be_evaluated_is_refused(tmp_path, value):
+    message = r"must be names with numbers, strings that do not start with \$, @ or %.*, got bad="
+    with pytest.raises(ValueError, match=f"`settings` {message}"):
+        training(tmp_path / "c.pt", settings={"good": 1, "bad": value})
+    torch.save({"network": {}, "settings": {"good": 1, "bad": value}}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=f"`settings of .*c.pt` {message}"):
+        read_settings(tmp_path / "c.pt")
+
+
+def test_settings_that_are_no_dictionary(tmp_path):
+    torch.save({"network": {}, "settings": [1]}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"`settings of .*c.pt` must be a dictionary, got list"):
+        read_settings(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [({"settings": nn.Linear(1, 1)},), ({},), ({"trainer": nn.Linear(1, 1)},), ({"network": nn.Linear(1, 1)}, 0)],
+)
 def test_bad_arguments(tmp_path, arguments):
     with pytest.raises(ValueError, match=r"`save_dict` must be objects by name|`every` must be at least 1, got 0"):
         ResumableCheckpoint(tmp_path / "c.pt", *arguments)

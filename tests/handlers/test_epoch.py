@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from ignite.engine import Engine
 
 from monai_infoaug.handlers import EpochSetter
+
+Engine = pytest.importorskip("ignite.engine", reason="trainers need ignite").Engine
 
 
 class Recorder:

@@ -5,7 +5,6 @@ import logging
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from torch import nn
@@ -14,6 +13,9 @@ from torch.nn.functional import normalize
 from monai_infoaug.data import read_landmarks
 from monai_infoaug.handlers import LandmarkReport, draw_landmarks, summarise_errors
 from monai_infoaug.inferers import LandmarkMatcher
+
+Figure = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib").Figure
+pytest.importorskip("ignite", reason="evaluators need ignite")
 
 
 class Colours(nn.Module):
@@ -54,7 +56,7 @@ def report(folder, images=3, size=(9, 8), with_truth=True, names="{}.nii.gz", la
 def test_table_summary_and_picture(tmp_path, caplog, size):
     with caplog.at_level(logging.INFO):
         _, handler, points, affine = report(tmp_path / "made", size=size)
-    found = read_landmarks(tmp_path / "made" / "landmarks_mm.csv")
+    found = read_landmarks(tmp_path / "made" / "landmarks_mm.csv").points
     dims = len(size)
     assert list(found) == ["0", "1", "2"]
     for item, positions in zip(handler.items, found.values(), strict=True):
@@ -92,19 +94,19 @@ def test_picture_shows_the_truth_in_voxels(tmp_path):
 def test_without_truth_there_is_no_summary(tmp_path):
     _, handler, _, _ = report(tmp_path, with_truth=False, names=None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["landmarks.png", "landmarks_mm.csv"]
-    assert len(read_landmarks(tmp_path / "landmarks_mm.csv")) == 3
+    assert len(read_landmarks(tmp_path / "landmarks_mm.csv").points) == 3
     assert [line.get_marker() for line in handler.draw().axes[0].lines] == ["+"]
 
 
 def test_a_second_run_starts_anew(tmp_path):
     evaluator, handler, _, _ = report(tmp_path)
     evaluator.run()
-    assert len(handler.items) == len(read_landmarks(tmp_path / "landmarks_mm.csv")) == 3
+    assert len(handler.items) == len(read_landmarks(tmp_path / "landmarks_mm.csv").points) == 3
 
 
 def test_images_of_one_name_in_several_folders_are_all_kept(tmp_path):
     report(tmp_path, names="patient{}/scan.nii.gz")
-    assert len(read_landmarks(tmp_path / "landmarks_mm.csv")) == 3
+    assert len(read_landmarks(tmp_path / "landmarks_mm.csv").points) == 3
 
 
 def test_a_landmark_that_was_not_found_is_no_success(tmp_path):
@@ -124,6 +126,47 @@ def test_summary_by_hand():
     assert lines[2] == ["0", "2.00", "2.00", "1.00", "50.0", "100.0"]
     assert lines[3] == ["1", "4.00", "4.00", "2.00", "0.0", "50.0"]
     assert len(lines) == 4
+
+
+def test_labels_of_the_landmarks(tmp_path):
+    report(tmp_path, labels=["sella", "nasion", "a rather long name"])
+    assert read_landmarks(tmp_path / "landmarks_mm.csv").labels == ("sella", "nasion", "a rather long name")
+    lines = (tmp_path / "errors.txt").read_text().splitlines()
+    assert [line[:18].strip() for line in lines] == ["landmark", "all", "sella", "a rather long name"]
+    assert len({len(line) for line in lines}) == 1
+    with pytest.raises(ValueError, match="`labels` must be 3 names, one a landmark, got 1 of them"):
+        report(tmp_path, labels=["sella"])
+
+
+def test_a_landmark_may_be_called_all():
+    lines = summarise_errors(np.array([[1.0, 3.0]]), labels=["all", "b"]).splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["all", "2.00"], ["all", "1.00"], ["b", "3.00"]]
+
+
+def test_the_table_says_the_frame_if_the_images_do(tmp_path):
+    evaluator, handler, _, _ = report(tmp_path)
+    assert read_landmarks(tmp_path / "landmarks_mm.csv").space == "RAS"  # MONAI's default
+    for item in evaluator.state.dataloader.dataset.data:
+        item["image"].meta["space"] = "LPS"
+    evaluator.run()
+    assert read_landmarks(tmp_path / "landmarks_mm.csv").space == "LPS"
+    handler.items[0]["space"] = "RAS"
+    handler.write(evaluator)
+    assert read_landmarks(tmp_path / "landmarks_mm.csv").space is None
+
+
+def test_draw_landmarks_with_labels_and_doubts():
+    axes, found = Figure().subplots(), np.array([[1.0, 2.0], [3.0, 1.0], [2.0, 0.0]])
+    draw_landmarks(axes, np.zeros((5, 4)), found, labels=["a", "b", "c"], low=np.array([False, True, False]))
+    assert {line.get_color(): line.get_xydata().tolist() for line in axes.lines} == {
+        "lime": [[1, 2], [2, 0]],
+        "yellow": [[3, 1]],
+    }
+    assert {(text.get_text(), text.get_color(), tuple(text.xy)) for text in axes.texts} == {
+        ("a", "lime", (1, 2)),
+        ("b", "yellow", (3, 1)),
+        ("c", "lime", (2, 0)),
+    }
 
 
 def test_draw_landmarks_of_a_volume_shows_its_middle():

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from monai_infoaug.handlers import PairPictureHandler, draw_pair
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+Engine = pytest.importorskip("ignite.engine", reason="trainers need ignite").Engine
 
 
 def pair(size=(8, 6), prefix="", maps=(), batch=None):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
-from monai_infoaug.inferers import LandmarkMatcher, match_points, to_world
+from monai_infoaug.inferers import LandmarkMatcher, landmark_matcher, match_points, to_world
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
 
@@ -43,19 +43,21 @@ def read(level: np.ndarray, voxel: np.ndarray, stride: int) -> np.ndarray:
     return total
 
 
-def similarity(template, point, query, strides, size, weights) -> np.ndarray:
-    """Weighted mean over levels of the cosine with one template's point, for every voxel of one query image."""
-    found = np.zeros(size)
+def similarity(template, point, query, strides, weights) -> np.ndarray:
+    """Weighted mean over levels of the cosine with one template's point, for every cell of the finest level in use."""
+    finest = min(range(len(strides)), key=lambda i: (not weights[i], strides[i]))
+    found = np.zeros(query[finest].shape[1:])
     for mine, its, stride, weight in zip(template, query, strides, weights, strict=True):
         descriptor = read(mine, point, stride)
         descriptor = descriptor / np.linalg.norm(descriptor)
-        for voxel in np.ndindex(*size):
-            found[voxel] += weight / sum(weights) * descriptor @ read(its, voxel, stride)
+        for cell in np.ndindex(*found.shape):
+            voxel = strides[finest] * np.array(cell) + (strides[finest] - 1) / 2
+            found[cell] += weight / sum(weights) * descriptor @ read(its, voxel, stride)
     return found
 
 
 def refined(found: np.ndarray) -> np.ndarray:
-    """The largest voxel, moved along each axis to the vertex of the parabola through it and its neighbours."""
+    """The largest cell, moved along each axis to the vertex of the parabola through it and its neighbours."""
     peak = np.unravel_index(found.argmax(), found.shape)
     place = np.array(peak, float)
     for axis, p in enumerate(peak):
@@ -84,14 +86,15 @@ def test_equals_brute_force(size, template_size, weights):
                     points[t, n].numpy(),
                     [q[b] for q in map(np.asarray, query)],
                     strides,
-                    size,
                     weights or (1, 1),
                 )
                 for t in voters
             ]
             expected = np.mean(votes, axis=0)
             assert scores[b, n].item() == pytest.approx(expected.max(), abs=1e-5)
-            np.testing.assert_allclose(found[b, n], refined(expected), atol=1e-3)
+            stride = strides[1] if weights == (0, 2) else strides[0]
+            place = (stride * refined(expected) + (stride - 1) / 2).clip(0, np.array(size) - 1)
+            np.testing.assert_allclose(found[b, n], place, atol=1e-3)
     assert found[:, 2].isnan().all() and scores[:, 2].isnan().all()
 
 
@@ -129,6 +132,57 @@ def test_chunk_does_not_matter(chunk):
     found, scores = match_points(template, points, query, strides, size, chunk=5)
     again, again_scores = match_points(template, points, query, strides, size, chunk=chunk)
     torch.testing.assert_close((again, again_scores), (found, scores))
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_never_holds_all_maps(monkeypatch, chunk):
+    largest = 0
+
+    def measured(maps: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        nonlocal largest
+        out = interpolate(maps, *args, **kwargs)
+        largest = max(largest, out.numel())
+        return out
+
+    monkeypatch.setattr(landmark_matcher, "interpolate", measured)
+    monkeypatch.setattr(landmark_matcher, "MAP_CELLS", 700)
+    strides, size = (2, 4), (12, 14, 10)  # 210 cells
+    levels = levels_of(1, size, strides, seed=0)
+    match_points(levels, torch.rand(1, 50, 3) * 9, levels, strides, size, chunk=chunk)
+    assert largest <= (3 if chunk is None else chunk) * 8 * 4 * 4 * 3  # before the padded cells are cut off
+
+
+def test_template_is_embedded_once_until_something_changes():
+    class Counting(Colours):
+        templates = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3, 1, 1))
+
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            Counting.templates += len(image) == 2
+            return super().forward(image * self.scale)
+
+    matcher, net = LandmarkMatcher(random(2, 3, 8, 8), torch.full((2, 1, 2), 3.0)), Counting()
+    query = random(1, 3, 8, 8, seed=1)
+    first = matcher(query, net)
+    again = matcher(query, net)
+    torch.testing.assert_close(again, first, atol=0, rtol=0)
+    assert Counting.templates == 1
+    for change in (
+        lambda: net.scale.data.mul_(torch.tensor([3.0, 1, 1]).view(3, 1, 1)),
+        lambda: nn.utils.vector_to_parameters(torch.ones(3), net.parameters()),
+        lambda: setattr(net, "scale", nn.Parameter(torch.ones(3, 1, 1))),
+        net.eval,
+    ):
+        before = Counting.templates
+        change()
+        matcher(query, net)
+        matcher(query, net)
+        assert Counting.templates == before + 1
+    torch.testing.assert_close(matcher(query, Counting()), first)
+    assert Counting.templates == 6
 
 
 @pytest.mark.parametrize("size", [(12, 10), (6, 5, 7)])

@@ -93,6 +93,7 @@ def test_any_number_type(dtype):
 
 
 def test_metrics_of_a_monai_engine(tmp_path):
+    pytest.importorskip("ignite", reason="evaluators need ignite")
     y_pred, y = case()
     shown = from_engine(["pred", "label"])
     evaluator = SupervisedEvaluator(

@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from monai.networks.utils import pixelunshuffle
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+from monai_infoaug.networks.pixel_embedding import Unshuffle
 
 SMALL = {"features": (4, 6, 8), "embedding_dim": 5, "strides": (2, 8)}
 
@@ -63,6 +65,12 @@ def test_a_cell_looks_around_its_own_centre(dims):
         along = weights[0, 0].flatten(1).sum(1)
         centroid = (along * torch.arange(64)).sum() / along.sum()
         assert centroid == pytest.approx(stride * cell[0] + (stride - 1) / 2, abs=0.5)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (4, 6, 8)])
+def test_stem_is_that_of_monai(size):
+    image = random(2, 3, *size)
+    assert torch.equal(Unshuffle()(image), pixelunshuffle(image, len(size), 2))
 
 
 def test_instance_norm_needs_more_than_one_cell():

@@ -57,6 +57,8 @@ RECIPES = {
         ("image",),
         gives_metatensor=True,
     ),
+    "BodyMask": Recipe(lambda dims: T.BodyMask(), ("image",)),
+    "BodyMaskd": Recipe(lambda dims, keys=("image",), **k: T.BodyMaskd(keys, **k), ("image",), ("image",)),
     "InformationMap": Recipe(lambda dims: T.InformationMap(window=3), ("image",)),
     "InformationMapd": Recipe(
         lambda dims, keys=("image",), **k: T.InformationMapd(keys, window=3, **k), ("image",), ("image",)
@@ -64,6 +66,10 @@ RECIPES = {
     "InformationTiers": Recipe(lambda dims: T.InformationTiers(), ("information",)),
     "InformationTiersd": Recipe(
         lambda dims, keys=("information",), **k: T.InformationTiersd(keys, **k), ("information",), ("information",)
+    ),
+    "ModalityPreset": Recipe(lambda dims: T.ModalityPreset("mr"), ("image",)),
+    "ModalityPresetd": Recipe(
+        lambda dims, keys=("image",), **k: T.ModalityPresetd(keys, modality="mr", **k), ("image",), ("image",)
     ),
     "RandPairedViews": Recipe(lambda dims: T.RandPairedViews(**pair_options(dims)), GUIDED),
     "RandPairedViewsd": Recipe(
@@ -104,7 +110,7 @@ def make_item(dims: int = 2, kind: str = "torch", dtype: str = "float32", seed: 
 
 
 def call(name: str, transform: Callable, item: dict, seed: int | None = 0) -> dict:
-    """The transform's outputs by name, the array classes' single output as "out"."""
+    """The transform's outputs by name, those without a name as "out0", ..."""
     if seed is not None and isinstance(transform, RandomizableTrait):
         transform.set_random_state(seed=seed)
     needs = RECIPES[name].needs
@@ -113,7 +119,8 @@ def call(name: str, transform: Callable, item: dict, seed: int | None = 0) -> di
         assert out.pop("note") == "kept"
         return out
     out = transform(*(None if key is None else item[key] for key in needs))
-    return out if isinstance(out, dict) else {"out": out}
+    outs = out if isinstance(out, tuple) else (out,)
+    return out if isinstance(out, dict) else {f"out{number}": each for number, each in enumerate(outs)}
 
 
 def assert_same(a: dict, b: dict, atol: float = 0.0) -> None:
@@ -176,6 +183,20 @@ def test_kinds_agree(name, dims):
     numpy, torch_, meta = (call(name, transform, make_item(dims, kind)) for kind in KINDS)
     assert_same(numpy, torch_, atol=1e-5)
     assert_same(meta, torch_, atol=1e-5)
+
+
+@every
+@both_dims
+@pytest.mark.parametrize("kind", ["torch", "MetaTensor"])
+def test_stays_on_the_gpu(name, dims, kind, gpu):
+    expected = call(name, RECIPES[name].make(dims), make_item(dims, kind))
+    with gpu:
+        item = {key: value.to("cuda") for key, value in make_item(dims, kind).items()}
+        out = call(name, RECIPES[name].make(dims), item)
+        assert all(value.is_cuda for value in out.values())
+        out = {key: value.cpu() for key, value in out.items()}
+    if not name.startswith("Rand"):  # MONAI draws some random numbers on the device
+        assert_same(out, expected, atol=1e-4)
 
 
 @every

@@ -33,7 +33,13 @@ from monai.transforms import (
     Transform,
 )
 
-from monai_infoaug.transforms import RandPairedViews, RandPairedViewsd
+from monai_infoaug.transforms import (
+    InformationMapd,
+    InformationTiersd,
+    RandPairedViews,
+    RandPairedViewsd,
+    RandTierIntensity,
+)
 
 SHAPES = {2: (40, 34), 3: (18, 16, 17)}
 
@@ -254,7 +260,8 @@ def test_points_are_drawn_by_the_density() -> None:
     information = torch.ones(1, 20, 20)
     information[:, :10] = 3.0
     pair = RandPairedViews(gamma=1.0, num_points=10).set_random_state(0)
-    share = np.mean([(pair(smooth((20, 20)), information=information)["points_view1"][:, 0] < 10) for _ in range(60)])
+    points = [pair(smooth((20, 20)), information=information)["points_view1"][:, 0] for _ in range(60)]
+    share = float((torch.stack(points) < 10).float().mean())
     assert share == pytest.approx(0.75, abs=0.06)  # standard error 0.018
 
 
@@ -265,6 +272,50 @@ def test_too_few_candidates_are_marked() -> None:
     assert views["points_valid"].tolist() == [True] * 4 + [False] * 6
     assert views["points_tier"].tolist() == [0] * 4 + [255] * 6
     assert views["points_view2"][4:].isnan().all() and (views["points_view1"][:4, 0] == 5).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gamma": 0.3},
+        {"shares": (0.8, 0.1, 0.1)},
+        {"intensity": RandTierIntensity("rich", mode="anchor")},
+        {"intensity": RandTierIntensity("rich"), "shares": (1.0, 0.0, 0.0)},
+    ],
+)
+def test_nothing_is_drawn_outside_of_the_mask(settings) -> None:
+    mask = torch.zeros(1, 40, 34, dtype=torch.uint8)
+    mask[:, 8:30, 5:22] = 1
+    data = {"image": smooth((40, 34)), "mask": mask}
+    data = InformationTiersd(mask_key="mask")(InformationMapd("image", window=3, mask_key="mask")(data))
+    inside = data["tiers"][mask > 0]
+    assert not data["tiers"][mask == 0].any() and not data["information"][mask == 0].any()
+    assert inside.bincount(minlength=3).tolist() == pytest.approx([len(inside) / 3] * 3, rel=0.1)  # thirds of the mask
+    pair = RandPairedViewsd(
+        "image", mask_key="mask", roi_size=(30, 30), spatial=chain("affine", 2), num_points=50, **settings
+    )
+    for seed in range(4):
+        views = pair.set_random_state(seed)(data)
+        assert views["points_valid"].any()
+        for k in (1, 2):
+            shown = views[f"coords_view{k}"][:, views[f"sampling_view{k}"][0] > 0].round().long()
+            assert shown.numel() and mask[0, shown[0], shown[1]].all()
+        points = views["points_view1"][views["points_valid"]].long()
+        source = views["coords_view1"][:, points[:, 0], points[:, 1]].round().long()
+        assert mask[0, source[0], source[1]].all()
+        tiers = data["tiers"][0, source[0], source[1]]
+        assert torch.equal(views["points_tier"][views["points_valid"]], tiers)
+
+
+def test_mask_of_ones_changes_nothing() -> None:
+    tiers, information = tiers_and_information((40, 34))
+    pair = RandPairedViews((24, 24), chain("affine", 2), shares=(0.2, 0.3, 0.5))
+    plain, masked = (
+        pair.set_random_state(0)(smooth((40, 34)), information, tiers, mask) for mask in (None, torch.ones_like(tiers))
+    )
+    for key, value in plain.items():
+        torch.testing.assert_close(masked[key], value, rtol=0, atol=0, equal_nan=True)
 
 
 def overlap(views: dict[str, torch.Tensor]) -> float:

@@ -1,0 +1,117 @@
+"""Sphinx configuration: ``sphinx-build -W --keep-going -n docs build/docs``. Nothing is fetched from the network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+
+from sphinx_gallery.sorting import FileNameSortKey
+
+import monai_infoaug
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars would fill the pages
+warnings.filterwarnings("ignore", category=FutureWarning)
+logging.getLogger("ignite").setLevel(logging.WARNING)
+
+project = "monai_infoaug"
+author = "the monai_infoaug contributors"
+copyright = f"2026, {author}"
+version = release = monai_infoaug.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["tutorials/*", "figures/*", "**sg_execution_times.rst"]
+suppress_warnings = ["config.cache"]  # the gallery's sort key is a class
+
+html_theme = "furo"
+html_title = f"monai_infoaug {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+autosummary_ignore_module_all = False
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+autodoc_inherit_docstrings = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_custom_sections = ["Shape"]
+
+# Other projects' names in signatures: their inventories cannot be had offline.
+nitpick_ignore_regex = [
+    (r"py:.*", r"monai_infoaug\.(.*\.)?_.*"),  # private bases
+    (r"py:.*", r"(SimpleITK|collections|ignite|matplotlib|monai|nn|np|numpy|os|pathlib|torch|typing)\..*"),
+    (r"py:.*", r"(Axes|Any|Array|ArrayLike|Callable|DictConfig|Engine|Events|Figure|Hashable|Inferer|Iterable)"),
+    (r"py:.*", r"(KeysCollection|Mapping|NdarrayOrTensor|PathLike|Path|Sequence|SummaryWriter|Tensor|optional)"),
+]
+
+plot_include_source = False
+plot_html_show_source_link = False
+plot_html_show_formats = False
+plot_formats = [("png", 144)]
+# mid-grey text on nothing reads on a light and on a dark page
+plot_rcparams = {
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 9,
+    "image.interpolation": "nearest",
+    "legend.framealpha": 0,
+    **dict.fromkeys(
+        ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor"], "#808080"
+    ),
+}
+plot_apply_rcparams = True
+
+
+def grey_figures(gallery_conf: dict, name: str) -> None:
+    """The plot directive's look for the gallery."""
+    import matplotlib
+
+    matplotlib.rcParams.update(plot_rcparams)
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",
+    "gallery_dirs": "tutorials_built",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": FileNameSortKey,
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 3600,
+    "reset_modules": ("matplotlib", grey_figures),
+    "remove_config_comments": True,
+    "capture_repr": (),
+    "image_scrapers": ("matplotlib",),
+    "copyfile_regex": r"$^",
+}
+
+
+def escape_shapes(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """The star of a shape such as (C, *S) begins no emphasis."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            parts = re.split(r"(``.*?``)", line)
+            parts[::2] = [re.sub(r"(?<=[(,])( ?)\*(?=\w)", r"\1\\*", part) for part in parts[::2]]
+            lines[i] = "".join(parts)
+
+
+def setup(app: object) -> None:
+    app.connect("autodoc-process-docstring", escape_shapes)

@@ -1,0 +1,113 @@
+"""Lists of images, with their landmarks, for MONAI's data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from monai.config import PathLike
+
+from monai_infoaug._require import require
+from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some
+from monai_infoaug.data.landmarks import read_landmarks
+from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, open_header, series_uids
+
+__all__ = ["image_datalist", "image_name", "landmark_datalist"]
+
+
+def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, str]]:
+    """Images of a folder as a MONAI data list.
+
+    A folder whose ``.dcm`` files are all of one DICOM series is one image, a volume: ``dataset_dir`` itself, a folder
+    that meets the pattern, and one with files that do. Other ``.dcm`` files are an image each.
+
+    Args:
+        dataset_dir: folder, or one image.
+        pattern: glob pattern within the folder; ``"**/*.png"`` also looks into the folders below.
+
+    Returns:
+        ``[{"image": path}, ...]`` sorted by path; hidden files are left out.
+
+    Raises:
+        ValueError: for a missing folder, or one in which the pattern meets no image.
+    """
+    folder = Path(dataset_dir)
+    if folder.is_file():
+        return [{"image": str(folder)}]
+    require(folder.is_dir(), "dataset_dir", f"'{folder}'", "a folder or an image file")
+    found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    files = {path for path in found if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file()}
+    slices = {path for path in files if path.suffix.lower() == ".dcm"}
+    folders = {path.parent for path in slices} | {path for path in found if path.is_dir()}
+    volumes = {path for path in folders if _is_one_series(path)}
+    images = sorted(volumes | {path for path in files if not (path in slices and path.parent in volumes)})
+    accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
+    require(len(images) > 0, "dataset_dir", f"'{folder}' without one", accepted)
+    return [{"image": str(path)} for path in images]
+
+
+def landmark_datalist(
+    images: PathLike, table: PathLike, space: str = "RAS", labels: Sequence[str] | None = None
+) -> list[dict[str, str | np.ndarray | list[str]]]:
+    """Images of a folder with their landmarks as a MONAI data list.
+
+    Args:
+        images: folder with the images, or one image.
+        table: landmarks in millimetres, see :func:`read_landmarks`: a CSV file with rows by image name (file name
+            without suffix; images of the table that are not in the folder are passed over), a file of 3D Slicer if
+            there is exactly one image, or a folder with a file of 3D Slicer for each image, ``<image name>.mrk.json``
+            or ``<image name>.fcsv``. The z that Slicer adds to the points of 2D images is dropped.
+        space: how the axes of the images' affines run, to which the landmarks are turned: "RAS" for MONAI's readers.
+        labels: landmarks to return, in this order; all if None.
+
+    Returns:
+        ``[{"image": path, "name": name, "landmarks": (L, D) float32 millimetres, "labels": L names}, ...]`` sorted by
+        path, the same labels in the same order for all images. MONAI's
+        ``ApplyTransformToPointsd(invert_affine=True)`` turns the landmarks into voxels.
+
+    Raises:
+        ValueError: for a folder without images, a faulty table, an image without a table, or a label that no table has.
+    """
+    items = image_datalist(images)
+    names = [image_name(item["image"]) for item in items]
+    path = Path(table)
+    if path.name.lower().endswith(".csv"):
+        tables = dict.fromkeys(names, read_landmarks(path, names).to(space))
+        points = {name: tables[name].points[name] for name in names}
+    else:
+        tables = {name: read_landmarks(_slicer_file(path, name, len(names))).to(space) for name in names}
+        points = {name: next(iter(tables[name].points.values())) for name in names}
+        for item, name in zip(items, names, strict=True):
+            points[name] = points[name][:, : _spatial_dims(item["image"])]
+    known = in_order(label for name in names for label in tables[name].labels)
+    for label in labels or ():
+        require(label in known, "labels", repr(label), f"in the table {path}, which has {some(known)}")
+    labels = list(labels or known)
+    for item, name in zip(items, names, strict=True):
+        rows = dict(zip(tables[name].labels, points[name], strict=True))
+        missing = np.full(points[name].shape[1], np.nan)
+        landmarks = np.array([rows.get(label, missing) for label in labels], np.float32)
+        item |= {"name": name, "landmarks": landmarks, "labels": labels}
+    return items
+
+
+def _slicer_file(path: Path, name: str, count: int) -> Path:
+    """File with the landmarks of image ``name``, one of ``count``."""
+    if not path.is_dir():
+        require(count == 1, "table", f"'{path}' for {count} images", "a CSV file, or a folder with a file an image")
+        return path
+    files = [path / f"{name}{suffix}" for suffix in FORMATS if suffix != ".csv"]
+    found = [file for file in files if file.is_file()]
+    names = " or ".join(file.name for file in files)
+    require(len(found) == 1, "table", f"{len(found)} of them in '{path}'", f"a folder with either {names}")
+    return found[0]
+
+
+def _spatial_dims(path: str) -> int:
+    return 3 if Path(path).is_dir() else open_header(path).GetDimension()
+
+
+def _is_one_series(folder: Path) -> bool:
+    files = [path for path in folder.iterdir() if path.suffix.lower() == ".dcm"]
+    return len(files) > 1 and len(series_uids(folder)) == 1

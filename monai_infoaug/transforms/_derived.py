@@ -1,0 +1,60 @@
+"""Dictionary transforms that add what they derive from an entry under a new key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform
+from monai.utils import ensure_tuple
+
+from monai_infoaug._require import require
+from monai_infoaug.transforms._pending import up_to_date
+
+
+class DerivedMapd(MapTransform):
+    """Adds ``transform(data[key], data[mask_key])`` for each key, under a key that must be new.
+
+    Args:
+        transform: called with the entry, and with the mask if there is a ``mask_key``.
+        keys: of the entries.
+        output_key: one for each of ``keys``, or a name that is appended to each of several keys.
+        mask_key: of a mask that goes with all ``keys``. None: no mask.
+        allow_missing_keys: pass over keys that the data lacks.
+    """
+
+    def __init__(
+        self,
+        transform: Callable,
+        keys: KeysCollection,
+        output_key: str | Sequence[str],
+        mask_key: Hashable | None,
+        allow_missing_keys: bool,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.transform = transform
+        self.mask_key = mask_key
+        if isinstance(output_key, str) and len(self.keys) > 1:
+            self.output_keys = tuple(f"{key}_{output_key}" for key in self.keys)
+        else:
+            self.output_keys = ensure_tuple(output_key)
+        require(
+            len(self.output_keys) == len(self.keys), "output keys", self.output_keys, f"one for each of {self.keys}"
+        )
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        d, masks = dict(data), []
+        if self.mask_key is not None:
+            require(self.mask_key in d, "mask_key", self.mask_key, f"one of the data's keys {list(d)}", KeyError)
+            d[self.mask_key] = up_to_date(d[self.mask_key])
+            masks = [d[self.mask_key]]
+        for key, output_key in self.key_iterator(d, self.output_keys):
+            require(output_key not in d, "output key", output_key, "new to the data", KeyError)
+            # up to date, else what is derived would not lie on the entry that it belongs to
+            d[key], d[output_key] = self.derive(up_to_date(d[key]), *masks)
+        return d
+
+    def derive(self, img: NdarrayOrTensor, *masks: NdarrayOrTensor) -> tuple[Any, Any]:
+        """The entry, as it shall be from now on, and what is derived from it."""
+        return img, self.transform(img, *masks)

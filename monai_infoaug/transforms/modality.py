@@ -1,0 +1,163 @@
+"""Grey levels in [0, 1] and the foreground, by the rules of each imaging modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import ScaleIntensityRange, ScaleIntensityRangePercentiles, Transform
+from monai.transforms.utils_pytorch_numpy_unification import percentile
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+
+from monai_infoaug._require import require
+from monai_infoaug.transforms._derived import DerivedMapd
+from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms.foreground import BodyMask
+
+__all__ = ["ModalityPreset", "ModalityPresetD", "ModalityPresetDict", "ModalityPresetd"]
+
+MODALITIES = ("ct", "mr", "xray", "rgb")
+AIR_TO_BODY = -500.0  # HU, half way between air and water
+FAT_TO_BONE = (-200.0, 1000.0)  # HU
+OVERSHOOT = 0.1  # share of the range that interpolation may have added on either side
+
+
+class ModalityPreset(Transform):
+    """Scale an image to [0, 1] and find its foreground, as its modality wants it.
+
+    - ``"ct"``: Hounsfield units, cut to ``window``; the foreground is the body at -500 HU.
+    - ``"mr"``: grey levels have no unit: percentiles of each channel inside the foreground, which is the body at Otsu's
+      threshold.
+    - ``"xray"``: percentiles of the whole image, just as MONAI's ``ScaleIntensityRangePercentiles``; all is foreground.
+    - ``"rgb"``: three channels. Values in [0, 1] stay and those in [0, 255] are divided by 255, both clipped if they
+      overshoot by up to a tenth; others (16 bits, standardised) are scaled by percentiles of all channels together,
+      which keeps the colours. All is foreground.
+
+    Deterministic, so MONAI's caching data sets keep the result. Pending lazy operations are applied first.
+
+    Args:
+        modality: ``"ct"``, ``"mr"``, ``"xray"`` or ``"rgb"``.
+        window: Hounsfield units that become 0 and 1, for CT only. None: (-200, 1000), from fat to dense bone, so that
+            landmarks on bones and on soft tissue both show; lungs are then black.
+        lower, upper: percentiles that become 0 and 1, where percentiles are used.
+
+    Raises:
+        ValueError: for an unknown modality, a window that is out of order or not for CT, or percentiles out of order.
+
+    See also:
+        :py:class:`BodyMask`
+
+    Example:
+        >>> slice_of_water = torch.full((1, 4, 4), 0.0)
+        >>> slice_of_water[:, 0] = -1000  # air
+        >>> scaled, foreground = ModalityPreset("ct", window=(-100, 100))(slice_of_water)
+        >>> scaled[0, :, 0], foreground[0, :, 0]
+        (tensor([0.0000, 0.5000, 0.5000, 0.5000]), tensor([0, 1, 1, 1], dtype=torch.uint8))
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(
+        self, modality: str, window: Sequence[float] | None = None, lower: float = 0.5, upper: float = 99.5
+    ) -> None:
+        require(modality in MODALITIES, "modality", repr(modality), f"one of {MODALITIES}")
+        require(window is None or modality == "ct", "window", window, f"None for modality '{modality}'")
+        self.window = FAT_TO_BONE if window is None else window
+        require(
+            lambda: len(self.window) == 2 and -np.inf < self.window[0] < self.window[1] < np.inf,
+            "window",
+            window,
+            "two Hounsfield units (low, high), low < high",
+        )
+        require(lambda: 0 <= lower < upper <= 100, "lower and upper", (lower, upper), "percentiles in order")
+        self.modality, self.lower, self.upper = modality, lower, upper
+        self.body = BodyMask(AIR_TO_BODY if modality == "ct" else "otsu") if modality in ("ct", "mr") else None
+
+    def __call__(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
+        """
+        Args:
+            img: (C,H,W) or (C,H,W,D), finite.
+
+        Returns:
+            the image, (C,*S) float32 in [0, 1], and its foreground, (1,*S) uint8, 1 inside, both of the kind, device
+            and metadata of ``img``.
+
+        Raises:
+            ValueError: for values that cannot be of the modality.
+        """
+        img = up_to_date(img)
+        x = convert_to_tensor(img, dtype=torch.float32, track_meta=False)
+        require(x.ndim in (3, 4) and x.numel() > 0, "img", tuple(x.shape), "channel first, 2D or 3D, not empty")
+        require(bool(x.isfinite().all()), "img", "NaN or infinity", "finite")
+        foreground = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else self.body(x)
+        scaled = getattr(self, f"_{self.modality}")(x, foreground)
+        scaled = convert_to_tensor(scaled, track_meta=False).clamp(0, 1)  # MONAI leaves alone what is (nearly) constant
+        return tuple(convert_to_dst_type(out, img, dtype=out.dtype)[0] for out in (scaled, foreground))
+
+    def _ct(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+        low, high = float(x.min()), float(x.max())
+        accepted = "in Hounsfield units for modality 'ct' (air -1000, fat -100, water 0)"
+        require(low < 0, "img", f"values from {low:g} to {high:g}", accepted)
+        return ScaleIntensityRange(*self.window, 0.0, 1.0, clip=True)(x)
+
+    def _mr(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+        levels = ([percentile(channel[foreground[0] > 0], q) for q in (self.lower, self.upper)] for channel in x)
+        return torch.stack([ScaleIntensityRange(*pair, 0, 1, clip=True)(c) for c, pair in zip(x, levels, strict=True)])
+
+    def _xray(self, x: torch.Tensor, foreground: torch.Tensor | None = None) -> torch.Tensor:
+        return ScaleIntensityRangePercentiles(self.lower, self.upper, 0.0, 1.0, clip=True)(x)
+
+    def _rgb(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+        require(len(x) == 3, "img", f"{len(x)} channels", "of 3 channels for modality 'rgb'")
+        low, high = float(x.min()), float(x.max())
+        top = 255 if high > 2 else 1
+        usual = -OVERSHOOT * top <= low and high <= (1 + OVERSHOOT) * top
+        return x / top if usual else self._xray(x)
+
+
+class ModalityPresetd(DerivedMapd):
+    """Scales each of ``keys`` to [0, 1] and adds its foreground.
+
+    Args:
+        keys: of the images.
+        modality: ``"ct"``, ``"mr"``, ``"xray"`` or ``"rgb"``.
+        foreground_key: of the foreground: one for each of ``keys``, which must not exist yet. A single name and several
+            keys make ``image_foreground``, ``label_foreground``, ...
+        window, lower, upper: see :class:`ModalityPreset`.
+        allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        KeyError: for a missing key, or a foreground key that exists.
+
+    See also:
+        :py:class:`ModalityPreset`
+
+    Example:
+        >>> data = ModalityPresetd("image", modality="xray")({"image": torch.rand(1, 16, 16)})
+        >>> int(data["foreground"].min())
+        1
+    """
+
+    backend = ModalityPreset.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        modality: str,
+        foreground_key: str | Sequence[str] = "foreground",
+        window: Sequence[float] | None = None,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        transform = ModalityPreset(modality, window, lower, upper)
+        super().__init__(transform, keys, foreground_key, None, allow_missing_keys)
+
+    def derive(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
+        """The scaled image and its foreground."""
+        return self.transform(img)
+
+
+ModalityPresetD = ModalityPresetDict = ModalityPresetd

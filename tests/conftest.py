@@ -1,0 +1,83 @@
+"""A GPU where there is one, and always a simulated one, which tells tensors of the host from tensors of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+GPU, HOST = torch.device("cuda", 0), torch.device("cpu")
+MAY_MIX = (Tensor.copy_, Tensor.__getitem__, Tensor.data.__set__, torch._has_compatible_shallow_copy_type)
+
+
+class SimulatedGPU(TorchFunctionMode):
+    """Within it `.to("cuda")` moves tensors to a GPU: memory that this class knows; it is still computed on the CPU.
+
+    As with CUDA, an operation may mix tensors of both only if those of the host are single numbers, NumPy reads those
+    of the host alone, and each reports its device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: dict[int, torch.UntypedStorage] = {}  # kept, so that no address serves twice
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor, or what it is a view of, is on the GPU."""
+        return tensor.untyped_storage()._cdata in self.memory
+
+    def moved(self, tensor: Tensor, target: bool, inputs: list[Tensor]) -> Tensor:
+        """An operation's output on the GPU, or on the host."""
+        storage = tensor.untyped_storage()
+        if target == self.holds(tensor):
+            return tensor
+        if not target or any(storage._cdata == each.untyped_storage()._cdata for each in inputs):
+            return self.moved(tensor.clone(), target, [])
+        self.memory[storage._cdata] = storage
+        return tensor
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        held = [self.holds(tensor) for tensor in inputs]
+        if func == Tensor.device.__get__:
+            return GPU if held[0] else HOST
+        if func == Tensor.is_cuda.__get__:
+            return held[0]
+        if func in (Tensor.numpy, Tensor.__array__) and held[0]:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        moves = func in (Tensor.to, Tensor.type_as)
+        if any(held) and not moves and func not in MAY_MIX:
+            strays = [tuple(each.shape) for each, there in zip(inputs, held, strict=True) if each.ndim and not there]
+            if strays:
+                raise RuntimeError(f"{func.__name__}: tensors on cuda:0, and on the host of shape {strays}")
+
+        named = [each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)]
+        named += [torch.device(each) for each in (kwargs.get("device"), *args[1:] * moves) if isinstance(each, str)]
+        if func in (Tensor.cpu, Tensor.cuda):
+            target, func, args = func is Tensor.cuda, Tensor.clone, args[:1]
+        elif named:
+            target = named[0].type == "cuda"
+            args = tuple(HOST if isinstance(each, (torch.device, str)) else each for each in args)
+            kwargs = {name: HOST if name == "device" else value for name, value in kwargs.items()}
+        else:
+            target = held[-1] if moves else held[0] if func in MAY_MIX else any(held)
+        return tree_map_only(Tensor, lambda tensor: self.moved(tensor, target, inputs), func(*args, **kwargs))
+
+
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.fixture(params=["simulated", pytest.param("cuda", marks=no_gpu)])
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AbstractContextManager:
+    """A context in which the device "cuda" is there; make all tensors within it."""
+    monkeypatch.setattr("monai_infoaug.information.entropy._numba_window_entropy", lambda: None)  # it is for the CPU
+    if request.param == "cuda":
+        return nullcontext()
+    monkeypatch.setattr(torch, "from_numpy", torch.as_tensor)  # which the mode sees
+    return SimulatedGPU()

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from monai.transforms import LoadImage
+
+from monai_infoaug.data import (
+    LandmarkTable,
+    SimpleITKReader,
+    image_datalist,
+    image_name,
+    landmark_datalist,
+    write_landmarks,
+)
+
+CEPH = Path(__file__).parents[3] / "shared" / "data" / "ceph"
+NAN = np.nan
+
+
+def images(folder, *names, size=(4, 6)):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.Image(size, sitk.sitkUInt8), folder / name)
+
+
+def dicoms(folder, *series):
+    """Files 0.dcm, 1.dcm, ... of the given series."""
+    folder.mkdir(parents=True)
+    for i, uid in enumerate(series):
+        image = sitk.Image([4, 6, 1], sitk.sitkInt16)
+        tags = {"0020|000e": f"1.2.{uid}", "0020|000d": "1.1", "0008|0060": "CT", "0020|0032": rf"0\0\{i}"}
+        for key, value in (tags | {"0020|0037": r"1\0\0\0\1\0"}).items():
+            image.SetMetaData(key, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{i}.dcm"))
+        writer.Execute(image)
+
+
+def written(folder, text):
+    (folder / "table.csv").write_text(text, encoding="utf-8")
+    return folder / "table.csv"
+
+
+def paths(folder, *args):
+    return [str(Path(item["image"]).relative_to(folder)) for item in image_datalist(folder, *args)]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/b/1.png", "1"),
+        ("1.JPEG", "1"),
+        ("v.1.nii.gz", "v.1"),
+        ("v.nii", "v"),
+        ("v.mrk.json", "v"),
+        ("v.fcsv", "v"),
+        ("v", "v"),
+        ("studies/1.2.840.10008", "1.2.840.10008"),
+    ],
+)
+def test_image_name(path, name):
+    assert image_name(path) == image_name(Path(path)) == name
+
+
+def test_image_datalist(tmp_path):
+    images(tmp_path, "b.png", "a.JPG", ".hidden.png", "deep/c.png")
+    (tmp_path / "notes.txt").touch(), (tmp_path / "v.nii.gz").touch(), (tmp_path / "d.png").mkdir()
+    assert paths(tmp_path) == ["a.JPG", "b.png", "v.nii.gz"]
+    assert image_datalist(tmp_path / "b.png") == [{"image": str(tmp_path / "b.png")}]
+    assert paths(str(tmp_path), "**/*.png") == ["b.png", "deep/c.png"]
+    with pytest.raises(
+        ValueError, match=r"`dataset_dir` must be a folder with images '\*.txt' of type .bmp.*\.nii\.gz"
+    ):
+        image_datalist(tmp_path, "*.txt")
+    with pytest.raises(ValueError, match=r"`dataset_dir` must be a folder or an image file, got '.*none'"):
+        image_datalist(tmp_path / "none")
+
+
+def test_a_folder_with_one_dicom_series_is_one_image(tmp_path):
+    dicoms(tmp_path / "ct", 5, 5, 5)
+    dicoms(tmp_path / "x-rays", 6, 7)
+    images(tmp_path, "b.png", "ct/notes.png")
+    assert paths(tmp_path / "ct") == [".", "notes.png"]
+    assert paths(tmp_path / "x-rays") == ["0.dcm", "1.dcm"]
+    assert paths(tmp_path) == ["b.png", "ct"]
+    assert paths(tmp_path, "**/*.dcm") == ["ct", "x-rays/0.dcm", "x-rays/1.dcm"]
+    assert LoadImage(reader=SimpleITKReader())(image_datalist(tmp_path)[1]["image"]).shape == (4, 6, 3)
+
+
+def test_landmarks_from_a_csv_file(tmp_path):
+    images(tmp_path / "images", "7.png", "v.1.png")
+    (tmp_path / "images" / "w.2.nii.gz").touch()  # for a CSV file no image is opened
+    path = written(tmp_path, "image,landmark,x,y\nv.1,0,0.5,2.5\n7,0,1,2\nelsewhere,0,1,1\nw.2,1,1,1\n")
+    items = landmark_datalist(tmp_path / "images", path)
+    assert [item["name"] for item in items] == ["7", "v.1", "w.2"]
+    assert all(item["labels"] == ["0", "1"] for item in items)
+    assert items[1]["image"] == str(tmp_path / "images" / "v.1.png")
+    assert items[1]["landmarks"].dtype == np.float32
+    np.testing.assert_array_equal(items[1]["landmarks"], [[0.5, 2.5], [NAN, NAN]])
+    images(tmp_path / "images", "8.png")
+    with pytest.raises(ValueError, match=r"`image` must be in the table .* got '8'"):
+        landmark_datalist(tmp_path / "images", path)
+
+
+@pytest.mark.parametrize("suffix", [".fcsv", ".mrk.json"])
+def test_landmarks_from_a_folder_of_slicer_files(tmp_path, suffix):
+    """Each in its own order and axes; what one lacks is missing there."""
+    images(tmp_path, "a.png", "b.png")
+    (tmp_path / "marks").mkdir()
+    write_landmarks(tmp_path / "marks" / f"a{suffix}", LandmarkTable("pq", {"x": [[1, 2], [3, 4]]}, space="LPS"))
+    write_landmarks(tmp_path / "marks" / f"b{suffix}", LandmarkTable("rp", {"x": [[5, 6], [7, 8]]}, space="RAS"))
+    a, b = landmark_datalist(tmp_path, tmp_path / "marks")
+    assert a["labels"] == b["labels"] == ["p", "q", "r"]
+    np.testing.assert_array_equal(a["landmarks"], [[-1, -2], [-3, -4], [NAN, NAN]])  # z = 0 is dropped
+    np.testing.assert_array_equal(b["landmarks"], [[7, 8], [NAN, NAN], [5, 6]])
+    a, b = landmark_datalist(tmp_path, tmp_path / "marks", space="LPS", labels=["r", "p"])
+    assert a["labels"] == ["r", "p"]
+    np.testing.assert_array_equal([a["landmarks"], b["landmarks"]], [[[NAN, NAN], [1, 2]], [[-5, -6], [-7, -8]]])
+    with pytest.raises(ValueError, match=r"`labels` must be in the table .*marks, which has 'p', 'q', 'r', got 's'"):
+        landmark_datalist(tmp_path, tmp_path / "marks", labels=["p", "s"])
+    images(tmp_path, "c.png")
+    with pytest.raises(
+        ValueError, match=r"`table` must be a folder with either c\.fcsv or c\.mrk\.json, got 0 of them"
+    ):
+        landmark_datalist(tmp_path, tmp_path / "marks")
+
+
+def test_landmarks_of_one_image_from_any_slicer_file(tmp_path):
+    images(tmp_path, "a.nii.gz", size=(4, 6, 5))
+    write_landmarks(tmp_path / "template.mrk.json", LandmarkTable("p", {"x": [[1, 2, 3]]}))
+    (item,) = landmark_datalist(tmp_path / "a.nii.gz", tmp_path / "template.mrk.json")
+    assert item["landmarks"].tolist() == [[-1, -2, 3]]
+    images(tmp_path, "b.png")
+    with pytest.raises(ValueError, match=r"`table` must be a CSV file, or a folder .*, got '.*' for 2 images"):
+        landmark_datalist(tmp_path, tmp_path / "template.mrk.json")
+
+
+def test_an_image_without_header_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    write_landmarks(tmp_path / "a.fcsv", LandmarkTable("p", {"a": [[1, 2]]}))
+    with pytest.raises(ValueError, match=r"an image that SimpleITK can read, got '.*a\.png'"):
+        landmark_datalist(tmp_path / "a.png", tmp_path / "a.fcsv")
+
+
+@pytest.mark.parametrize("reader", ["PILReader", SimpleITKReader()])
+def test_axis_order_is_that_of_the_readers(tmp_path, reader):
+    if reader == "PILReader":
+        pytest.importorskip("PIL", reason="PILReader needs Pillow")
+    dot = np.zeros((6, 4), np.uint8)
+    dot[5, 2] = 255  # row 5 (y), column 2 (x)
+    sitk.WriteImage(sitk.GetImageFromArray(dot), tmp_path / "a.png")
+    (item,) = landmark_datalist(tmp_path, written(tmp_path, "image,landmark,x,y\na,0,2,5\n"))
+    image = LoadImage(reader=reader)(item["image"])
+    assert image[tuple(item["landmarks"][0].astype(int))] == 255
+
+
+@pytest.mark.skipif(not CEPH.is_dir(), reason="cephalometric images not at hand")
+def test_real_table():
+    items = landmark_datalist(CEPH / "train", CEPH / "train_landmarks_mm.csv")
+    assert len(items) == 150
+    with open(CEPH / "train_landmarks_mm.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["image"] == "115"]
+    item = next(item for item in items if item["name"] == "115")
+    assert Path(item["image"]).name == "115.jpg" and item["landmarks"].shape == (19, 2)
+    rows.sort(key=lambda row: int(row["landmark"]))
+    np.testing.assert_allclose(item["landmarks"], [[float(row[axis]) for axis in "xy"] for row in rows], rtol=1e-6)
+    extent = 0.3 * np.array(LoadImage(reader=SimpleITKReader())(item["image"]).shape)
+    assert (item["landmarks"] >= 0).all() and (item["landmarks"] <= extent).all()

@@ -1,0 +1,289 @@
+"""Every example bundle against MONAI's bundle specification and the rules of its model zoo; new ones are found here."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from pydoc import locate
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.data import load_net_with_metadata
+
+import monai_infoaug
+from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from monai_infoaug.handlers import load_weights
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT.parent / "shared" / "schema" / "meta_schema_20240725.json"
+EXAMPLES = Path(str(files("monai_infoaug.examples")))
+BUNDLES = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__")
+WORKFLOWS = {"train": ["train"], "eval": ["train", "evaluate"], "infer": ["train", "inference"]}
+
+# settings of a run that takes a second or two on images of 1 mm, with SIZE[spatial dimensions] voxels along each axis
+SIZE = {2: 72, 3: 48}
+QUICK = {
+    "working_pixdim": 1.0,
+    "num_points": 20,
+    "batch_size": 2,
+    "max_epochs": 1,
+    "val_interval": 1,
+    "val_images": 1,
+    "num_workers": 0,
+}
+SMALL = {
+    "landmark_pretraining": {"pixdim": 1.0, "view_size": [64, 64], "features": [4] * 5},
+    "landmark_matching_3d": {"view_size": [32] * 3, "features": [4] * 4},
+}
+
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+missing = [name for name in ("ignite", "tensorboard", "matplotlib", "tqdm") if find_spec(name) is None]
+needs_train = pytest.mark.skipif(bool(missing), reason=f"workflows need {missing}: install monai_infoaug[train]")
+
+
+def config(bundle: Path, *names: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([bundle / "configs" / f"{name}.json" for name in names])
+    parser.read_meta(bundle / "configs" / "metadata.json")
+    return parser
+
+
+def metadata(bundle: Path) -> dict:
+    return json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
+
+def spatial_dims(bundle: Path) -> int:
+    return len(metadata(bundle)["network_data_format"]["inputs"]["image"]["spatial_shape"])
+
+
+def pieces(content: object) -> Iterator[tuple[str, str]]:
+    """Every string of a configuration with the key it stands at."""
+    if isinstance(content, (dict, list)):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from [(str(key), value)] if isinstance(value, str) else pieces(value)
+
+
+@every_bundle
+def test_files(bundle):
+    there = [str(path.relative_to(bundle)) for path in [*bundle.glob("*"), *bundle.glob("*s/*")] if path.is_file()]
+    names = ("metadata", "train", "evaluate", "inference")
+    assert {"LICENSE", "docs/README.md", "configs/logging.conf", *(f"configs/{n}.json" for n in names)} <= set(there)
+    assert [path for path in there if path not in ("LICENSE", "docs/README.md") and path != path.lower()] == []
+    assert all((bundle / path).stat().st_size < 25e6 for path in there)  # what the model zoo takes
+    logging = configparser.ConfigParser()
+    logging.read(bundle / "configs" / "logging.conf")
+    assert {"loggers", "handlers", "formatters"} <= set(logging)
+
+
+@every_bundle
+@pytest.mark.skipif(not SCHEMA.exists(), reason="MONAI's metadata schema not at hand")
+def test_metadata_schema(bundle, tmp_path):
+    pytest.importorskip("jsonschema", reason="it checks the schema")
+    verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=shutil.copy(SCHEMA, tmp_path))
+
+
+@every_bundle
+@pytest.mark.skipif(not (ROOT / "constraints.txt").exists(), reason="not in a checkout")
+def test_metadata_versions(bundle):
+    lines = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M)
+    tested = {name.lower().replace("_", "-"): version for name, version in lines}
+    meta = metadata(bundle)
+    assert [meta[f"{name}_version"] for name in ("monai", "pytorch", "numpy")] == [
+        tested[name] for name in ("monai", "torch", "numpy")
+    ]
+    required = meta["required_packages_version"]
+    assert required.pop("monai_infoaug") == monai_infoaug.__version__
+    assert required == {name: tested[name.lower().replace("_", "-")] for name in required}
+    assert meta["version"] in meta["changelog"] and meta["name"]
+
+
+@every_bundle
+@needs_train
+@pytest.mark.parametrize("names", WORKFLOWS.values(), ids="+".join)
+def test_names_in_configs_exist(bundle, names):
+    parser = config(bundle, *names)
+    strings = list(pieces(parser.config))
+    targets = {value for key, value in strings if key == "_target_"}
+    assert targets and [target for target in targets if "." not in target or locate(target) is None] == []
+    referenced = {ref for _, value in strings for ref in ReferenceResolver.match_refs_pattern(value)}
+    assert referenced and [ref for ref in referenced if ref not in parser] == []
+
+
+@every_bundle
+def test_model_zoo_keys(bundle):
+    train = ["bundle_root", "device", "dataset_dir", "output_dir", "network_def", "val_interval"]
+    train += [f"train#{key}" for key in ("trainer", "trainer#max_epochs", "dataset", "dataset#data", "handlers")]
+    train += [f"validate#{key}" for key in ("evaluator", "handlers", "dataset", "key_metric", "preprocessing")]
+    infer = ["bundle_root", "device", "network_def", "inferer", "output_dir", "preprocessing", "dataset", "evaluator"]
+    for names, keys in ((["train"], train), (["train", "inference"], infer)):
+        parser = config(bundle, *names)
+        assert [key for key in keys if key not in parser] == []
+        assert "initialize" in parser and "run" in parser
+        # a bundle runs where it lies, and writes there unless told otherwise
+        assert parser["bundle_root"] == "." and "@bundle_root" in parser["output_dir"]
+        assert [value for _, value in pieces(parser.config) if re.match(r"/(home|root|work/|Users)|~", value)] == []
+
+
+def shape(pattern: list, n: int) -> list[int]:
+    return [eval(str(length), {"n": n}) for length in pattern]
+
+
+@every_bundle
+@torch.no_grad()
+def test_descriptor_is_as_the_metadata_say(bundle):
+    meta, train = (str(bundle / "configs" / f"{name}.json") for name in ("metadata", "train"))
+    verify_net_in_out(net_id="descriptor", meta_file=meta, config_file=train, device="cpu")
+    formats = metadata(bundle)["network_data_format"]
+    given, expected = formats["inputs"]["image"], formats["outputs"]["pred"]
+    descriptor = config(bundle, "train").get_parsed_content("descriptor").eval()
+    for n in (1, 2) if spatial_dims(bundle) == 2 else (1,):
+        low, high = given["value_range"]
+        image = low + (high - low) * torch.rand(1, given["num_channels"], *shape(given["spatial_shape"], n))
+        pred = descriptor(image)
+        assert list(pred.shape[1:]) == [expected["num_channels"], *shape(expected["spatial_shape"], n)]
+        low, high = expected["value_range"]
+        assert low <= pred.min() < pred.max() <= high
+
+
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)
+def trained(request, tmp_path_factory):
+    """A bundle, trained for an epoch on random images, and its settings: the test pattern of the model zoo."""
+    bundle, folder = request.param, tmp_path_factory.mktemp(request.param.name)
+    dims, generator = spatial_dims(bundle), np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for i in range(3):
+        array = generator.integers(0, 255, [SIZE[dims]] * dims, np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(array), folder / "images" / f"{i}{'.png' if dims == 2 else '.nii.gz'}")
+    points = {str(i): [[10.0] * dims, [30.0, 40.0, 20.0][:dims]] for i in range(3)}
+    write_landmarks(folder / "table.csv", LandmarkTable(["a", "b"], points, space="LPS"))
+    template = next((folder / "images").glob("0.*"))
+    settings = {
+        "bundle_root": str(bundle),
+        "dataset_dir": str(folder / "images"),
+        "output_dir": str(folder / "out"),
+        **QUICK,
+        **SMALL.get(bundle.name, {}),
+    }
+    annotated = {"template": str(template), "template_landmarks": str(folder / "table.csv")}
+    parser = config(bundle, "train")
+    assert [key for key in settings if key not in parser] == []
+    run(bundle, "train", settings)
+    return bundle, settings, annotated
+
+
+def run(bundle: Path, kind: str, settings: dict) -> None:
+    flow = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / f"{name}.json") for name in WORKFLOWS[kind]],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        workflow_type=kind,
+        **settings,
+    )
+    flow.initialize()
+    if kind != "eval":  # as in the model zoo: `evaluate.json` on top of `train.json` is no workflow of its own
+        assert flow.check_properties() == []
+    flow.run()
+    flow.finalize()
+
+
+@needs_train
+def test_train(trained):
+    _, settings, _ = trained
+    checkpoint = torch.load(Path(settings["output_dir"], "checkpoint.pt"), weights_only=True)
+    assert checkpoint["trainer"]["epoch"] == 1
+    assert all(weight.isfinite().all() for weight in checkpoint["network"].values())
+
+
+@needs_train
+@pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
+def test_evaluate_and_infer(trained, kind, output):
+    bundle, settings, annotated = trained
+    if kind == "eval":
+        annotated = annotated | {
+            "evaluation_dir": settings["dataset_dir"],
+            "landmarks": annotated["template_landmarks"],
+        }
+    run(bundle, kind, settings | annotated)
+    (table,) = Path(settings["output_dir"], output).glob("landmarks*.csv")
+    found = read_landmarks(table).to("LPS")
+    assert set(found.points) == {"0", "1", "2"} and found.labels == ("a", "b")
+    truth = read_landmarks(annotated["template_landmarks"]).points["0"]
+    np.testing.assert_allclose(found.points["0"], truth, atol=4)  # the template finds itself, to a cell or two
+    assert all(np.isfinite(points).all() for points in found.points.values())
+
+
+def export_arguments(bundle: Path, settings: dict) -> dict:
+    return {
+        "net_id": "descriptor",
+        "ckpt_file": str(Path(settings["output_dir"], "checkpoint.pt")),
+        "key_in_ckpt": "network",
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+        "config_file": str(bundle / "configs" / "train.json"),
+        **settings,
+    }
+
+
+def another_size(bundle: Path) -> list[int]:
+    dims = spatial_dims(bundle)
+    return [SIZE[dims] + odd for odd in (7, 0, -5)][:dims]
+
+
+@pytest.fixture
+def descriptor(trained) -> torch.nn.Module:
+    """With the weights of the checkpoint."""
+    bundle, settings, _ = trained
+    parser = config(bundle, "train")
+    parser.update(settings)
+    load_weights(parser.get_parsed_content("network_def"), Path(settings["output_dir"], "checkpoint.pt"))
+    return parser.get_parsed_content("descriptor").eval()
+
+
+@needs_train
+@torch.no_grad()
+def test_export(trained, descriptor, tmp_path):
+    bundle, settings, _ = trained
+    what, given = export_arguments(bundle, settings), metadata(bundle)
+    ckpt_export(filepath=str(tmp_path / "descriptor.ts"), **what)
+    exported, meta, extra = load_net_with_metadata(str(tmp_path / "descriptor.ts"), more_extra_files=["train.json"])
+    assert {key: meta[key] for key in given} == given
+    assert json.loads(extra["train.json"]) == json.loads(Path(what["config_file"]).read_text(encoding="utf-8"))
+    size = another_size(bundle)
+    image = torch.rand(2, given["network_data_format"]["inputs"]["image"]["num_channels"], *size)
+    torch.testing.assert_close(exported(image), descriptor(image), atol=1e-5, rtol=0)
+
+
+@needs_train
+def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
+    """Rather than silently giving the untrained network."""
+    what = export_arguments(*trained[:2]) | {"ckpt_file": str(tmp_path / "other.pt")}
+    torch.save({"network": {"other": torch.zeros(1)}}, what["ckpt_file"])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        ckpt_export(filepath=str(tmp_path / "descriptor.ts"), **what)
+
+
+@needs_train
+@torch.no_grad()
+def test_onnx_export(trained, descriptor, tmp_path):
+    pytest.importorskip("onnx", reason="onnx writes the file")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime reads the file")
+    bundle, settings, _ = trained
+    channels, dims = metadata(bundle)["network_data_format"]["inputs"]["image"]["num_channels"], spatial_dims(bundle)
+    dynamic = {"input_names": ["image"], "dynamic_axes": {"image": [0, *range(2, dims + 2)]}, "dynamo": False}
+    onnx_export(
+        filepath=str(tmp_path / "descriptor.onnx"),
+        use_trace=True,
+        converter_kwargs=dynamic,
+        **export_arguments(bundle, settings),
+    )
+    image = torch.rand(1, channels, *another_size(bundle))
+    (got,) = runtime.InferenceSession(str(tmp_path / "descriptor.onnx")).run(None, {"image": image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), descriptor(image), atol=1e-5, rtol=0)

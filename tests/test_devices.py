@@ -1,0 +1,94 @@
+"""Whoever computes on tensors does so where they are; for transforms `transforms/test_contract.py` says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.networks.nets import UNet
+
+from monai_infoaug.inferers import LandmarkMatcher, match_points
+from monai_infoaug.information import assign_tiers, local_entropy, tier_thresholds
+from monai_infoaug.losses import PixelInfoNCELoss
+from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric, SuccessDetectionRate
+from monai_infoaug.networks import DenseDescriptor, EmbeddingHeads, GlobalLocalEmbeddingNet, PixelEmbeddingNet
+
+
+def on_gpu(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape).to("cuda")
+
+
+def net(dims: int = 2) -> PixelEmbeddingNet:
+    return PixelEmbeddingNet(spatial_dims=dims)
+
+
+def test_information(gpu):
+    with gpu:
+        for shape in ((2, 12, 11), (1, 8, 9, 10)):
+            image, mask = on_gpu(*shape), on_gpu(1, *shape[1:]) > 0.3
+            for settings in ({}, {"mask": mask}, {"value_range": (0.0, 1.0)}, {"mask": mask.cpu()}):
+                information = local_entropy(image, 3, **settings)[:1]
+                assert information.is_cuda
+            tiers = assign_tiers(information, tier_thresholds(information, mask=mask), mask)
+            assert tiers.is_cuda
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_loss(gpu, valid):
+    with gpu:
+        features, points = on_gpu(2, 5, 8).requires_grad_(), 9 * on_gpu(2, 5, 2)
+        loss = PixelInfoNCELoss(radius=2.0)(features, on_gpu(2, 5, 8), points, on_gpu(2, 5) > 0.2 if valid else None)
+        loss.backward()
+        assert loss.is_cuda and features.grad.is_cuda
+
+
+@pytest.mark.parametrize(
+    "metric", [MeanRadialError(spacing=(0.5, 2.0)), SuccessDetectionRate(spacing=0.3), PixelEmbeddingCollapseMetric()]
+)
+def test_metrics(gpu, metric):
+    metric.reset()
+    with gpu:
+        metric(on_gpu(3, 4, 2), on_gpu(3, 4, 2))
+        assert metric.aggregate().is_cuda
+
+
+def heads() -> EmbeddingHeads:
+    unet = UNet(2, 1, 1, channels=(8, 16, 32), strides=(2, 2))
+    return EmbeddingHeads(unet, ["model.1.submodule.0", "model.0"], embedding_dim=8, spatial_size=(64, 64))
+
+
+NETWORKS = {
+    "2D": net,
+    "3D": lambda: net(3),
+    "global-local": lambda: GlobalLocalEmbeddingNet([net(), net()]),
+    "heads": heads,
+    "descriptor": lambda: DenseDescriptor(net(), stride=4),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(gpu, name):
+    with gpu:
+        network = NETWORKS[name]().to("cuda").eval()
+        levels = network(on_gpu(1, 1, *((48,) * 3 if name == "3D" else (96, 80))))
+        assert all(level.is_cuda for level in ([levels] if isinstance(levels, torch.Tensor) else levels))
+
+
+@pytest.mark.parametrize("world", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_landmark_matcher(gpu, dims, world):
+    with gpu:
+        size, network = (64, 48, 32)[:dims], net(dims).to("cuda").eval()
+        template, landmarks = MetaTensor(torch.rand(1, *size), affine=torch.eye(4)), 20 * torch.rand(3, dims)
+        query = MetaTensor(torch.rand(2, 1, *size), affine=torch.eye(4)).to("cuda")
+        for there in (template, template.to("cuda")):
+            for points in (landmarks, landmarks.to("cuda")):
+                found = LandmarkMatcher(there, points, world=world)(query, network)
+                assert all(value.is_cuda for value in found.values())
+
+
+def test_points_of_levels(gpu):
+    with gpu:
+        template, query = ([on_gpu(1, 8, 16, 16), on_gpu(1, 8, 8, 8)] for _ in range(2))
+        found = match_points(template, 30 * on_gpu(1, 5, 2), query, (2, 4), (32, 32), weights=(1, 2))
+        assert all(value.is_cuda for value in found)

@@ -1,0 +1,309 @@
+"""Landmarks from one template in many images: what is written, what is refused, and what goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+
+from monai_infoaug.__main__ import main
+from monai_infoaug.bundles import copy_bundle, find_bundle
+from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+
+pytest.importorskip("tqdm", reason="matching needs the extra train")
+
+from monai_infoaug.match import TemplateMatcher, distinct_names, match_images, read_config
+
+CEPH = Path(__file__).parents[2] / "shared" / "data" / "ceph"
+SETTINGS = {
+    "bundle": "landmark_pretraining",
+    "modality": "xray",
+    "features": [32] * 5,
+    "working_pixdim": 0.5,
+}
+LABELS, POINTS = ("sella", "nasion", "chin"), np.array([[10.0, 8.0], [20.5, 30.25], [28.0, 15.0]])
+LIKE_PNG = {"pixdim": 0.5}
+
+
+def save_checkpoint(path: Path, bundle: Path, settings: dict) -> Path:
+    """A checkpoint of an untrained network: enough to find a template in itself."""
+    torch.manual_seed(0)
+    config = ConfigParser()
+    config.read_config(bundle / "configs" / "train.json")
+    config["features"] = settings["features"]
+    torch.save({"network": config.get_parsed_content("network_def").state_dict(), "settings": settings}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return save_checkpoint(folder / "checkpoint.pt", find_bundle("landmark_pretraining"), SETTINGS)
+
+
+def smooth(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    coarse = np.random.default_rng(seed).random([s // 4 for s in shape])
+    fine = torch.nn.functional.interpolate(
+        torch.tensor(coarse)[None, None], shape, mode=["bilinear", "trilinear"][len(shape) - 2]
+    )
+    return (255 * fine[0, 0].numpy()).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two pictures of 40 x 36 mm, the second one with the same content as the first, and the first one's landmarks."""
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        sitk.WriteImage(sitk.GetImageFromArray(smooth(0, (72, 80))), tmp_path / "images" / f"{name}.png")
+    write_landmarks(tmp_path / "table.csv", LandmarkTable(LABELS, {"a": POINTS}))
+    return tmp_path
+
+
+def run(checkpoint: Path, folder: Path, images=("images",), table="table.csv", **options) -> dict[str, str]:
+    options = {"out": folder / "out", "settings": LIKE_PNG, **options}
+    return match_images(
+        checkpoint, folder / "images" / "a.png", folder / table, [folder / i for i in images], **options
+    )
+
+
+def test_what_is_written(checkpoint, folder, capsys):
+    assert run(checkpoint, folder) == {}
+    out = folder / "out"
+    files = {"a.mrk.json", "a.png", "b.mrk.json", "b.png", "landmarks.csv", "summary.csv"}
+    assert {f.name for f in out.iterdir()} == files
+    table = read_landmarks(out / "landmarks.csv")
+    assert table.labels == LABELS and table.space == "LPS" and list(table.points) == ["a", "b"]
+    for name in table.points:
+        np.testing.assert_allclose(table.points[name], POINTS, atol=0.6)
+        assert (table.scores[name] > 0.7).all()
+        slicer = read_landmarks(out / f"{name}.mrk.json")
+        np.testing.assert_array_equal(slicer.points[name][:, :2], table.points[name])
+        np.testing.assert_array_equal(slicer.points[name][:, 2], 0)
+        np.testing.assert_array_equal(slicer.scores[name], table.scores[name])
+        picture = sitk.GetArrayFromImage(sitk.ReadImage(out / f"{name}.png"))
+        assert (picture[..., :3] == (0, 255, 0)).all(-1).any()  # green crosses
+    with open(out / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["low"], row["failure"]) for row in rows] == [("a", "", ""), ("b", "", "")]
+    assert [Path(row["file"]).name for row in rows] == ["a.png", "b.png"]
+    assert float(rows[0]["mean_score"]) == pytest.approx(table.scores["a"].mean(), abs=6e-4)
+    said = capsys.readouterr().out
+    assert said.splitlines()[1].split() == ["a", rows[0]["mean_score"]] and "Wrote 2 of 2 images" in said
+
+
+def test_low_landmarks_are_flagged_everywhere(checkpoint, folder, capsys):
+    sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), folder / "images" / "other.png")
+    matcher = TemplateMatcher(checkpoint, folder / "images" / "a.png", folder / "table.csv", settings=LIKE_PNG)
+    match = matcher(matcher.read(folder / "images" / "other.png"))
+    np.testing.assert_array_equal(match.low, match.round_trips > 3)
+    assert match.low.any(), "nothing of another picture should match well"
+    run(checkpoint, folder)
+    points = json.loads((folder / "out" / "other.mrk.json").read_text())["markups"][0]["controlPoints"]
+    assert [not point["selected"] for point in points] == match.low.tolist()
+    assert [point["description"].endswith("; low") for point in points] == match.low.tolist()
+    low = [label for label, is_low in zip(LABELS, match.low, strict=True) if is_low]
+    assert capsys.readouterr().out.splitlines()[3].split()[2:] == low
+    picture = sitk.GetArrayFromImage(sitk.ReadImage(folder / "out" / "other.png"))
+    assert (picture[..., :3] == (255, 255, 0)).all(-1).any()  # yellow crosses
+
+    run(checkpoint, folder, ["images/other.png"], min_score=0.999, max_round_trip=1000)
+    points = json.loads((folder / "out" / "other.mrk.json").read_text())["markups"][0]["controlPoints"]
+    assert not any(point["selected"] for point in points)
+
+
+def test_one_bad_file_does_not_stop_the_rest(checkpoint, folder, capsys):
+    (folder / "images" / "aa_corrupt.png").write_text("no picture")
+    colour = sitk.JoinSeries([sitk.GetImageFromArray(smooth(i, (72, 80))) for i in range(3)])
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.moveaxis(sitk.GetArrayFromImage(colour), 0, -1), isVector=True),
+        folder / "images" / "colour.png",
+    )
+    sitk.WriteImage(sitk.Image([8, 8, 8], sitk.sitkUInt8), folder / "images" / "volume.nii.gz")
+    failures = run(checkpoint, folder)
+    assert sorted(Path(path).name for path in failures) == ["aa_corrupt.png", "colour.png", "volume.nii.gz"]
+    assert "SimpleITK can read" in failures[str(folder / "images" / "aa_corrupt.png")]
+    assert "(B, 1, *S)" in failures[str(folder / "images" / "colour.png")]
+    assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["a", "b"]
+    captured = capsys.readouterr()
+    for path, why in failures.items():
+        assert f"{path}: {why}" in captured.err and "\n" not in why
+        assert why in captured.out
+    assert "Wrote 2 of 5 images" in captured.out
+
+
+def test_a_format_without_millimetres_needs_pixdim(checkpoint, folder):
+    with pytest.raises(ValueError, match="`pixdim` must be given, 1 for pixels"):
+        run(checkpoint, folder, settings={})
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checkpoint": "none.pt"}, r"none.pt` must be a readable checkpoint"),
+        ({"checkpoint": "table.csv"}, r"table.csv` must be a readable checkpoint"),
+        ({"checkpoint": "other.pt"}, r"other.pt` must be a checkpoint of this GlobalLocalEmbeddingNet"),
+        ({"checkpoint": "evil.pt"}, r"`settings of .*evil.pt` must be .*, got modality='\$print\(1\)'"),
+        ({"checkpoint": "odd.pt"}, r"`settings of .*odd.pt` must be among those of the bundle: .*, got 'colour'"),
+        ({"template": "none.png"}, r"`template` must be an image file, got .*none.png"),
+        ({"template": "table.csv"}, r"template .*table.csv: "),
+        ({"landmarks": "none.csv"}, r"`path` must be a readable landmark file .*none.csv"),
+        (
+            {"landmarks": "outside.csv"},
+            r"`landmarks` must be inside of the template of 80 x 72 voxels of 0.5 x 0.5 mm, got 'out' at \[10",
+        ),
+        ({"landmarks": "flat.csv"}, r"flat.csv` must be 2 a landmark, got 3 coordinates"),
+        ({"landmarks": "others.csv"}, r"`image` must be in the table .*others.csv.*, got 'a'"),
+        ({"images": ["nothing"]}, r"`images` must be files and folders, got .*nothing"),
+        ({"images": []}, r"`images` must be files and folders, got none"),
+        ({"bundle": "landmarks"}, r"`bundle` must be one of .*landmark_pretraining"),
+        ({"settings": {"colour": 1}}, r"`settings` must be among those of the bundle: .*modality.*, got 'colour'"),
+        ({"settings": {"network_def": 1}}, r"`settings` must be among those of the bundle"),
+        ({"settings": {"modality": "@seed"}}, r"`settings` must be .*, got modality='@seed'"),
+        ({"settings": {"pixdim": [1, "%x"]}}, r"`settings` must be"),
+        ({"settings": {"modality": "sonar"}}, r"configuration: `modality` must be one of"),
+        ({"settings": {"pixdim": -1}}, r"configuration: `pixdim` must be"),
+        ({"settings": {"in_channels": 3, **LIKE_PNG}}, r"must be a checkpoint of this GlobalLocalEmbeddingNet"),
+        ({"out": "table.csv"}, r"table.csv"),
+        ({"min_score": 2}, r"`min_score` must be a cosine, from -1 to 1, got 2"),
+        ({"max_round_trip": 0}, r"`max_round_trip` must be above 0, in voxels, got 0"),
+        ({"device": "abacus"}, r"`device` must be one that PyTorch finds here"),
+    ],
+)
+def test_faults_in_what_all_images_share(checkpoint, folder, change, message):
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({"network": {}}, folder / "other.pt")
+    torch.save(state | {"settings": {"modality": "$print(1)"}}, folder / "evil.pt")
+    torch.save(state | {"settings": {"colour": 1}}, folder / "odd.pt")
+    write_landmarks(folder / "outside.csv", LandmarkTable(["in", "out"], {"a": [[10.0, 8.0], [10.0, 80.0]]}))
+    write_landmarks(folder / "flat.csv", LandmarkTable(["in"], {"a": [[10.0, 8.0, 0.0]]}))
+    write_landmarks(folder / "others.csv", LandmarkTable(["in"], {"b": [[10.0, 8.0]]}))
+    given = {"template": "images/a.png", "landmarks": "table.csv", "images": ["images"], "out": "out", **change}
+    places = {key: folder / given.pop(key) for key in ("template", "landmarks", "out")}
+    given["images"] = [folder / image for image in given["images"]]
+    given |= {"checkpoint": folder / given["checkpoint"] if "checkpoint" in given else checkpoint}
+    with pytest.raises((ValueError, OSError), match=message):
+        match_images(**{"settings": LIKE_PNG, **places, **given})
+    assert not (folder / "out").exists()
+
+
+def test_settings_come_from_the_user_then_the_checkpoint_then_the_bundle(checkpoint):
+    config = read_config(checkpoint, settings={"working_pixdim": 0.7, "pixdim": [0.1, 0.2]})
+    assert (config["working_pixdim"], config["pixdim"]) == (0.7, [0.1, 0.2])
+    assert config["features"] == SETTINGS["features"]
+    assert config["batch_size"] == 8  # of the bundle
+
+
+def test_a_checkpoint_without_settings_and_one_of_a_bundle_elsewhere(checkpoint, folder):
+    bare = folder / "bare.pt"
+    torch.save(torch.load(checkpoint, weights_only=True)["network"], bare)
+    settings = {key: value for key, value in SETTINGS.items() if key != "bundle"}
+    assert run(bare, folder, settings={**settings, **LIKE_PNG}) == {}
+    # a file must not say which folder's configuration is run
+    copy_bundle("landmark_pretraining", folder / "mine")
+    torch.save(torch.load(checkpoint, weights_only=True) | {"settings": {"bundle": str(folder / "mine")}}, bare)
+    with pytest.raises(ValueError, match="`bundle` must be one of"):
+        read_config(bare)
+    assert read_config(bare, folder / "mine")["features"] == [32, 48, 64, 96, 128]
+
+
+def test_only_what_the_template_shows(checkpoint, folder):
+    write_landmarks(folder / "table.csv", LandmarkTable(LABELS, {"a": [POINTS[0], [np.nan] * 2, POINTS[2]]}))
+    run(checkpoint, folder)
+    assert read_landmarks(folder / "out" / "landmarks.csv").labels == ("sella", "chin")
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/1.png", "y/2.nii.gz"], ["1", "2"]),
+        (["x/1.png", "y/1.png", "y/2.png"], ["x_1", "y_1", "y_2"]),
+        (["x/1.png", "x/1.jpg"], ["1.png", "1.jpg"]),
+        (["a_b/1.png", "a/b_1.png", "a/b_1.jpg", "1.png"], ["0_1.png", "1_b_1.png", "2_b_1.jpg", "3_1.png"]),
+    ],
+)
+def test_names_are_distinct(paths, names):
+    assert list(distinct_names([Path(path) for path in paths]).values()) == names
+
+
+def test_an_image_given_twice_is_matched_once_and_namesakes_are_kept(checkpoint, folder):
+    (folder / "more").mkdir()
+    shutil.copy(folder / "images" / "a.png", folder / "more" / "a.png")
+    run(checkpoint, folder, ["images/a.png", "images", "more"])
+    assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["images_a", "images_b", "more_a"]
+    assert (folder / "out" / "more_a.mrk.json").exists()
+
+
+def test_volumes_in_a_turned_anisotropic_frame(tmp_path, capsys):
+    """Slicer's table in LPS, volumes in RAS: what is written comes back at the same place of the volume."""
+    bundle = copy_bundle("landmark_pretraining", tmp_path / "bundle")
+    config = (bundle / "configs" / "train.json").read_text()
+    config = config.replace('"spatial_dims": 2', '"spatial_dims": 3').replace(
+        "[@working_pixdim] * 2", "[2.0, 1.0, 1.5]"
+    )
+    (bundle / "configs" / "train.json").write_text(config)
+    checkpoint = save_checkpoint(tmp_path / "c.pt", bundle, SETTINGS | {"modality": "mr"})
+
+    volume = sitk.GetImageFromArray(smooth(0, (28, 32, 72)))
+    volume.SetSpacing([2.0, 1.0, 1.5])
+    turn = sitk.Euler3DTransform([0.0] * 3, 0.2, -0.1, 0.3)
+    volume.SetDirection(turn.GetMatrix())
+    volume.SetOrigin([-20.0, 5.0, 11.0])
+    (tmp_path / "images").mkdir()
+    for name in ("t.nii.gz", "u.mha"):
+        sitk.WriteImage(volume, tmp_path / "images" / name)
+    lps = [volume.TransformContinuousIndexToPhysicalPoint(index) for index in ((20.0, 12, 9), (50, 20.0, 17))]
+    write_landmarks(tmp_path / "t.mrk.json", LandmarkTable(["AC", "PC"], {"t": lps}, space="LPS"))
+
+    failures = match_images(
+        checkpoint,
+        tmp_path / "images" / "t.nii.gz",
+        tmp_path / "t.mrk.json",
+        [tmp_path / "images"],
+        tmp_path / "out",
+        bundle,
+    )
+    assert failures == {}
+    for name in "tu":
+        found = read_landmarks(tmp_path / "out" / f"{name}.mrk.json")
+        assert found.labels == ("AC", "PC") and found.space == "RAS"
+        np.testing.assert_allclose(found.to("LPS").points[name], lps, atol=1.5)
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 1000
+    assert "low" not in capsys.readouterr().out.splitlines()[1]
+
+
+def test_exit_status(checkpoint, folder, capsys):
+    template = ["--template", str(folder / "images" / "a.png"), "--landmarks", str(folder / "table.csv")]
+    common = ["match", "--checkpoint", str(checkpoint), *template, "--out", str(folder / "out"), str(folder / "images")]
+    assert main([*common, "--pixdim", "0.5", "--origin", "0.0", "--set", "num_points=5"]) == 0
+    (folder / "images" / "c.png").write_text("no picture")
+    assert main([*common, "--pixdim", "[0.5, 0.5]"]) == 1
+    capsys.readouterr()
+    assert main([*common, "--pixdim", "0.5", "--set", "modality=$evil"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("monai-infoaug match: `settings` must be") and said.count("\n") == 1
+
+
+@pytest.mark.skipif(not CEPH.exists(), reason="cephalometric images not at hand")
+def test_real_images(checkpoint, tmp_path):
+    matcher = TemplateMatcher(
+        checkpoint,
+        CEPH / "train" / "115.jpg",
+        CEPH / "train_landmarks_mm.csv",
+        settings={"pixdim": 0.3, "origin": 0.1, "working_pixdim": 1.25},
+    )
+    truth = read_landmarks(CEPH / "train_landmarks_mm.csv", "115")
+    itself = matcher(matcher.read(CEPH / "train" / "115.jpg"))
+    assert np.linalg.norm(itself.world - truth.points["115"], axis=1).max() < 5  # 4 pixels, without training
+    other = matcher(matcher.read(CEPH / "train" / "121.jpg"))
+    assert isinstance(matcher.image, MetaTensor) and matcher.labels == list(truth.labels)
+    assert np.isfinite(other.world).all() and other.scores.mean() < itself.scores.mean()
+    assert other.round_trips.mean() > itself.round_trips.mean()
