@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
 from monai_infoaug.inferers import match_points
-from monai_infoaug.losses import PixelInfoNCELoss
+from monai_infoaug.losses import DenseInfoNCELoss, PixelInfoNCELoss
 
 __all__ = [
     "LevelContrast",
@@ -88,7 +88,8 @@ class LevelContrast(nn.Module):
 
     Args:
         view_levels: (input, stride) of each level: the pair of views that it sees and its voxels a cell.
-        loss: contrast of point features, called as ``loss(features1, features2, points, valid, radius=...)``.
+        loss: contrast of point features, called as ``loss(features1, features2, points, valid, radius=...)``; or a
+            ``DenseInfoNCELoss``.
         radius: in cells of a level, within which other points are neither positive nor negative.
         weights: of the levels, default all equal.
     """
@@ -108,8 +109,13 @@ class LevelContrast(nn.Module):
         total = torch.zeros((), device=levels[0][0].device)
         for (source, stride), weight, (level1, level2) in zip(self.view_levels, self.weights, levels, strict=True):
             points1, points2, valid = targets[source].values()
-            features = level_features(level1, points1, stride), level_features(level2, points2, stride)
-            total = total + weight * self.loss(*features, points1, valid, radius=self.radius * stride)
+            radius = self.radius * stride
+            if isinstance(self.loss, DenseInfoNCELoss):
+                contrast = self.loss(level1, level2, points1, points2, valid, stride=stride, radius=radius)
+            else:
+                features = level_features(level1, points1, stride), level_features(level2, points2, stride)
+                contrast = self.loss(*features, points1, valid, radius=radius)
+            total = total + weight * contrast
         return total
 
 
@@ -125,7 +131,7 @@ class PixelContrastiveTrainer(SupervisedTrainer):
         network: embedding network with ``strides`` (and ``view_levels`` where it takes several inputs); the output is
             a list of levels.
         optimizer: of the network's parameters.
-        loss_function: contrast of point features, default ``PixelInfoNCELoss()``.
+        loss_function: ``PixelInfoNCELoss()`` if None, a ``DenseInfoNCELoss``, or another contrast of point features.
         key: the image whose views are embedded.
         prefixes: ``prefix`` of each pair in the batch, in the order of the network's inputs.
         radius: in cells of a level, within which other points are neither positive nor negative.

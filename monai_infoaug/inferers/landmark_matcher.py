@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from weakref import ref
 
 import torch
 from monai.data import MetaTensor
@@ -219,7 +218,7 @@ class LandmarkMatcher(Inferer):
         require(lambda: chunk is None or chunk >= 1, "chunk", chunk, "at least 1, or None")
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk = level_weights, chunk
-        self._network, self._state, self._descriptors = lambda: None, None, None
+        self._network: nn.Module | None = None
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
@@ -247,12 +246,16 @@ class LandmarkMatcher(Inferer):
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}
 
     def _described(self, network: nn.Module, images: Tensor) -> list[Tensor]:
-        """Descriptors of the landmarks, computed anew only for another network, changed weights or another device."""
+        """Descriptors of the landmarks, computed anew only for another network, changed weights or another device.
+
+        PyTorch counts the changes of a tensor, those through ``tensor.data`` excepted.
+        """
         tensors = [*network.parameters(), *network.buffers()]
-        state = images.device, network.training, [(id(tensor), tensor._version) for tensor in tensors]
-        if self._network() is not network or self._state != state:
-            strides = getattr(network, "module", network).strides
+        versions = [(id(t), t.data_ptr(), None if t.is_inference() else t._version) for t in tensors]
+        state = network.training, images.device, images.dtype, versions
+        if self._network is not network or self._state != state:
             levels = network(self.templates.to(images))
+            strides = getattr(network, "module", network).strides
             self._descriptors = _describe(levels, self.landmarks.to(images.device), strides)
-            self._network, self._state = ref(network), state
+            self._network, self._state, self._tensors = network, state, tensors  # kept alive, so that no id comes twice
         return self._descriptors

@@ -11,6 +11,12 @@ from monai_infoaug.transforms.information import (
     InformationTiersd,
     InformationTiersDict,
 )
+from monai_infoaug.transforms.intensity_curve import (
+    RandIntensityCurve,
+    RandIntensityCurveD,
+    RandIntensityCurved,
+    RandIntensityCurveDict,
+)
 from monai_infoaug.transforms.modality import ModalityPreset, ModalityPresetD, ModalityPresetd, ModalityPresetDict
 from monai_infoaug.transforms.paired_views import (
     RandPairedViews,
@@ -47,6 +53,10 @@ __all__ = [
     "ModalityPresetD",
     "ModalityPresetDict",
     "ModalityPresetd",
+    "RandIntensityCurve",
+    "RandIntensityCurveD",
+    "RandIntensityCurveDict",
+    "RandIntensityCurved",
     "RandPairedViews",
     "RandPairedViewsD",
     "RandPairedViewsDict",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, conver
 from monai_infoaug._require import require
 from monai_infoaug.information.tiers import TIERS
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms.intensity_curve import RandIntensityCurve
 
 __all__ = [
     "RandTierIntensity",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 MODES = ("blend", "anchor", "continuous")
-NAMES = ("published", "rich")
+NAMES = ("published", "rich", "cross_contrast")
 
 
 def _scale(brightness: tuple[float, float], contrast: tuple[float, float]) -> Compose:
@@ -47,12 +49,13 @@ def _scale(brightness: tuple[float, float], contrast: tuple[float, float]) -> Co
     )
 
 
-def _rich(strength: float) -> Compose:
-    """Gamma curve, bias field, blur and noise for images scaled to [0, 1]."""
+def _rich(strength: float, any_contrast: bool = False) -> Compose:
+    """Grey-level curve (any, or a gamma curve), bias field, blur and noise for images scaled to [0, 1]."""
     sigma = (0.25, 1.5 * strength)
+    gamma = RandAdjustContrast(gamma=(0.6**strength, 1.8**strength), prob=1.0)
     return Compose(
         [
-            RandAdjustContrast(gamma=(0.6**strength, 1.8**strength), prob=1.0),
+            RandIntensityCurve(knots=5, prob=1.0) if any_contrast else gamma,
             RandBiasField(coeff_range=(-0.1 * strength, 0.1 * strength), prob=0.5),
             RandGaussianSmooth(sigma_x=sigma, sigma_y=sigma, sigma_z=sigma, prob=0.5),
             RandGaussianNoise(std=0.05 * strength, prob=0.5),
@@ -61,8 +64,9 @@ def _rich(strength: float) -> Compose:
 
 
 def _named(name: str, mode: str) -> Mapping[str, Callable] | Callable | None:
-    if name == "rich":
-        return _rich(1.0) if mode == "continuous" else {"low": _rich(0.5), "medium": _rich(1.0), "high": _rich(0.7)}
+    if name != "published":
+        make = partial(_rich, any_contrast=name == "cross_contrast")
+        return make(1.0) if mode == "continuous" else {"low": make(0.5), "medium": make(1.0), "high": make(0.7)}
     if mode == "continuous":
         return None  # the published linear form, see `_linear`
     medium = _scale((0.505, 1.997), (0.340, 2.329))
@@ -98,7 +102,7 @@ class RandTierIntensity(RandomizableTransform):
 
     Args:
         transforms: ``{"low": T, "medium": T, "high": T}``, where a missing tier stays unchanged; in mode
-            ``"continuous"`` one T; or one of these names, both for images scaled to [0, 1] (results are clipped to
+            ``"continuous"`` one T; or one of these names, all for images scaled to [0, 1] (results are clipped to
             [0, 1], or to the image's own range where that is wider):
 
             - ``"published"``: brightness and contrast as in [1], milder for the high tier; in mode ``"continuous"``
@@ -108,6 +112,11 @@ class RandTierIntensity(RandomizableTransform):
               strength 0.5 for the low tier (a strong change destroys the little that a flat region tells), 1 for
               medium and 0.7 for high (the ratio of the published ranges); in mode ``"continuous"`` strength 1 times
               the weight.
+            - ``"cross_contrast"``: as ``"rich"``, with a curve that rises and falls
+              (:py:class:`RandIntensityCurve`) instead of the gamma curve: for matching between contrasts, such as
+              T1- and T2-weighted images. The curve is the same in all tiers, so that no edge appears between them; in
+              mode ``"blend"`` flat regions, of which the shape of the edges is all that is left, get milder blur and
+              noise.
 
         mode: ``"blend"``, ``"anchor"`` or ``"continuous"``.
         prob: probability of any change, in [0, 1].

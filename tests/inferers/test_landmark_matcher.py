@@ -171,7 +171,7 @@ def test_template_is_embedded_once_until_something_changes():
     torch.testing.assert_close(again, first, atol=0, rtol=0)
     assert Counting.templates == 1
     for change in (
-        lambda: net.scale.data.mul_(torch.tensor([3.0, 1, 1]).view(3, 1, 1)),
+        lambda: nn.init.constant_(net.scale, 2),
         lambda: nn.utils.vector_to_parameters(torch.ones(3), net.parameters()),
         lambda: setattr(net, "scale", nn.Parameter(torch.ones(3, 1, 1))),
         net.eval,
@@ -281,7 +281,7 @@ IMAGE, POINTS = torch.rand(3, 8, 6), torch.tensor([[2.0, 3.0], [5.0, 4.0]])
         ((IMAGE, POINTS[:0]), r"`landmarks` must be .* got shape \(1, 0, 2\)"),
         ((IMAGE, torch.zeros(2, 4)), "`landmarks` must be .* with D 2 or 3"),
         ((IMAGE * torch.nan, POINTS), "`templates` must be finite, got NaN or infinite values"),
-        ((IMAGE, POINTS, False, None, 0), "`chunk` must be at least 1, got 0"),
+        ((IMAGE, POINTS, False, None, 0), "`chunk` must be at least 1, or None, got 0"),
     ],
 )
 def test_bad_templates(arguments, message):

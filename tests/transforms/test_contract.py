@@ -71,6 +71,10 @@ RECIPES = {
     "ModalityPresetd": Recipe(
         lambda dims, keys=("image",), **k: T.ModalityPresetd(keys, modality="mr", **k), ("image",), ("image",)
     ),
+    "RandIntensityCurve": Recipe(lambda dims: T.RandIntensityCurve(prob=1.0), ("image",)),
+    "RandIntensityCurved": Recipe(
+        lambda dims, keys=("image",), **k: T.RandIntensityCurved(keys, prob=1.0, **k), ("image",), ("image",)
+    ),
     "RandPairedViews": Recipe(lambda dims: T.RandPairedViews(**pair_options(dims)), GUIDED),
     "RandPairedViewsd": Recipe(
         lambda dims, keys=("image",), **k: T.RandPairedViewsd(keys, **pair_options(dims), **k), GUIDED, ("image",)

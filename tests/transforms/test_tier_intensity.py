@@ -345,3 +345,15 @@ def test_a_transform_of_another_kind_is_still_a_function_of_the_seed():
     first = intensity.set_random_state(seed=1)(image, tiers=tiers)
     assert torch.equal(intensity.set_random_state(seed=1)(image, tiers=tiers), first)
     assert not torch.equal(intensity(image, tiers=tiers), first)
+
+
+@pytest.mark.parametrize("mode", ["blend", "anchor", "continuous"])
+def test_cross_contrast_turns_contrasts_around_and_keeps_air_dark(mode):
+    ramp = torch.linspace(0, 1, 16 * 16).reshape(1, 16, 16)
+    maps = {"information": torch.full((1, 16, 16), 3.0), "tiers": torch.ones(1, 16, 16, dtype=torch.uint8)}
+    intensity = RandTierIntensity("cross_contrast", mode=mode).set_random_state(0)
+    outs = torch.stack([intensity(ramp, **maps) for _ in range(40)])
+    assert outs.min() >= 0 and outs.max() <= 1
+    slopes = outs[:, 0, 9:15].mean((1, 2)) - outs[:, 0, 4:8].mean((1, 2))
+    assert 5 < (slopes < 0).sum() < 35  # the brighter half of the tissues becomes the darker about as often as not
+    assert outs[:, 0, 0, :4].mean() < 0.2 < outs[:, 0, 4:].mean()

@@ -1,0 +1,428 @@
+"""Landmarks across contrasts, side by side with registration: ``python -m benchmarks.afids --data DIR``.
+
+The 32 anatomical fiducials (AFIDs) of the MNI152 template are known in its T1-weighted volume and searched in changed
+copies of its T2-weighted one: turned by up to 15 degrees about each axis, shifted by up to 10 mm along each, and bent
+by a smooth elastic field of up to 4 mm. The network learns from the T1-weighted volume alone; nothing reads the
+T2-weighted one or the fiducials before the table is made.
+
+Rows: the fiducials left in place; registration of the two volumes by mutual information (SimpleITK: rigid, then affine,
+then B-spline); MIND descriptors [1], compared in a neighbourhood, of which the best place within 40 mm is taken; the
+network of the bundle ``landmark_matching_3d``, untrained and trained, which searches the whole volume.
+
+Every result is saved as soon as it is there, so that a run that was stopped goes on where it was.
+
+References:
+    1. Heinrich et al., "MIND: modality independent neighbourhood descriptor for multi-modal deformable registration",
+       Medical Image Analysis 16(7), 2012.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting threads take the loaders' time
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose, LoadImage
+from monai.transforms.utils import create_rotate
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d, conv3d, pad
+
+from monai_infoaug._grid import sample_at
+from monai_infoaug._require import require
+from monai_infoaug.bundles import find_bundle
+from monai_infoaug.data import SimpleITKReader, read_landmarks
+from monai_infoaug.handlers import load_weights
+from monai_infoaug.inferers import LandmarkMatcher
+
+BUNDLE = "landmark_matching_3d"
+TEMPLATE = "tpl-MNI152NLin2009cAsym_res-01_{}"
+# the mean of many raters; the other table that lies beside it is one person's placement
+FIDUCIALS = TEMPLATE.format("desc-groundtruth_afids.fcsv")
+SEARCH = 40  # mm around a fiducial's place in the template, more than any change moves one
+
+
+class Change:
+    """A random rigid and smooth elastic change of a volume of 1 mm voxels, with the truth about every point.
+
+    The changed volume shows at ``y`` what the volume shows at ``R (y - c) + c + shift + u(y)``, with the centre ``c``;
+    ``u`` is a cubic B-spline field, scaled so that its largest displacement is ``elastic``.
+
+    Args:
+        size: of the volume, in voxels.
+        seed: of the draw.
+        degrees: largest turn about each axis.
+        shift: largest shift along each axis, in mm.
+        elastic: largest elastic displacement, in mm.
+        spacing: of the spline's nodes, in mm.
+
+    Example:
+        >>> change = Change((40, 50, 30), seed=0)
+        >>> points = torch.tensor([[20.0, 25.0, 15.0]], dtype=torch.float64)
+        >>> bool((change.source(change.moved(points)) - points).abs().max() < 1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        seed: int,
+        degrees: float = 15.0,
+        shift: float = 10.0,
+        elastic: float = 4.0,
+        spacing: float = 40.0,
+    ) -> None:
+        random = np.random.default_rng(seed)
+        turns = np.deg2rad(random.uniform(-degrees, degrees, 3))
+        self.rotation = torch.from_numpy(create_rotate(3, turns)[:3, :3])
+        self.shift = torch.from_numpy(random.uniform(-shift, shift, 3))
+        self.size, self.spacing = tuple(size), spacing
+        self.centre = (torch.tensor(self.size, dtype=torch.float64) - 1) / 2
+        count = [int((n - 1) / spacing) + 4 for n in self.size]
+        self.nodes = torch.from_numpy(random.standard_normal((3, *count)))
+        self.nodes *= elastic / self._field().norm(dim=0).max()
+
+    def _basis(self, places: Tensor, axis: int) -> Tensor:
+        """Cubic B-splines (n, nodes) at places (n,) along an axis."""
+        t = (places[:, None] / self.spacing + 1 - torch.arange(self.nodes.shape[axis + 1])).abs()
+        return torch.where(t < 1, 2 / 3 - t**2 + t**3 / 2, (2 - t).clamp_min(0) ** 3 / 6)
+
+    def _field(self) -> Tensor:
+        """Elastic displacement (3, *size) of every voxel."""
+        bases = [self._basis(torch.arange(n, dtype=torch.float64), axis) for axis, n in enumerate(self.size)]
+        return torch.einsum("dijk,xi,yj,zk->dxyz", self.nodes, *bases)
+
+    def elastic(self, points: Tensor) -> Tensor:
+        """Elastic displacement (N, 3) of points (N, 3) of the changed volume."""
+        bases = [self._basis(points[:, axis], axis) for axis in range(3)]
+        return torch.einsum("dijk,ni,nj,nk->nd", self.nodes, *bases)
+
+    def source(self, points: Tensor) -> Tensor:
+        """Where points (N, 3) of the changed volume come from."""
+        return (points - self.centre) @ self.rotation.T + self.centre + self.shift + self.elastic(points)
+
+    def moved(self, points: Tensor, steps: int = 100) -> Tensor:
+        """Where points (N, 3) of the volume lie in the changed one, by fixed-point iteration."""
+        found = points
+        for _ in range(steps):
+            before = found
+            found = (points - self.centre - self.shift - self.elastic(found)) @ self.rotation + self.centre
+            if (found - before).abs().max() < 1e-6:
+                break
+        return found
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Change a volume (C, *size); beyond its border is 0."""
+        axes = [torch.arange(n, dtype=torch.float64) for n in self.size]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+        places = self.rotation @ (grid - self.centre[:, None]) + (self.centre + self.shift)[:, None]
+        places = places.view(3, *self.size) + self._field()
+        return sample_at(image[None], places[None].to(image))[0]
+
+
+def mind(image: Tensor, distance: int = 1, radius: int = 1) -> Tensor:
+    """MIND descriptors [1] of a volume: how a patch differs from the patches beside it.
+
+    Args:
+        image: (*S).
+        distance: voxels to the six patches beside.
+        radius: of the cubic patches.
+
+    Returns:
+        (6, *S) in (0, 1], the most similar neighbour at 1.
+    """
+    steps = [(axis, sign * distance) for axis in range(3) for sign in (-1, 1)]
+    wide = pad(image[None, None], [distance] * 6, mode="replicate")[0, 0]
+    inner = [slice(distance, distance + n) for n in image.shape]
+    patches = []
+    for axis, step in steps:
+        beside = [slice(s.start + step, s.stop + step) if a == axis else s for a, s in enumerate(inner)]
+        difference = (image - wide[tuple(beside)]).square()
+        smooth = pad(difference[None, None], [radius] * 6, mode="replicate")
+        patches.append(avg_pool3d(smooth, 2 * radius + 1, stride=1)[0, 0])
+    differences = torch.stack(patches)
+    variance = differences.mean(0)
+    # bounded, so that flat regions are not all noise
+    variance = variance.clamp(1e-3 * variance.mean(), 1e3 * variance.mean()).clamp_min(1e-30)
+    return torch.exp(-(differences - differences.amin(0)) / variance)
+
+
+def nearest_by_descriptor(
+    template: Tensor, query: Tensor, points: Tensor, search: int = SEARCH, reach: int = 3, step: int = 3
+) -> Tensor:
+    """Where the neighbourhoods of points look most alike: the least sum of squared differences of descriptors.
+
+    Args:
+        template, query: descriptors (C, *S).
+        points: (N, 3) in voxels of the template, rounded.
+        search: voxels around each point in which it is searched.
+        reach: places compared along each axis, on either side.
+        step: voxels between these places.
+
+    Returns:
+        (N, 3) voxels of the query.
+    """
+    offsets = step * torch.arange(-reach, reach + 1)
+    margin, found = step * reach, []
+    wide = pad(query[None], [margin] * 6, mode="replicate")[0]
+    size, last = torch.tensor(query.shape[1:]), torch.tensor(query.shape[1:]) - 1
+    ones = torch.ones(1, len(query), *[len(offsets)] * 3)
+    for point in points.round().long():
+        x, y, z = ((at + offsets).clamp(0, n) for at, n in zip(point, last, strict=True))
+        patch = template[:, x[:, None, None], y[:, None], z]
+        low, high = (point - search).clamp_min(0), (point + search + 1).minimum(size)
+        window = wide[(slice(None), *(slice(a, b + 2 * margin) for a, b in zip(low, high, strict=True)))][None]
+        # |q - t|^2 = |q|^2 - 2 q t + a constant
+        cost = conv3d(window.square(), ones, dilation=step) - 2 * conv3d(window, patch[None], dilation=step)
+        best = torch.unravel_index(cost[0, 0].argmin(), cost.shape[2:])
+        found.append(low + torch.stack(best))
+    return torch.stack(found).double()
+
+
+def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Iterator[tuple[str, sitk.Transform]]:
+    """Registrations by mutual information, each starting from the one before: rigid, affine, B-spline.
+
+    Mattes' measure on a tenth of the voxels (B-spline: a twentieth), from coarse to fine, after the volumes' centres of
+    mass were laid on each other. The transforms take points of ``fixed`` to ``moving``.
+    """
+
+    def method(shrink: Sequence[int], share: float) -> sitk.ImageRegistrationMethod:
+        registration = sitk.ImageRegistrationMethod()
+        registration.SetMetricAsMattesMutualInformation(50)
+        registration.SetMetricSamplingStrategy(registration.RANDOM)
+        registration.SetMetricSamplingPercentage(share, seed + 1)
+        registration.SetInterpolator(sitk.sitkLinear)
+        registration.SetShrinkFactorsPerLevel(list(shrink))
+        registration.SetSmoothingSigmasPerLevel([n / 2 if n > 1 else 0 for n in shrink])
+        return registration
+
+    done = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    for name, kind in (("MI rigid", sitk.Euler3DTransform), ("MI affine", sitk.AffineTransform)):
+        start = kind(3) if kind is sitk.AffineTransform else kind()
+        start.SetCenter(done.GetCenter())
+        start.SetMatrix(done.GetMatrix())
+        start.SetTranslation(done.GetTranslation())
+        registration = method((8, 4, 2), 0.1)
+        registration.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200, relaxationFactor=0.7)
+        registration.SetOptimizerScalesFromPhysicalShift()
+        registration.SetInitialTransform(start, inPlace=True)
+        registration.Execute(fixed, moving)
+        done = start
+        yield name, done
+    spline = sitk.BSplineTransformInitializer(fixed, [max(1, round(n / 40)) for n in fixed.GetSize()])
+    registration = method((4, 2), 0.05)
+    registration.SetMovingInitialTransform(done)
+    registration.SetInitialTransformAsBSpline(spline, inPlace=True, scaleFactors=[1, 1])
+    registration.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
+    registration.Execute(fixed, moving)
+    yield "MI B-spline", sitk.CompositeTransform([done, spline])
+
+
+def to_sitk(image: Tensor) -> sitk.Image:
+    """A volume (1, *S) whose physical coordinates are its voxels."""
+    return sitk.GetImageFromArray(image[0].numpy().transpose(2, 1, 0))
+
+
+class Case(NamedTuple):
+    """One change, in voxels of the template (which are millimetres)."""
+
+    template: Tensor  # (1, *S)
+    query: Tensor  # (1, *S)
+    points: Tensor  # (L, 3) in the template
+    truth: Tensor  # (L, 3) in the query
+    origin: Tensor  # (3,) millimetres of the first voxel
+    files: tuple[Path, Path]  # of the two volumes
+
+
+def load(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """T1w and T2w volume (1, *S), fiducials (L, 3) in their voxels, and millimetres (3,) of the first voxel."""
+    reader = LoadImage(reader=SimpleITKReader(), ensure_channel_first=True)
+    t1, t2 = (reader(data / TEMPLATE.format(f"{name}.nii.gz")) for name in ("T1w", "T2w"))
+    same = torch.equal(t1.affine, t2.affine) and torch.equal(t1.affine[:3, :3], torch.eye(3, dtype=torch.float64))
+    require(same, "data", t1.affine.tolist(), "the MNI152 template at 1 mm, both volumes on one grid")
+    (points,) = read_landmarks(data / FIDUCIALS).to("RAS").points.values()
+    origin = t1.affine[:3, 3]
+    return t1.as_tensor(), t2.as_tensor(), torch.from_numpy(points) - origin, origin
+
+
+def make_case(data: Path, out: Path, seed: int) -> Case:
+    """The template and a changed T2w volume, which is written as a file as a user would have it."""
+    template, t2, points, origin = load(data)
+    change = Change(template.shape[1:], seed)
+    file = out / f"query{seed}.mha"
+    query = change(t2)
+    image = to_sitk(query)
+    image.SetOrigin((origin * torch.tensor([-1, -1, 1])).tolist())  # SimpleITK's millimetres are LPS
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(image, file)
+    return Case(template, query, points, change.moved(points), origin, (data / TEMPLATE.format("T1w.nii.gz"), file))
+
+
+def registered(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+    for name, transform in register(to_sitk(case.template), to_sitk(case.query), seed):
+        yield name, torch.tensor([transform.TransformPoint(point) for point in case.points.tolist()])
+
+
+def described(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+    yield "MIND", nearest_by_descriptor(mind(case.template[0]), mind(case.query[0]), case.points)
+
+
+def left(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+    yield "left in place", case.points
+
+
+class Networks:
+    """The rows of the bundle's network: one training a seed, on the T1w volume alone.
+
+    Args:
+        data: folder of the volumes.
+        out: where the trainings are kept; one that was stopped goes on.
+        settings: of the bundle's ``train.json``.
+    """
+
+    def __init__(self, data: Path, out: Path, settings: dict[str, Any]) -> None:
+        self.out, self.settings = out, settings
+        self.config = find_bundle(BUNDLE) / "configs" / "train.json"
+        self.folder = out / "t1w"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = self.folder / TEMPLATE.format("T1w.nii.gz")
+        if not link.exists():
+            link.symlink_to((data / link.name).resolve())
+
+    def _parser(self, seed: int) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(self.config)
+        parser.update(self.settings | {"seed": seed})
+        parser.get_parsed_content("imports")
+        return parser
+
+    def untrained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+        torch.manual_seed(seed)
+        parser = self._parser(seed)
+        yield "untrained network", self._match(case, parser, parser.get_parsed_content("network_def"))
+
+    def trained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+        output = self.out / f"training{seed}"
+        places = {"dataset_dir": str(self.folder), "output_dir": str(output)}
+        threads = torch.get_num_threads()
+        flow = ConfigWorkflow(
+            str(self.config), workflow_type="train", **self.settings, **places, seed=seed, bundle_root=str(output)
+        )
+        flow.initialize()
+        flow.run()
+        flow.finalize()
+        torch.set_num_threads(threads)
+        parser = self._parser(seed)
+        network = load_weights(parser.get_parsed_content("network_def"), output / "checkpoint.pt")
+        yield "trained network", self._match(case, parser, network)
+
+    @staticmethod
+    def _match(case: Case, parser: ConfigParser, network: nn.Module) -> Tensor:
+        preprocess = Compose(parser.get_parsed_content("preprocessing_transforms"))
+        template, query = (preprocess({"image": str(file)})["image"] for file in case.files)
+        weights = parser.get_parsed_content("level_weights")
+        matcher = LandmarkMatcher(template, case.points + case.origin, world=True, level_weights=weights)
+        return matcher(query[None], network.eval())["world"][0].double() - case.origin
+
+
+def measure(
+    group: Callable[[Case, int], Iterator[tuple[str, Tensor]]],
+    names: Sequence[str],
+    case: Callable[[], Case],
+    seed: int,
+    out: Path,
+) -> None:
+    """Run a group of rows for a seed unless their results are there, and save each as soon as it is ready."""
+    files = {name: out / f"{seed} {name}.json" for name in names}
+    if all(file.exists() for file in files.values()):
+        return
+    made, start = case(), time.perf_counter()
+    for name, found in group(made, seed):
+        errors = (found - made.truth).norm(dim=1)
+        result = {"errors": errors.tolist(), "seconds": time.perf_counter() - start}
+        part = files[name].with_suffix(".part")
+        part.write_text(json.dumps(result), encoding="utf-8")
+        part.replace(files[name])
+        print(f"seed {seed}, {name}: {errors.mean():.2f} mm, {result['seconds']:.0f} s", flush=True)
+
+
+def summary(seeds: Sequence[int], names: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    """A row a method: errors in mm over all seeds and fiducials, the seeds' means, and seconds a seed."""
+    rows = []
+    for name in names:
+        files = [out / f"{seed} {name}.json" for seed in seeds]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        if results:
+            errors = np.array([result["errors"] for result in results])
+            rows.append(
+                {
+                    "method": name,
+                    "seeds": len(results),
+                    "mean": round(errors.mean(), 3),
+                    "median": round(np.median(errors), 3),
+                    "sd": round(errors.std(ddof=1), 3),
+                    "worst": round(errors.max(), 3),
+                    "least_seed": round(errors.mean(1).min(), 3),
+                    "largest_seed": round(errors.mean(1).max(), 3),
+                    "seconds": round(np.mean([result["seconds"] for result in results]), 1),
+                }
+            )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, then print the table and a JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the two volumes and the fiducials")
+    parser.add_argument("--seeds", type=int, default=5, help="each one change and one training (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/afids"), help="results and trainings (%(default)s)")
+    parser.add_argument("--epochs", type=int, help="of the training; default: the bundle's")
+    options = parser.parse_args(arguments)
+    settings = {} if options.epochs is None else {"max_epochs": options.epochs}
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "settings.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(settings), encoding="utf-8")
+    same = json.loads(kept.read_text(encoding="utf-8")) == settings
+    require(same, "out", f"'{options.out}' with results of other epochs", "new, or of a run with the same epochs")
+    networks = Networks(options.data, options.out, settings)
+    groups = {
+        left: ["left in place"],
+        registered: ["MI rigid", "MI affine", "MI B-spline"],
+        described: ["MIND"],
+        networks.untrained: ["untrained network"],
+        networks.trained: ["trained network"],
+    }
+    seeds, start = range(options.seeds), time.perf_counter()
+    for seed in seeds:
+        case = cache(partial(make_case, options.data, options.out, seed))
+        for group, names in groups.items():
+            measure(group, names, case, seed, options.out)
+    rows = summary(seeds, [name for names in groups.values() for name in names], options.out)
+    print(
+        f"\n{'error in mm':18}{'mean':>7}{'median':>8}{'SD':>6}{'worst':>7}{'means of the seeds':>20}{'s a seed':>10}"
+    )
+    for r in rows:
+        spread = f"{r['least_seed']:.2f} to {r['largest_seed']:.2f}"
+        print(
+            f"{r['method']:18}{r['mean']:7.2f}{r['median']:8.2f}{r['sd']:6.2f}{r['worst']:7.1f}{spread:>20}"
+            f"{r['seconds']:10.0f}"
+        )
+    print(f"\n{len(seeds)} seeds x 32 fiducials; this run took {(time.perf_counter() - start) / 60:.1f} minutes.")
+    print(json.dumps({"benchmark": "afids", "seeds": len(seeds), "threads": torch.get_num_threads(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Contrast of the points of one view with every cell of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from monai_infoaug._grid import level_features
+from monai_infoaug._require import require
+
+__all__ = ["DenseInfoNCELoss"]
+
+
+class DenseInfoNCELoss(nn.Module):
+    """InfoNCE [2] of each point of one view against all cells of the other view: what matching will ask.
+
+    The positive is the embedding at the point's partner, read between the cells. The negatives are the cells of the
+    *same image's* other view [1], padding and air included, for a match must not fall there either; cells nearer to
+    the partner than ``radius`` look almost the same and are left out. Beside :py:class:`PixelInfoNCELoss`, whose
+    negatives are the other points, the negatives lie close to each other however few points are drawn, which tells in
+    3D: 500 points in a head are more than a centimetre apart.
+
+    Args:
+        temperature: divisor of the cosine similarities, above 0.
+        radius: of cells around the partner that are neither positive nor negative, in voxels.
+        symmetric: mean of both directions (anchors in view 1 and anchors in view 2) instead of the first alone.
+
+    Shape:
+        - level1, level2: (B, F, *cells), embeddings of the two views, not necessarily of unit norm.
+        - points1, points2: (B, N, D), corresponding points in voxels of each view.
+        - valid: (B, N) bool, the points to use; points with NaN or infinite coordinates are never used.
+        - output: scalar, mean over the used points of all images, float32 under every autocast. Without a used point
+          it is 0, and ``backward`` still works. Memory: (B, N, cells) similarities, twice.
+
+    Raises:
+        ValueError: for a temperature or radius out of range, or shapes that do not fit.
+
+    References:
+        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+           2025, arXiv:2211.07118.
+        2. van den Oord et al., "Representation learning with contrastive predictive coding", arXiv:1807.03748.
+
+    Example:
+        >>> level = torch.eye(16).view(1, 16, 4, 4)
+        >>> points = torch.tensor([[[0.5, 0.5], [4.5, 2.5]]])  # centres of cells of 2 voxels
+        >>> bool(DenseInfoNCELoss(temperature=0.05)(level, level, points, points, stride=2) < 0.001)
+        True
+    """
+
+    def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
+        super().__init__()
+        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
+        require(lambda: radius >= 0, "radius", radius, "at least 0")
+        self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
+
+    def forward(
+        self,
+        level1: Tensor,
+        level2: Tensor,
+        points1: Tensor,
+        points2: Tensor,
+        valid: Tensor | None = None,
+        stride: float = 1,
+        radius: float | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            level1, level2: embeddings of the views.
+            points1, points2: corresponding points.
+            valid: points to use, all with finite coordinates if None.
+            stride: voxels a cell.
+            radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
+        """
+        radius = self.radius if radius is None else radius
+        require(radius >= 0, "radius", radius, "at least 0")
+        shapes = [tuple(level.shape[:2]) for level in (level1, level2)]
+        require(shapes[0] == shapes[1], "level2", f"shape {tuple(level2.shape)}", f"of shape {(*shapes[0], '*cells')}")
+        dims = level1.ndim - 2
+        accepted = f"of shape ({len(level1)}, N, {dims})"
+        for name, points in (("points1", points1), ("points2", points2)):
+            good = points.shape == points1.shape and points.shape[::2] == (len(level1), dims)
+            require(good, name, f"shape {tuple(points.shape)}", accepted)
+        used = (points1.isfinite() & points2.isfinite()).all(-1)
+        if valid is not None:
+            good = valid.shape == used.shape and valid.dtype == torch.bool
+            require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(used.shape)}")
+            used = used & valid
+        with torch.autocast(level1.device.type, enabled=False):
+            levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in (level1, level2)]
+            points = [p.to(levels[0]).masked_fill(~used[..., None], 0) for p in (points1, points2)]
+            features = [normalize(level_features(*pair, stride), dim=-1) for pair in zip(levels, points, strict=True)]
+            positive = (features[0] * features[1]).sum(-1) / self.temperature
+            directions = ((0, 1), (1, 0)) if self.symmetric else ((0, 1),)
+            losses = [
+                self._direction(features[a], levels[b], points[b], positive, stride, radius) for a, b in directions
+            ]
+            return (sum(losses) / len(losses) * used).sum() / used.sum().clamp_min(1)
+
+    def _direction(
+        self, anchors: Tensor, level: Tensor, partners: Tensor, positive: Tensor, stride: float, radius: float
+    ) -> Tensor:
+        """(B, N) losses of the anchors (B, N, F) against the cells of the other view."""
+        logits = anchors @ normalize(level.flatten(2), dim=1) / self.temperature
+        if radius > 0:
+            squares = [
+                (cell_centres(n, stride, partners) - partners[..., axis, None]).square()
+                for axis, n in enumerate(level.shape[2:])
+            ]
+            logits = logits.masked_fill(outer_sum(squares).flatten(2) < radius**2, -torch.inf)
+        return torch.logaddexp(logits.logsumexp(2), positive) - positive
+
+
+def cell_centres(count: int, stride: float, like: Tensor) -> Tensor:
+    """Voxel coordinates of the centres of ``count`` cells along an axis."""
+    return stride * torch.arange(count, dtype=like.dtype, device=like.device) + (stride - 1) / 2
+
+
+def outer_sum(parts: Sequence[Tensor]) -> Tensor:
+    """(B, N, X), (B, N, Y), ... to all sums (B, N, X, Y, ...)."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total[..., None] + part.view(*part.shape[:2], *[1] * (total.ndim - 2), -1)
+    return total

@@ -1,0 +1,149 @@
+"""The parts that the benchmarks' numbers rest on, against slow ways to the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import afids
+from monai_infoaug._grid import sample_at
+
+SIZE = (31, 37, 29)
+
+
+def smooth_volume(size: tuple[int, ...] = SIZE, seed: int = 0) -> torch.Tensor:
+    coarse = torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=size, mode="trilinear")[0]
+
+
+def inner_points(count: int = 50) -> torch.Tensor:
+    share = torch.rand(count, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return (0.35 + 0.3 * share) * torch.tensor(SIZE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_truth_is_the_inverse_of_the_change(seed):
+    change, points = afids.Change(SIZE, seed, shift=3), inner_points()
+    moved = change.moved(points)
+    assert (change.source(moved) - points).abs().max() < 1e-5
+    volume = smooth_volume().double()
+    got = sample_at(change(volume)[None], moved.T[None])[0, 0]
+    expected = sample_at(volume[None], points.T[None])[0, 0]
+    beside = sample_at(volume[None], points.T[None] + 1)[0, 0]
+    assert (got - expected).abs().mean() < 0.01 < 0.05 < (beside - expected).abs().mean()  # it was interpolated twice
+    assert (moved - points).norm(dim=1).mean() > 1
+
+
+def test_change_stays_within_its_limits():
+    turns, shifts = [], []
+    for seed in range(20):
+        change = afids.Change(SIZE, seed)
+        assert change._field().norm(dim=0).max().item() == pytest.approx(4)
+        torch.testing.assert_close(change.rotation @ change.rotation.T, torch.eye(3, dtype=torch.float64))
+        assert torch.linalg.det(change.rotation).item() == pytest.approx(1)
+        turns.append(np.rad2deg(np.arccos((change.rotation.trace().item() - 1) / 2)))
+        shifts.append(change.shift.abs().max().item())
+    assert max(turns) < 15 * 3**0.5 + 1 and max(turns) > 15
+    assert 9 < max(shifts) <= 10
+
+
+def test_field_is_the_same_at_voxels_and_at_points():
+    change = afids.Change(SIZE, 0)
+    voxels = torch.tensor([[0, 0, 0], [30, 36, 28], [7, 20, 11]])
+    torch.testing.assert_close(change._field()[(slice(None), *voxels.T)].T, change.elastic(voxels.double()))
+
+
+def test_no_change_is_the_identity():
+    change, volume = afids.Change(SIZE, 0, degrees=0, shift=0, elastic=0), smooth_volume()
+    torch.testing.assert_close(change(volume), volume, atol=1e-4, rtol=0)
+    torch.testing.assert_close(change.moved(inner_points()), inner_points())
+
+
+@pytest.mark.parametrize(("distance", "radius"), [(1, 1), (2, 1), (1, 2)])
+def test_mind_is_its_definition(distance, radius):
+    image = torch.rand(5, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size, patch = np.array(image.shape), range(-radius, radius + 1)
+
+    def at(*voxel: int) -> float:
+        return float(image[tuple(np.clip(voxel, 0, size - 1))])
+
+    expected = np.zeros((6, *size))
+    for voxel in np.ndindex(*size):
+        for k, (axis, sign) in enumerate((axis, sign) for axis in range(3) for sign in (-1, 1)):
+            step = sign * distance * np.eye(3, dtype=int)[axis]
+            inner = [np.clip(np.add(voxel, (a, b, c)), 0, size - 1) for a in patch for b in patch for c in patch]
+            expected[(k, *voxel)] = np.mean([(at(*x) - at(*(x + step))) ** 2 for x in inner])
+    variance = expected.mean(0)
+    assert variance.min() > 1e-3 * variance.mean()
+    expected = np.exp(-(expected - expected.min(0)) / variance)
+    np.testing.assert_allclose(afids.mind(image, distance, radius), expected, atol=1e-9)
+
+
+def test_mind_does_not_see_an_inversion():
+    image = smooth_volume()[0]
+    torch.testing.assert_close(afids.mind(5 - 3 * image), afids.mind(image), atol=1e-3, rtol=1e-3)
+    assert afids.mind(torch.zeros(5, 5, 5)).isfinite().all()
+
+
+def test_nearest_by_descriptor_is_a_brute_force_search():
+    generator = torch.Generator().manual_seed(0)
+    template, query = torch.rand(2, 2, 12, 11, 13, generator=generator)
+    points, offsets = torch.tensor([[6.2, 5, 6], [1.0, 9, 12]]), [-2, 0, 2]
+    found = afids.nearest_by_descriptor(template, query, points, search=4, reach=1, step=2)
+    last = np.array(template.shape[1:]) - 1
+
+    def patch(image: torch.Tensor, centre: np.ndarray) -> np.ndarray:
+        places = [np.clip(np.add(centre, (a, b, c)), 0, last) for a in offsets for b in offsets for c in offsets]
+        return np.stack([image[(slice(None), *place)] for place in places])
+
+    for point, got in zip(points.round().int().numpy(), found.numpy(), strict=True):
+        candidates = [c for c in np.ndindex(*template.shape[1:]) if np.abs(c - point).max() <= 4]
+        costs = [((patch(query, np.array(c)) - patch(template, point)) ** 2).sum() for c in candidates]
+        np.testing.assert_array_equal(got, candidates[np.argmin(costs)])
+
+
+def test_registration_finds_a_rigid_change_across_contrasts():
+    size = (48, 52, 44)
+    ball = torch.stack(torch.meshgrid(*[torch.linspace(-1.3, 1.3, n) for n in size], indexing="ij")).norm(dim=0) < 1
+    volume = (0.2 + smooth_volume(size)) * ball
+    change, points = afids.Change(size, 3, degrees=8, shift=4, elastic=0), inner_points(20) + 6
+    moving = change((1.5 - volume) * ball)
+    _, transform = next(iter(afids.register(afids.to_sitk(volume), afids.to_sitk(moving))))
+    found = torch.tensor([transform.TransformPoint(point) for point in points.tolist()])
+    before, after = ((p - change.moved(points)).norm(dim=1).mean() for p in (points, found))
+    assert after < 0.2 * before and before > 2
+
+
+def test_results_are_kept_and_summed_up(tmp_path):
+    calls = []
+
+    def group(case: afids.Case, seed: int):
+        calls.append(seed)
+        yield "a", case.truth + torch.tensor([3.0, 0, 4])
+        yield "b", case.truth
+
+    case = afids.Case(None, None, None, torch.zeros(2, 3), None, None)
+    for _ in range(2):
+        for seed in (0, 1):
+            afids.measure(group, ["a", "b"], lambda: case, seed, tmp_path)
+    assert calls == [0, 1]
+    a, b = afids.summary((0, 1), ["a", "b", "never run"], tmp_path)
+    assert (a["mean"], a["median"], a["sd"], a["seeds"]) == (5, 5, 0, 2) and b["mean"] == 0
+    json.dumps([a, b])
+
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "afids"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the AFIDs are not at hand")
+def test_fiducials_lie_in_the_brain():
+    template, t2, points, origin = afids.load(DATA)
+    assert template.shape == t2.shape == (1, 193, 229, 193) and origin.tolist() == [-96, -132, -78]
+    anterior_commissure = points[0] + origin
+    assert anterior_commissure.norm() < 6  # near the origin of the template's space
+    values = sample_at(template[None].double(), points.T[None])[0, 0]
+    assert len(points) == 32 and (values > template.mean()).float().mean() > 0.5
