@@ -193,7 +193,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--thresholds", type=float, nargs=2, metavar=("T1", "T2"), help="in bits (tertiles of the foreground)"
     )
-    command.add_argument("--intensity", default="rich", metavar="NAME", help="rich or published (%(default)s)")
+    command.add_argument(
+        "--intensity", default="rich", metavar="NAME", help="rich, published or cross_contrast (%(default)s)"
+    )
     command.add_argument("--axis", type=int, default=-1, metavar="N", help="along which a volume is cut (the last)")
     command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and views (%(default)s)")

@@ -296,7 +296,7 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
         (["--origin", "2"], "`origin`"),
         (["--pixdim", "0"], "`pixdim`"),
         (["--working-pixdim", "0"], "`working_pixdim` must be positive"),
-        (["--intensity", "loud"], "`intensity` must be one of ('published', 'rich')"),
+        (["--intensity", "loud"], "`intensity` must be one of ('published', 'rich', 'cross_contrast')"),
         (["--seed", "-1"], "`seed` must be at least 0"),
         (["--out", "nowhere/page.html"], "`out` must be a file in a folder that exists, got nowhere/page.html"),
         (["--out", "."], "`out` must be a file"),

@@ -46,7 +46,7 @@ class DenseInfoNCELoss(nn.Module):
     Example:
         >>> level = torch.eye(16).view(1, 16, 4, 4)
         >>> points = torch.tensor([[[0.5, 0.5], [4.5, 2.5]]])  # centres of cells of 2 voxels
-        >>> bool(DenseInfoNCELoss(temperature=0.05)(level, level, points, points, stride=2) < 0.001)
+        >>> bool(DenseInfoNCELoss(temperature=0.05, radius=1)(level, level, points, points, stride=2) < 0.001)
         True
     """
 
