@@ -70,7 +70,8 @@ def inspect_image(
         working_pixdim: millimetres a pixel that the image is resampled to first. None: it is not.
         window, window_mm, num_bins: see :py:class:`monai_infoaug.transforms.InformationMap`.
         thresholds: (t1, t2), in bits, that the page opens with. None: the tertiles inside the foreground.
-        intensity: ``"rich"``, ``"published"`` or ``"cross_contrast"``, see :py:class:`monai_infoaug.transforms.RandTierIntensity`.
+        intensity: ``"rich"``, ``"published"`` or ``"cross_contrast"``, see
+            :py:class:`monai_infoaug.transforms.RandTierIntensity`.
         axis: of a volume, the one that is cut.
         index: of the slice for samples and views. None: the middle one.
         seed: of samples and views.
