@@ -207,7 +207,7 @@ class PairMatcher(Inferer):
 
     Args:
         level_weights: of the similarities, default all equal.
-        chunk: points whose similarity maps are held at a time, see :py:func:`match_points`.
+        chunk: points whose similarity maps are held at a time, see :py:func:`monai_infoaug.inferers.match_points`.
     """
 
     def __init__(self, level_weights: Sequence[float] | None = None, chunk: int | None = None) -> None:

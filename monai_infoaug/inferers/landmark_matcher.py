@@ -161,7 +161,7 @@ class LandmarkMatcher(Inferer):
         landmarks: (T, L, D), or (L, D) for one template, in voxels; NaN where a template lacks a landmark.
         world: the landmarks are in millimetres of the templates' affines instead.
         level_weights: weight of each level's similarity, default all equal.
-        chunk: landmarks whose similarity maps are held at a time, see :py:func:`match_points`.
+        chunk: landmarks whose similarity maps are held at a time, see :py:func:`monai_infoaug.inferers.match_points`.
 
     Raises:
         ValueError: for shapes that do not fit each other, a landmark outside of its template, a template that is not
