@@ -206,9 +206,8 @@ def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Iterator[t
         registration.SetSmoothingSigmasPerLevel([n / 2 if n > 1 else 0 for n in shrink])
         return registration
 
-    done = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
+    moments = sitk.CenteredTransformInitializerFilter.MOMENTS
+    done = sitk.Euler3DTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), moments))
     for name, kind in (("MI rigid", sitk.Euler3DTransform), ("MI affine", sitk.AffineTransform)):
         start = kind(3) if kind is sitk.AffineTransform else kind()
         start.SetCenter(done.GetCenter())
