@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import level_features
 from monai_infoaug._require import require
+from monai_infoaug.losses._contrast import PointContrast
 
 __all__ = ["DenseInfoNCELoss"]
 
 
-class DenseInfoNCELoss(nn.Module):
+class DenseInfoNCELoss(PointContrast):
     """InfoNCE [2] of each point of one view against all cells of the other view: what matching will ask.
 
     The positive is the embedding at the point's partner, read between the cells. The negatives are the cells of the
@@ -50,12 +49,6 @@ class DenseInfoNCELoss(nn.Module):
         True
     """
 
-    def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
-        super().__init__()
-        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
-        require(lambda: radius >= 0, "radius", radius, "at least 0")
-        self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
-
     def forward(
         self,
         level1: Tensor,
@@ -74,8 +67,7 @@ class DenseInfoNCELoss(nn.Module):
             stride: voxels a cell.
             radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
         """
-        radius = self.radius if radius is None else radius
-        require(radius >= 0, "radius", radius, "at least 0")
+        radius = self._radius(radius)
         shapes = [tuple(level.shape[:2]) for level in (level1, level2)]
         require(shapes[0] == shapes[1], "level2", f"shape {tuple(level2.shape)}", f"of shape {(*shapes[0], '*cells')}")
         dims = level1.ndim - 2
@@ -83,11 +75,7 @@ class DenseInfoNCELoss(nn.Module):
         for name, points in (("points1", points1), ("points2", points2)):
             good = points.shape == points1.shape and points.shape[::2] == (len(level1), dims)
             require(good, name, f"shape {tuple(points.shape)}", accepted)
-        used = (points1.isfinite() & points2.isfinite()).all(-1)
-        if valid is not None:
-            good = valid.shape == used.shape and valid.dtype == torch.bool
-            require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(used.shape)}")
-            used = used & valid
+        used = self._used(valid, points1, points2)
         with torch.autocast(level1.device.type, enabled=False):
             levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in (level1, level2)]
             points = [p.to(levels[0]).masked_fill(~used[..., None], 0) for p in (points1, points2)]
@@ -105,22 +93,10 @@ class DenseInfoNCELoss(nn.Module):
         """(B, N) losses of the anchors (B, N, F) against the cells of the other view."""
         logits = anchors @ normalize(level.flatten(2), dim=1) / self.temperature
         if radius > 0:
-            squares = [
-                (cell_centres(n, stride, partners) - partners[..., axis, None]).square()
-                for axis, n in enumerate(level.shape[2:])
-            ]
-            logits = logits.masked_fill(outer_sum(squares).flatten(2) < radius**2, -torch.inf)
+            squares = partners.new_zeros(*partners.shape[:2], 1)  # of the distances to the cells, summed axis by axis
+            for axis, count in enumerate(level.shape[2:]):
+                cells = torch.arange(count, dtype=partners.dtype, device=partners.device)
+                offsets = stride * cells + (stride - 1) / 2 - partners[..., axis, None]
+                squares = (squares[..., None] + offsets.square()[:, :, None]).flatten(2)
+            logits = logits.masked_fill(squares < radius**2, -torch.inf)
         return torch.logaddexp(logits.logsumexp(2), positive) - positive
-
-
-def cell_centres(count: int, stride: float, like: Tensor) -> Tensor:
-    """Voxel coordinates of the centres of ``count`` cells along an axis."""
-    return stride * torch.arange(count, dtype=like.dtype, device=like.device) + (stride - 1) / 2
-
-
-def outer_sum(parts: Sequence[Tensor]) -> Tensor:
-    """(B, N, X), (B, N, Y), ... to all sums (B, N, X, Y, ...)."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total[..., None] + part.view(*part.shape[:2], *[1] * (total.ndim - 2), -1)
-    return total

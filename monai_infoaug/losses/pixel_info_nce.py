@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from monai_infoaug._require import require
+from monai_infoaug.losses._contrast import PointContrast
 
 __all__ = ["PixelInfoNCELoss"]
 
 
-class PixelInfoNCELoss(nn.Module):
+class PixelInfoNCELoss(PointContrast):
     """InfoNCE [2] between the embeddings of corresponding points of two views.
 
     The negatives of a point are the other points of the *same image*: another image of the same anatomy shows the
@@ -45,12 +46,6 @@ class PixelInfoNCELoss(nn.Module):
         True
     """
 
-    def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
-        super().__init__()
-        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
-        require(lambda: radius >= 0, "radius", radius, "at least 0")
-        self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
-
     def forward(
         self,
         features1: Tensor,
@@ -67,8 +62,7 @@ class PixelInfoNCELoss(nn.Module):
             valid: points to use, all with finite coordinates if None.
             radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
         """
-        radius = self.radius if radius is None else radius
-        require(radius >= 0, "radius", radius, "at least 0")
+        radius = self._radius(radius)
         shape = tuple(features1.shape)
         require(len(shape) == 3, "features1", f"shape {shape}", "of shape (B, N, F)")
         require(features2.shape == shape, "features2", f"shape {tuple(features2.shape)}", f"of shape {shape}")
@@ -78,15 +72,7 @@ class PixelInfoNCELoss(nn.Module):
             f"shape {tuple(points.shape)}",
             f"of shape {(*shape[:2], 'D')}",
         )
-        used = points.isfinite().all(-1)
-        if valid is not None:
-            require(
-                valid.shape == shape[:2] and valid.dtype == torch.bool,
-                "valid",
-                f"{valid.dtype} of shape {tuple(valid.shape)}",
-                f"bool of shape {shape[:2]}",
-            )
-            used = used & valid
+        used = self._used(valid, points)
         dtype = torch.promote_types(features1.dtype, torch.float32)
         other = ~torch.eye(shape[1], dtype=torch.bool, device=used.device)
         ignored = ~(used[:, :, None] & used[:, None])

@@ -1,0 +1,39 @@
+"""What the losses that contrast corresponding points have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monai_infoaug._require import require
+
+
+class PointContrast(nn.Module):
+    """Settings of a contrast, and the checks of what every call brings.
+
+    Args:
+        temperature: divisor of the cosine similarities, above 0.
+        radius: within which nothing is a negative.
+        symmetric: mean of both directions.
+    """
+
+    def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
+        super().__init__()
+        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
+        require(lambda: radius >= 0, "radius", radius, "at least 0")
+        self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
+
+    def _radius(self, radius: float | None) -> float:
+        """The radius of a call, that of the constructor if None."""
+        radius = self.radius if radius is None else radius
+        require(radius >= 0, "radius", radius, "at least 0")
+        return radius
+
+    def _used(self, valid: Tensor | None, *points: Tensor) -> Tensor:
+        """(B, N) bool: the points (B, N, D) that are finite in all views, and ``valid`` unless that is None."""
+        used = torch.cat(points, dim=-1).isfinite().all(-1)
+        if valid is None:
+            return used
+        good = valid.shape == used.shape and valid.dtype == torch.bool
+        require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(used.shape)}")
+        return used & valid
