@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
 from monai_infoaug.inferers import match_points
-from monai_infoaug.losses import DenseInfoNCELoss, PixelInfoNCELoss
+from monai_infoaug.losses import PixelInfoNCELoss
 
 __all__ = [
     "LevelContrast",
@@ -88,8 +88,9 @@ class LevelContrast(nn.Module):
 
     Args:
         view_levels: (input, stride) of each level: the pair of views that it sees and its voxels a cell.
-        loss: contrast of point features, called as ``loss(features1, features2, points, valid, radius=...)``; or a
-            ``DenseInfoNCELoss``.
+        loss: contrast of point features, called as ``loss(features1, features2, points, valid, radius=...)``. One with
+            ``takes_levels = True`` (such as ``DenseInfoNCELoss``) is called with whole levels instead:
+            ``loss(level1, level2, points1, points2, valid, stride=..., radius=...)``.
         radius: in cells of a level, within which other points are neither positive nor negative.
         weights: of the levels, default all equal.
     """
@@ -110,7 +111,7 @@ class LevelContrast(nn.Module):
         for (source, stride), weight, (level1, level2) in zip(self.view_levels, self.weights, levels, strict=True):
             points1, points2, valid = targets[source].values()
             radius = self.radius * stride
-            if isinstance(self.loss, DenseInfoNCELoss):
+            if getattr(self.loss, "takes_levels", False):
                 contrast = self.loss(level1, level2, points1, points2, valid, stride=stride, radius=radius)
             else:
                 features = level_features(level1, points1, stride), level_features(level2, points2, stride)
@@ -131,7 +132,7 @@ class PixelContrastiveTrainer(SupervisedTrainer):
         network: embedding network with ``strides`` (and ``view_levels`` where it takes several inputs); the output is
             a list of levels.
         optimizer: of the network's parameters.
-        loss_function: ``PixelInfoNCELoss()`` if None, a ``DenseInfoNCELoss``, or another contrast of point features.
+        loss_function: ``PixelInfoNCELoss()`` if None, or another contrast of points, see :py:class:`LevelContrast`.
         key: the image whose views are embedded.
         prefixes: ``prefix`` of each pair in the batch, in the order of the network's inputs.
         radius: in cells of a level, within which other points are neither positive nor negative.

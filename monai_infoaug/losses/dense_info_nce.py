@@ -49,6 +49,8 @@ class DenseInfoNCELoss(PointContrast):
         True
     """
 
+    takes_levels = True  # asks for the levels of both views, not for the embeddings of the points
+
     def forward(
         self,
         level1: Tensor,

@@ -20,7 +20,7 @@ from monai_infoaug.engines import (
     has_fast_half,
 )
 from monai_infoaug.inferers import match_points
-from monai_infoaug.losses import PixelInfoNCELoss
+from monai_infoaug.losses import DenseInfoNCELoss, PixelInfoNCELoss
 from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
@@ -296,6 +296,26 @@ def test_level_contrast_is_the_weighted_mean_of_its_levels():
     assert not torch.isclose(fine, coarse)
     torch.testing.assert_close(contrast([3, 1]), 0.75 * fine + 0.25 * coarse)
     torch.testing.assert_close(contrast(None), (fine + coarse) / 2)
+
+
+def test_a_loss_that_takes_levels_gets_them_whole():
+    batch, network = pairs(), net().eval()
+    levels = PairInferer()([(batch["image_view1"], batch["image_view2"])], network)
+    target = {name: batch[name] for name in ("points_view1", "points_view2", "points_valid")}
+    seen = []
+
+    class Own:
+        takes_levels = True
+
+        def __call__(self, *args, **kwargs):
+            seen.append((args, kwargs))
+            return DenseInfoNCELoss()(*args, **kwargs)
+
+    got = LevelContrast([(0, 2), (0, 4)], Own(), radius=3.0)(levels, [target])
+    for (args, kwargs), level, stride in zip(seen, levels, (2, 4), strict=True):
+        assert all(a is b for a, b in zip(args, (*level, *target.values()), strict=True))
+        assert kwargs == {"stride": stride, "radius": 3.0 * stride}
+    torch.testing.assert_close(LevelContrast([(0, 2), (0, 4)], DenseInfoNCELoss(), radius=3.0)(levels, [target]), got)
 
 
 @pytest.mark.parametrize("weights", [(1,), (0, 0), (1, -1), (1, torch.nan)])
