@@ -23,8 +23,10 @@ from torch.nn.functional import avg_pool2d, pad
 
 from monai_infoaug._require import require
 from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.information import TIERS, tier_thresholds
 from monai_infoaug.transforms import InformationMap, InformationTiers, ModalityPreset, RandTierIntensity
+from monai_infoaug.transforms.modality import AIR_TO_BODY
 from monai_infoaug.transforms.tier_intensity import NAMES
 
 __all__ = ["inspect_image"]
@@ -36,8 +38,6 @@ DRAWS = 3
 MAX_VIEW = 1000  # pixels of a side of a view
 POINTS, SHARES = 48, (0.2, 0.4, 0.4)
 PLANES = ("sagittal, the front", "coronal, the patient's right", "axial, the patient's right")
-AIR = -500  # HU; no other modality's volume goes so low
-NO_SPACING = (".bmp", ".jpeg", ".jpg", ".png")
 
 
 def inspect_image(
@@ -113,7 +113,8 @@ def inspect_image(
         reading.append(_step("monai.transforms.SqueezeDimd", keys="image", dim=-1))
         raw = _run(reading[-1:], {"image": raw})["image"]
     dims = raw.ndim - 1
-    guessed = "rgb" if len(raw) == 3 else "xray" if dims == 2 else "ct" if raw.min() <= AIR else "mr"
+    # only volumes of CT go so low
+    guessed = "rgb" if len(raw) == 3 else "xray" if dims == 2 else "ct" if raw.min() <= AIR_TO_BODY else "mr"
     scaling = [_step("monai_infoaug.transforms.ModalityPresetd", keys="image", modality=modality or guessed)]
     if working_pixdim is not None:
         sizes = ensure_tuple_rep(working_pixdim, dims)
@@ -227,7 +228,7 @@ def _facts(raw: MetaTensor, item: Mapping[str, MetaTensor], axis: int) -> list[t
         return " x ".join(f"{side:.4g}" for side in image.pixdim[: image.ndim - 1].tolist()) + " mm"
 
     image = item["image"]
-    unknown = str(raw.meta.get("filename_or_obj")).lower().endswith(NO_SPACING) and bool((raw.pixdim == 1).all())
+    unknown = str(raw.meta.get("filename_or_obj")).lower().endswith(WITHOUT_MILLIMETRES) and (raw.pixdim == 1).all()
     facts = [
         ("size", size(raw)),
         ("spacing", spacing(raw) + (" (assumed)" if unknown else "")),

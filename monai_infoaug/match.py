@@ -24,6 +24,7 @@ from tqdm import tqdm
 from monai_infoaug._require import require, require_device
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.data import LandmarkTable, image_datalist, image_name, landmark_datalist, write_landmarks
+from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.engines import keep_freed_memory
 from monai_infoaug.handlers import draw_landmarks, load_weights
 from monai_infoaug.handlers.checkpoint import check_settings, is_plain, read_settings
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Match", "TemplateMatcher", "distinct_names", "draw_match", "match_images", "read_config"]
 
-WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png")
 CROP_MM = 80  # side of a landmark's crop from a volume
 
 

@@ -18,7 +18,8 @@ from monai_infoaug._require import require
 
 __all__ = ["SimpleITKReader"]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".dcm", ".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
+WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png")
+IMAGE_SUFFIXES = (*WITHOUT_MILLIMETRES, ".tif", ".tiff", ".dcm", ".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
 _UNKNOWN = "[UNKNOWN_PRINT_CHARACTERISTICS]"  # what SimpleITK gives for metadata that are no text
 
 
