@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import MapTransform, Randomizable, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from monai_infoaug._require import require
@@ -77,7 +77,7 @@ class RandIntensityCurve(RandomizableTransform):
         return convert_to_dst_type(x.clone(), img, dtype=dtype)[0]
 
 
-class RandIntensityCurved(RandomizableTransform, MapTransform):
+class RandIntensityCurved(Randomizable, MapTransform):
     """Dictionary version of :py:class:`RandIntensityCurve`: one curve for all keys.
 
     Args:
@@ -94,8 +94,7 @@ class RandIntensityCurved(RandomizableTransform, MapTransform):
     def __init__(
         self, keys: KeysCollection, knots: int = 6, prob: float = 0.1, allow_missing_keys: bool = False
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        super().__init__(keys, allow_missing_keys)
         self.curve = RandIntensityCurve(knots, prob)
 
     def set_random_state(
