@@ -7,7 +7,8 @@ T2-weighted one or the fiducials before the table is made.
 
 Rows: the fiducials left in place; registration of the two volumes by mutual information (SimpleITK: rigid, then affine,
 then B-spline); MIND descriptors [1], compared in a neighbourhood, of which the best place within 40 mm is taken; the
-network of the bundle ``landmark_matching_3d``, untrained and trained, which searches the whole volume.
+network of the bundle ``landmark_matching_3d``, untrained and trained, by the bundle's neighbourhoods, and with each
+fiducial searched for itself in the whole volume.
 
 Every result is saved as soon as it is there, so that a run that was stopped goes on where it was.
 
@@ -36,7 +37,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose, LoadImage
 from monai.transforms.utils import create_rotate
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool3d, conv3d, pad
+from torch.nn.functional import conv3d, pad
 
 from monai_infoaug._grid import sample_at
 from monai_infoaug._require import require
@@ -44,6 +45,7 @@ from monai_infoaug.bundles import find_bundle
 from monai_infoaug.data import SimpleITKReader, read_landmarks
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher
+from monai_infoaug.networks import SelfSimilarity
 
 BUNDLE = "landmark_matching_3d"
 TEMPLATE = "tpl-MNI152NLin2009cAsym_res-01_{}"
@@ -128,33 +130,6 @@ class Change:
         places = self.rotation @ (grid - self.centre[:, None]) + (self.centre + self.shift)[:, None]
         places = places.view(3, *self.size) + self._field()
         return sample_at(image[None], places[None].to(image))[0]
-
-
-def mind(image: Tensor, distance: int = 1, radius: int = 1) -> Tensor:
-    """MIND descriptors [1] of a volume: how a patch differs from the patches beside it.
-
-    Args:
-        image: (*S).
-        distance: voxels to the six patches beside.
-        radius: of the cubic patches.
-
-    Returns:
-        (6, *S) in (0, 1], the most similar neighbour at 1.
-    """
-    steps = [(axis, sign * distance) for axis in range(3) for sign in (-1, 1)]
-    wide = pad(image[None, None], [distance] * 6, mode="replicate")[0, 0]
-    inner = [slice(distance, distance + n) for n in image.shape]
-    patches = []
-    for axis, step in steps:
-        beside = [slice(s.start + step, s.stop + step) if a == axis else s for a, s in enumerate(inner)]
-        difference = (image - wide[tuple(beside)]).square()
-        smooth = pad(difference[None, None], [radius] * 6, mode="replicate")
-        patches.append(avg_pool3d(smooth, 2 * radius + 1, stride=1)[0, 0])
-    differences = torch.stack(patches)
-    variance = differences.mean(0)
-    # bounded, so that flat regions are not all noise
-    variance = variance.clamp(1e-3 * variance.mean(), 1e3 * variance.mean()).clamp_min(1e-30)
-    return torch.exp(-(differences - differences.amin(0)) / variance)
 
 
 def nearest_by_descriptor(
@@ -275,7 +250,8 @@ def registered(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def described(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
-    yield "MIND", nearest_by_descriptor(mind(case.template[0]), mind(case.query[0]), case.points)
+    template, query = (SelfSimilarity()(image[None])[0] for image in (case.template, case.query))
+    yield "MIND", nearest_by_descriptor(template, query, case.points)
 
 
 def left(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -288,11 +264,11 @@ class Networks:
     Args:
         data: folder of the volumes.
         out: where the trainings are kept; one that was stopped goes on.
-        settings: of the bundle's ``train.json``.
+        settings: of the bundle's ``train.json``. Its validation, which chooses nothing here, is left out.
     """
 
     def __init__(self, data: Path, out: Path, settings: dict[str, Any]) -> None:
-        self.out, self.settings = out, settings
+        self.out, self.settings = out, settings | {"val_interval": 10**6}
         self.config = find_bundle(BUNDLE) / "configs" / "train.json"
         self.folder = out / "t1w"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -310,7 +286,9 @@ class Networks:
     def untrained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
         torch.manual_seed(seed)
         parser = self._parser(seed)
-        yield "untrained network", self._match(case, parser, parser.get_parsed_content("network_def"))
+        network = parser.get_parsed_content("network_def")
+        yield "untrained", self._match(case, parser, network, parser["neighbourhood"])
+        yield "untrained, points alone", self._match(case, parser, network, None)
 
     def trained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
         output = self.out / f"training{seed}"
@@ -325,14 +303,20 @@ class Networks:
         torch.set_num_threads(threads)
         parser = self._parser(seed)
         network = load_weights(parser.get_parsed_content("network_def"), output / "checkpoint.pt")
-        yield "trained network", self._match(case, parser, network)
+        yield "trained", self._match(case, parser, network, parser["neighbourhood"])
+        yield "trained, points alone", self._match(case, parser, network, None)
 
     @staticmethod
-    def _match(case: Case, parser: ConfigParser, network: nn.Module) -> Tensor:
+    def _match(case: Case, parser: ConfigParser, network: nn.Module, neighbourhood: float | None) -> Tensor:
         preprocess = Compose(parser.get_parsed_content("preprocessing_transforms"))
         template, query = (preprocess({"image": str(file)})["image"] for file in case.files)
-        weights = parser.get_parsed_content("level_weights")
-        matcher = LandmarkMatcher(template, case.points + case.origin, world=True, level_weights=weights)
+        matcher = LandmarkMatcher(
+            template,
+            case.points + case.origin,
+            world=True,
+            level_weights=parser["level_weights"],
+            neighbourhood=neighbourhood,
+        )
         return matcher(query[None], network.eval())["world"][0].double() - case.origin
 
 
@@ -401,8 +385,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         left: ["left in place"],
         registered: ["MI rigid", "MI affine", "MI B-spline"],
         described: ["MIND"],
-        networks.untrained: ["untrained network"],
-        networks.trained: ["trained network"],
+        networks.untrained: ["untrained", "untrained, points alone"],
+        networks.trained: ["trained", "trained, points alone"],
     }
     seeds, start = range(options.seeds), time.perf_counter()
     for seed in seeds:
@@ -411,12 +395,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure(group, names, case, seed, options.out)
     rows = summary(seeds, [name for names in groups.values() for name in names], options.out)
     print(
-        f"\n{'error in mm':18}{'mean':>7}{'median':>8}{'SD':>6}{'worst':>7}{'means of the seeds':>20}{'s a seed':>10}"
+        f"\n{'error in mm':24}{'mean':>7}{'median':>8}{'SD':>6}{'worst':>7}{'means of the seeds':>20}{'s a seed':>10}"
     )
     for r in rows:
         spread = f"{r['least_seed']:.2f} to {r['largest_seed']:.2f}"
         print(
-            f"{r['method']:18}{r['mean']:7.2f}{r['median']:8.2f}{r['sd']:6.2f}{r['worst']:7.1f}{spread:>20}"
+            f"{r['method']:24}{r['mean']:7.2f}{r['median']:8.2f}{r['sd']:6.2f}{r['worst']:7.1f}{spread:>20}"
             f"{r['seconds']:10.0f}"
         )
     print(f"\n{len(seeds)} seeds x 32 fiducials; this run took {(time.perf_counter() - start) / 60:.1f} minutes.")

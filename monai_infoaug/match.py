@@ -28,7 +28,7 @@ from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.engines import keep_freed_memory
 from monai_infoaug.handlers import draw_landmarks, load_weights
 from monai_infoaug.handlers.checkpoint import check_settings, is_plain, read_settings
-from monai_infoaug.inferers import match_points, to_world
+from monai_infoaug.inferers import match_points, to_voxels, to_world
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +175,7 @@ class TemplateMatcher:
         Raises:
             ValueError: naming one that lies outside.
         """
-        size, voxels = np.array(self.image.shape[1:]), to_voxels(world, self.image)
+        size, voxels = np.array(self.image.shape[1:]), to_voxels(torch.as_tensor(world), self.image).numpy()
         mm, extent = (" x ".join(f"{x:g}" for x in axes) for axes in (self.image.pixdim.tolist()[: size.size], size))
         for label, point, voxel in zip(self.labels, world, voxels, strict=True):
             good = ((voxel >= -0.5) & (voxel <= size - 0.5)).all()
@@ -201,9 +201,10 @@ class TemplateMatcher:
     @torch.no_grad()
     def __call__(self, image: MetaTensor) -> Match:
         """Find the landmarks in a preprocessed image (C, *S)."""
-        levels, strides, weights = self.embed(image), self.network.strides, self.config.get("level_weights")
-        found, scores = match_points(self.levels, self.points, levels, strides, image.shape[1:], weights)
-        back, _ = match_points(levels, found, self.levels, strides, self.image.shape[1:], weights)
+        levels, strides = self.embed(image), self.network.strides
+        given = {"weights": self.config.get("level_weights"), "neighbourhood": self.config.get("neighbourhood")}
+        found, scores = match_points(self.levels, self.points, levels, strides, image.shape[1:], **given)
+        back, _ = match_points(levels, found, self.levels, strides, self.image.shape[1:], **given)
         trips = (back - self.points).norm(dim=-1)
         low = (trips > self.max_round_trip) | (scores < self.min_score)
         world, scores, trips = (x[0].double().cpu().numpy().round(4) for x in (to_world(found, image), scores, trips))
@@ -328,13 +329,7 @@ def draw_crops(image: MetaTensor, match: Match, matcher: TemplateMatcher, title:
 def for_display(image: MetaTensor, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Array (C, *S) with axis 0 to the patient's left, axis 1 to the back, and points in its voxels."""
     turned = Orientation("LPS"[: image.ndim - 1], labels=None)(image)
-    return turned.cpu().numpy(), to_voxels(world, turned)
-
-
-def to_voxels(world: np.ndarray, image: MetaTensor) -> np.ndarray:
-    """Millimetres (L, D) to voxels of an image by its affine."""
-    affine, dims = np.asarray(image.affine, np.float64), world.shape[1]
-    return np.linalg.solve(affine[:dims, :dims], (world - affine[:dims, -1]).T).T
+    return turned.cpu().numpy(), to_voxels(torch.as_tensor(world), turned).numpy()
 
 
 def report(

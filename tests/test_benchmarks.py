@@ -63,32 +63,6 @@ def test_no_change_is_the_identity():
     torch.testing.assert_close(change.moved(inner_points()), inner_points())
 
 
-@pytest.mark.parametrize(("distance", "radius"), [(1, 1), (2, 1), (1, 2)])
-def test_mind_is_its_definition(distance, radius):
-    image = torch.rand(5, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    size, patch = np.array(image.shape), range(-radius, radius + 1)
-
-    def at(*voxel: int) -> float:
-        return float(image[tuple(np.clip(voxel, 0, size - 1))])
-
-    expected = np.zeros((6, *size))
-    for voxel in np.ndindex(*size):
-        for k, (axis, sign) in enumerate((axis, sign) for axis in range(3) for sign in (-1, 1)):
-            step = sign * distance * np.eye(3, dtype=int)[axis]
-            inner = [np.clip(np.add(voxel, (a, b, c)), 0, size - 1) for a in patch for b in patch for c in patch]
-            expected[(k, *voxel)] = np.mean([(at(*x) - at(*(x + step))) ** 2 for x in inner])
-    variance = expected.mean(0)
-    assert variance.min() > 1e-3 * variance.mean()
-    expected = np.exp(-(expected - expected.min(0)) / variance)
-    np.testing.assert_allclose(afids.mind(image, distance, radius), expected, atol=1e-9)
-
-
-def test_mind_does_not_see_an_inversion():
-    image = smooth_volume()[0]
-    torch.testing.assert_close(afids.mind(5 - 3 * image), afids.mind(image), atol=1e-3, rtol=1e-3)
-    assert afids.mind(torch.zeros(5, 5, 5)).isfinite().all()
-
-
 def test_nearest_by_descriptor_is_a_brute_force_search():
     generator = torch.Generator().manual_seed(0)
     template, query = torch.rand(2, 2, 12, 11, 13, generator=generator)

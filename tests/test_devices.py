@@ -90,5 +90,7 @@ def test_landmark_matcher(gpu, dims, world):
 def test_points_of_levels(gpu):
     with gpu:
         template, query = ([on_gpu(1, 8, 16, 16), on_gpu(1, 8, 8, 8)] for _ in range(2))
-        found = match_points(template, 30 * on_gpu(1, 5, 2), query, (2, 4), (32, 32), weights=(1, 2))
-        assert all(value.is_cuda for value in found)
+        for neighbourhood in (None, 3):
+            points = 30 * on_gpu(1, 5, 2)
+            found = match_points(template, points, query, (2, 4), (32, 32), (1, 2), neighbourhood=neighbourhood)
+            assert all(value.is_cuda for value in found)

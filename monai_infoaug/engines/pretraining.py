@@ -10,7 +10,7 @@ import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
-from monai.utils import convert_to_tensor
+from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_features, level_shares
@@ -43,12 +43,14 @@ class PreparePairs:
     """``prepare_batch`` of MONAI's engines for the output of ``RandPairedViewsd``.
 
     Args:
-        key: the image whose views are embedded.
+        key: the image whose views are embedded, or one for each of ``prefixes``.
         prefixes: ``prefix`` of each pair of the dictionary, in the order of the network's inputs.
     """
 
-    def __init__(self, key: str = "image", prefixes: Sequence[str] = ("",)) -> None:
-        self.key, self.prefixes = key, tuple(prefixes)
+    def __init__(self, key: str | Sequence[str] = "image", prefixes: Sequence[str] = ("",)) -> None:
+        keys = ensure_tuple(key)
+        require(len(keys) in (1, len(prefixes)), "key", key, f"one name, or one for each of the prefixes {prefixes}")
+        self.keys, self.prefixes = ensure_tuple_rep(key, len(prefixes)), tuple(prefixes)
 
     def __call__(
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
@@ -58,7 +60,9 @@ class PreparePairs:
                 raise KeyError(f"The batch lacks `{name}`, a result of RandPairedViewsd; it has {sorted(batch)}.")
             return convert_to_tensor(batch[name]).to(device=device, non_blocking=non_blocking, **kwargs)
 
-        views = [tuple(get(f"{p}{self.key}_view{k}") for k in (1, 2)) for p in self.prefixes]
+        views = [
+            tuple(get(f"{p}{key}_view{k}") for k in (1, 2)) for p, key in zip(self.prefixes, self.keys, strict=True)
+        ]
         names = ("points_view1", "points_view2", "points_valid")
         return views, [{name: get(p + name) for name in names} for p in self.prefixes]
 
@@ -133,7 +137,7 @@ class PixelContrastiveTrainer(SupervisedTrainer):
             a list of levels.
         optimizer: of the network's parameters.
         loss_function: ``PixelInfoNCELoss()`` if None, or another contrast of points, see :py:class:`LevelContrast`.
-        key: the image whose views are embedded.
+        key: the image whose views are embedded, or one for each of ``prefixes``.
         prefixes: ``prefix`` of each pair in the batch, in the order of the network's inputs.
         radius: in cells of a level, within which other points are neither positive nor negative.
         level_weights: weight of each level's loss, default all equal.
@@ -159,7 +163,7 @@ class PixelContrastiveTrainer(SupervisedTrainer):
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         loss_function: Callable[..., Tensor] | None = None,
-        key: str = "image",
+        key: str | Sequence[str] = "image",
         prefixes: Sequence[str] = ("",),
         radius: float = 2.0,
         level_weights: Sequence[float] | None = None,
@@ -208,11 +212,16 @@ class PairMatcher(Inferer):
 
     Args:
         level_weights: of the similarities, default all equal.
-        chunk: points whose similarity maps are held at a time, see :py:func:`monai_infoaug.inferers.match_points`.
+        chunk, neighbourhood: see :py:func:`monai_infoaug.inferers.match_points`.
     """
 
-    def __init__(self, level_weights: Sequence[float] | None = None, chunk: int | None = None) -> None:
-        self.level_weights, self.chunk = level_weights, chunk
+    def __init__(
+        self,
+        level_weights: Sequence[float] | None = None,
+        chunk: int | None = None,
+        neighbourhood: float | None = None,
+    ) -> None:
+        self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
 
     def __call__(self, inputs: tuple[Tensor, Tensor, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> dict:
         """Match.
@@ -237,6 +246,7 @@ class PairMatcher(Inferer):
                 view2.shape[2:],
                 self.level_weights,
                 self.chunk,
+                self.neighbourhood,
             )
             for b in range(len(view1))
         ]

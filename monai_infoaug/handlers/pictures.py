@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.utils import optional_import
+from monai.utils import ensure_tuple_rep, optional_import
 
 from monai_infoaug._require import require
 
@@ -70,7 +71,7 @@ class PairPictureHandler:
 
     Args:
         summary_writer: TensorBoard's ``SummaryWriter``.
-        key: the image.
+        key: the image, or one for each of ``prefixes``.
         prefixes: of the pairs that are drawn.
         every: epochs between two pictures.
         num_points: drawn points.
@@ -79,13 +80,14 @@ class PairPictureHandler:
     def __init__(
         self,
         summary_writer: Any,
-        key: str = "image",
-        prefixes: tuple[str, ...] = ("",),
+        key: str | Sequence[str] = "image",
+        prefixes: Sequence[str] = ("",),
         every: int = 1,
         num_points: int = 12,
     ) -> None:
         require(every >= 1, "every", every, "at least 1")
-        self.summary_writer, self.key, self.prefixes = summary_writer, key, tuple(prefixes)
+        self.summary_writer = summary_writer
+        self.pairs = dict(zip(prefixes, ensure_tuple_rep(key, len(prefixes)), strict=True))
         self.every, self.num_points = every, num_points
 
     def attach(self, engine: Any) -> None:
@@ -95,6 +97,6 @@ class PairPictureHandler:
     def __call__(self, engine: Any) -> None:
         batch = engine.state.batch
         item = {name: value[0] for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        for prefix in self.prefixes:
-            figure = draw_pair(item, self.key, prefix, self.num_points)
-            self.summary_writer.add_figure(f"{prefix}{self.key} pair", figure, engine.state.epoch)
+        for prefix, key in self.pairs.items():
+            figure = draw_pair(item, key, prefix, self.num_points)
+            self.summary_writer.add_figure(f"{prefix}{key} pair", figure, engine.state.epoch)

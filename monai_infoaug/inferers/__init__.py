@@ -1,5 +1,5 @@
 """Landmark matching."""
 
-from monai_infoaug.inferers.landmark_matcher import LandmarkMatcher, match_points, to_world
+from monai_infoaug.inferers.landmark_matcher import LandmarkMatcher, match_points, to_voxels, to_world
 
-__all__ = ["LandmarkMatcher", "match_points", "to_world"]
+__all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]

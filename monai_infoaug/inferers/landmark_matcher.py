@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -14,30 +15,12 @@ from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
+from monai_infoaug.inferers._consensus import compare_patches, robust_affine, support_points
 
-__all__ = ["LandmarkMatcher", "match_points", "to_world"]
+__all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 
 MAP_CELLS = 2**25  # of the similarity maps that are held at a time
-
-
-def describe_points(template: Sequence[Tensor], points: Tensor, strides: Sequence[float]) -> list[Tensor]:
-    """Embeddings of points, averaged over the templates that show them.
-
-    Args:
-        template: levels (T, F, *cells) of the embedding of T templates.
-        points: (T, N, D) in voxels of the templates, any fraction of a voxel. NaN where a template does not show a
-            point: it has then no vote on it.
-        strides: voxels a cell, for each level.
-
-    Returns:
-        (N, F) for each level, NaN where no template shows the point.
-    """
-    votes = points.isfinite().all(-1).float()
-    votes = votes / votes.sum(0)  # 0 / 0 where there is none
-    return [
-        (normalize(level_features(level.float(), points, s), dim=-1) * votes[..., None]).sum(0)
-        for level, s in zip(template, strides, strict=True)
-    ]
+SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the affine map is fitted
 
 
 def match_points(
@@ -48,12 +31,20 @@ def match_points(
     size: Sequence[int],
     weights: Sequence[float] | None = None,
     chunk: int | None = None,
+    neighbourhood: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the points of template images in query images.
 
     The similarity of a query cell is the weighted sum over levels of the cosines of the two embeddings, averaged over
     templates, in the cells of the finest level, to which the others are interpolated. Its maximum is refined to a
     fraction of a cell by a parabola along each axis.
+
+    With a ``neighbourhood`` the search is a registration by embeddings [1]. 1000 points where the template's embedding
+    changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the place to
+    which it takes a point, the finest level is searched for the patch of embeddings around the point: first for some of
+    the 1000, on which the map is fitted anew, then for the points themselves. This is far more precise where an affine
+    map takes one image to the other but for some voxels (two scans of a patient, say), and misleads where it does not.
+    The best of the templates decides on each point.
 
     Args:
         template: levels (T, F, *cells) of the embedding of T templates.
@@ -64,51 +55,115 @@ def match_points(
         size: spatial size of the query images.
         weights: of the levels, default all equal; a level with 0 is not looked at.
         chunk: points whose similarity maps are held at a time. None: as many as fit into 2**25 cells.
+        neighbourhood: radius in voxels of the patches, and how far from the affine map's place they are searched along
+            each axis of the template. None: no patches, every point for itself in the whole query.
 
     Returns:
         Points (B, N, D) in voxels of the query images and scores (B, N), the weighted mean cosine in [-1, 1]; NaN where
         no template shows the point.
 
     Raises:
-        ValueError: for weights that do not fit the levels.
+        ValueError: for weights that do not fit the levels, or a neighbourhood that is not above 0.
+
+    References:
+        1. Liu et al., "SAME: deformable image registration based on self-supervised anatomical embeddings", MICCAI
+           2021, arXiv:2109.11572.
     """
-    return _find(_describe(template, points, strides), query, strides, size, weights, chunk)
+    find = _match_alone if neighbourhood is None else partial(_match_by_consensus, neighbourhood=neighbourhood)
+    with torch.autocast(points.device.type, enabled=False):  # half precision would cost voxels
+        return find(template, points, query, strides, size, weights, chunk)
 
 
-def _describe(template: Sequence[Tensor], points: Tensor, strides: Sequence[float]) -> list[Tensor]:
-    """Mean embeddings (N, F) of points, for each level; NaN where no template shows the point."""
-    votes = points.isfinite().all(-1).float()
-    votes = votes / votes.sum(0)  # 0 / 0 where there is none
-    return [
-        (normalize(level_features(level.float(), points, s), dim=-1) * votes[..., None]).sum(0)
-        for level, s in zip(template, strides, strict=True)
-    ]
-
-
-def _find(
-    descriptors: Sequence[Tensor],
+def _match_alone(
+    template: Sequence[Tensor],
+    points: Tensor,
     query: Sequence[Tensor],
     strides: Sequence[float],
     size: Sequence[int],
     weights: Sequence[float] | None,
     chunk: int | None,
 ) -> tuple[Tensor, Tensor]:
+    votes = points.isfinite().all(-1, keepdim=True).float()
+    votes = votes / votes.sum(0)  # 0 / 0 where there is none
     weights = level_shares(weights, len(strides))
-    levels = [level for level in zip(weights, strides, descriptors, query, strict=True) if level[0]]
-    _, finest, points, cells = min(levels, key=lambda level: level[1])
+    levels = [
+        (weight, stride, (normalize(level_features(mine.float(), points, stride), dim=-1) * votes).sum(0), its)
+        for weight, stride, mine, its in zip(weights, strides, template, query, strict=True)
+        if weight
+    ]
+    _, finest, _, cells = min(levels, key=lambda level: level[1])
     chunk = chunk or max(1, MAP_CELLS // cells[0, 0].numel())
     peaks = []
-    for b, i in product(range(len(cells)), range(0, len(points), chunk)):
+    for b, i in product(range(len(cells)), range(0, points.shape[1], chunk)):
         maps = 0
         for weight, stride, described, level in levels:
             cosines = torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float())
             maps = maps + weight * _to_cells(cosines, stride / finest, cells.shape[2:])
         peaks.append(_peak(maps))
-    shape = (len(cells), len(points))
+    shape = (len(cells), points.shape[1])
     found, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*peaks, strict=True))
-    found = finest * found + (finest - 1) / 2
-    found = found.clamp_min(0).minimum(torch.tensor(size).to(found) - 1)
+    found = _inside(finest * found + (finest - 1) / 2, size)
     return found.masked_fill(scores.isnan()[..., None], torch.nan), scores
+
+
+def _match_by_consensus(
+    template: Sequence[Tensor],
+    points: Tensor,
+    query: Sequence[Tensor],
+    strides: Sequence[float],
+    size: Sequence[int],
+    weights: Sequence[float] | None,
+    chunk: int | None,
+    neighbourhood: float,
+) -> tuple[Tensor, Tensor]:
+    require(lambda: neighbourhood > 0, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
+    weights = level_shares(weights, len(strides))
+    levels = sorted(
+        (level for level in zip(strides, weights, template, query, strict=True) if level[1]), key=lambda level: level[0]
+    )
+    stride, _, fine, fine_query = levels[0]
+    strides, weights, coarse, coarse_query = zip(*(levels[1:] or levels), strict=True)
+    votes = []
+    for t, seen in enumerate(points):
+        support = support_points(fine[t], stride, SUPPORT)
+        levels = [level[t : t + 1] for level in coarse]
+        matches, _ = _match_alone(levels, support[None], coarse_query, strides, size, weights, chunk)
+        for b, matched in enumerate(matches):
+            look = partial(_look_around, fine[t], fine_query[b], stride=stride, radius=neighbourhood)
+            linear, shift = robust_affine(support, matched, stride)
+            some = support[:REFINED]
+            places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=neighbourhood)
+            linear, shift = robust_affine(some, places, stride)
+            places = seen.nan_to_num() @ linear.T + shift
+            for cells, searched in ((2, neighbourhood), (1, 2 * stride), (1, stride)):
+                places, scores = look(seen.nan_to_num(), places, linear, cells=cells, radius_searched=searched)
+            votes.append((places, scores.where(seen.isfinite().all(-1), -torch.inf)))
+    found, scores = (torch.stack(parts).unflatten(0, (len(points), -1)) for parts in zip(*votes, strict=True))
+    scores, best = scores.max(0)
+    found = _inside(found.take_along_dim(best[None, ..., None], 0)[0], size)
+    return found.masked_fill(scores.isinf()[..., None], torch.nan), scores.masked_fill(scores.isinf(), torch.nan)
+
+
+def _look_around(
+    template: Tensor,
+    query: Tensor,
+    points: Tensor,
+    places: Tensor,
+    linear: Tensor,
+    stride: float,
+    cells: int,
+    radius: float,
+    radius_searched: float,
+) -> tuple[Tensor, Tensor]:
+    """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells."""
+    step = cells * stride
+    reach, search = (max(1, round(distance / step)) for distance in (radius, radius_searched))
+    peaks, scores = _peak(compare_patches(template, points, query, places, linear, stride, step, reach, search))
+    return places + step * (peaks - search) @ linear.T, scores
+
+
+def _inside(points: Tensor, size: Sequence[int]) -> Tensor:
+    return points.clamp_min(0).minimum(torch.tensor(size).to(points) - 1)
 
 
 def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:
@@ -153,6 +208,12 @@ def to_world(points: Tensor, image: Tensor) -> Tensor:
     return points @ linear.mT + origin
 
 
+def to_voxels(points: Tensor, image: Tensor) -> Tensor:
+    """The way back from :py:func:`to_world`."""
+    linear, origin = _affine(image, points)
+    return torch.linalg.solve(linear, (points - origin).mT).mT
+
+
 class LandmarkMatcher(Inferer):
     """Inferer that finds the landmarks of annotated templates in new images.
 
@@ -161,11 +222,11 @@ class LandmarkMatcher(Inferer):
         landmarks: (T, L, D), or (L, D) for one template, in voxels; NaN where a template lacks a landmark.
         world: the landmarks are in millimetres of the templates' affines instead.
         level_weights: weight of each level's similarity, default all equal.
-        chunk: landmarks whose similarity maps are held at a time, see :py:func:`monai_infoaug.inferers.match_points`.
+        chunk, neighbourhood: see :py:func:`monai_infoaug.inferers.match_points`.
 
     Raises:
-        ValueError: for shapes that do not fit each other, a landmark outside of its template, a template that is not
-            finite, or a network without one stride a weight.
+        ValueError: for shapes that do not fit each other, a neighbourhood that is not above 0, a landmark outside of
+            its template, a template that is not finite, or a network without one stride a weight.
 
     Example:
         >>> from monai_infoaug.networks import PixelEmbeddingNet
@@ -183,6 +244,7 @@ class LandmarkMatcher(Inferer):
         world: bool = False,
         level_weights: Sequence[float] | None = None,
         chunk: int | None = None,
+        neighbourhood: float | None = None,
     ) -> None:
         landmarks = convert_to_tensor(landmarks, dtype=torch.float32, wrap_sequence=True)
         templates, dims = convert_to_tensor(templates, track_meta=True), landmarks.shape[-1]
@@ -204,8 +266,7 @@ class LandmarkMatcher(Inferer):
         )
         require(bool(templates.isfinite().all()), "templates", "NaN or infinite values", "finite")
         if world:
-            linear, origin = _affine(templates, landmarks)
-            landmarks = torch.linalg.solve(linear, (landmarks - origin).mT).mT
+            landmarks = to_voxels(landmarks, templates)
         templates = convert_to_tensor(templates)
         size = torch.tensor(templates.shape[2:], device=landmarks.device)
         outside = ((landmarks < -0.5) | (landmarks > size - 0.5)).any(-1).nonzero().tolist()
@@ -216,8 +277,10 @@ class LandmarkMatcher(Inferer):
             f"inside of the image of {tuple(size.tolist())} voxels",
         )
         require(lambda: chunk is None or chunk >= 1, "chunk", chunk, "at least 1, or None")
+        good = neighbourhood is None or neighbourhood > 0
+        require(good, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
         self.templates, self.landmarks = templates, landmarks
-        self.level_weights, self.chunk = level_weights, chunk
+        self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
         self._network: nn.Module | None = None
 
     @torch.no_grad()
@@ -239,14 +302,20 @@ class LandmarkMatcher(Inferer):
         )
         require(bool(inputs.isfinite().all()), "inputs", "NaN or infinite values", "finite")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
-        strides = getattr(network, "module", network).strides
-        found, scores = _find(
-            self._described(network, images), network(images), strides, images.shape[2:], self.level_weights, self.chunk
+        found, scores = match_points(
+            self._embedded(network, images),
+            self.landmarks.to(images.device),
+            network(images),
+            getattr(network, "module", network).strides,
+            images.shape[2:],
+            self.level_weights,
+            self.chunk,
+            self.neighbourhood,
         )
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}
 
-    def _described(self, network: nn.Module, images: Tensor) -> list[Tensor]:
-        """Descriptors of the landmarks, computed anew only for another network, changed weights or another device.
+    def _embedded(self, network: nn.Module, images: Tensor) -> list[Tensor]:
+        """Levels of the templates, computed anew only for another network, changed weights or another device.
 
         PyTorch counts the changes of a tensor, those through ``tensor.data`` excepted.
         """
@@ -254,8 +323,6 @@ class LandmarkMatcher(Inferer):
         versions = [(id(t), t.data_ptr(), None if t.is_inference() else t._version) for t in tensors]
         state = network.training, images.device, images.dtype, versions
         if self._network is not network or self._state != state:
-            levels = network(self.templates.to(images))
-            strides = getattr(network, "module", network).strides
-            self._descriptors = _describe(levels, self.landmarks.to(images.device), strides)
+            self._levels = network(self.templates.to(images))
             self._network, self._state, self._tensors = network, state, tensors  # kept alive, so that no id comes twice
-        return self._descriptors
+        return self._levels

@@ -3,5 +3,6 @@
 from monai_infoaug.networks.dense_descriptor import DenseDescriptor
 from monai_infoaug.networks.embedding_heads import EmbeddingHeads
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+from monai_infoaug.networks.self_similarity import SelfSimilarity
 
-__all__ = ["DenseDescriptor", "EmbeddingHeads", "GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
+__all__ = ["DenseDescriptor", "EmbeddingHeads", "GlobalLocalEmbeddingNet", "PixelEmbeddingNet", "SelfSimilarity"]

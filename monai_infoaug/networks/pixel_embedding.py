@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
 
 from monai_infoaug._require import require
+from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
 
@@ -47,6 +48,8 @@ class PixelEmbeddingNet(nn.Module):
         strides: strides of the embeddings, from fine to coarse, each one of the stages'.
         norm: MONAI's normalisation of the convolutions (name, or name and arguments), or None.
         act: MONAI's activation.
+        self_similarity: look at :py:class:`SelfSimilarity` [2] instead of the grey levels, for images of several
+            contrasts.
 
     Shape:
         (B, C, *S) to a list of (B, embedding_dim, *ceil(S / stride)), of unit norm over dimension 1. Sizes that the
@@ -57,6 +60,8 @@ class PixelEmbeddingNet(nn.Module):
 
     References:
         1. Lin et al., "Feature pyramid networks for object detection", CVPR 2017.
+        2. Heinrich et al., "MIND: modality independent neighbourhood descriptor for multi-modal deformable
+           registration", Medical Image Analysis 16(7), 2012.
 
     Example:
         >>> net = PixelEmbeddingNet(spatial_dims=2, in_channels=1)
@@ -73,6 +78,7 @@ class PixelEmbeddingNet(nn.Module):
         strides: Sequence[int] = (2, 8, 32),
         norm: str | tuple | None = "instance",
         act: str | tuple = "relu",
+        self_similarity: bool = False,
     ) -> None:
         super().__init__()
         stage_strides = [2 ** (i + 1) for i in range(len(features))]
@@ -93,8 +99,8 @@ class PixelEmbeddingNet(nn.Module):
             # an even kernel: one of 3 would look half a cell aside, which adds up to 15 voxels at stride 32
             return Convolution(spatial_dims, inputs, outputs, 2, 4, padding=1, act=act, norm=norm, bias=norm is None)
 
-        self.stem = Unshuffle()
-        channels = [in_channels * 2**spatial_dims, *features]
+        self.stem = nn.Sequential(SelfSimilarity(), Unshuffle()) if self_similarity else Unshuffle()
+        channels = [in_channels * 2**spatial_dims * (2 * spatial_dims if self_similarity else 1), *features]
         self.encoder = nn.ModuleList(
             nn.Sequential((down if i else conv)(c_in, c_out), conv(c_out, c_out))
             for i, (c_in, c_out) in enumerate(zip(channels, features, strict=False))

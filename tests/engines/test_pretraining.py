@@ -155,6 +155,17 @@ def test_two_prefixes_feed_two_networks():
     torch.testing.assert_close(seen[2][1], level_features(level, batch["global_points_view2"], 4))
 
 
+def test_each_prefix_may_have_its_own_key():
+    network = GlobalLocalEmbeddingNet([net(0), net(1, strides=(4,))], scales=(1, 2))
+    batch = pairs(0, prefix="local_") | pairs(1, (24, 32), prefix="global_")
+    renamed = {name.replace("global_image", "global_small"): value for name, value in batch.items()}
+    prefixes = ("local_", "global_")
+    expected = losses_of(trainer(network, [batch], lr=0.0, prefixes=prefixes))
+    assert losses_of(trainer(network, [renamed], lr=0.0, prefixes=prefixes, key=("image", "small"))) == expected
+    with pytest.raises(ValueError, match=r"`key` must be one name, or one for each of the prefixes"):
+        trainer(network, [batch], prefixes=prefixes, key=("a", "b", "c"))
+
+
 @pytest.mark.parametrize("size2", [None, (20, 16)])
 def test_pair_inferer_keeps_the_views_apart(size2):
     batch, network = pairs(size2=size2), net().eval()

@@ -43,7 +43,14 @@ QUICK = {
 }
 SMALL = {
     "landmark_pretraining": {"pixdim": 1.0, "view_size": [64, 64], "features": [4] * 5},
-    "landmark_matching_3d": {"view_size": [32] * 3, "features": [16] * 4, "repeats": 1},
+    "landmark_matching_3d": {
+        "view_size": [32] * 3,
+        "global_view_size": [16] * 3,
+        "local_features": [8] * 2,
+        "global_features": [8] * 3,
+        "neighbourhood": 4,
+        "repeats": 1,
+    },
 }
 
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)

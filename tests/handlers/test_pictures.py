@@ -109,6 +109,14 @@ def test_handler_draws_the_first_item_every_so_many_epochs(every, epochs):
     np.testing.assert_allclose(marks(figure.axes[0]), batch["points_view1"][0, [0, 4]], atol=1e-6)
 
 
+def test_handler_draws_another_image_for_each_prefix():
+    batch = {name.replace("image", "small"): value for name, value in pair(batch=1, prefix="a_").items()}
+    writer, engine = Writer(), Engine(lambda engine, batch: None)
+    PairPictureHandler(writer, ("small", "image"), ("a_", "")).attach(engine)
+    engine.run([batch | pair(batch=1)])
+    assert [tag for tag, *_ in writer.figures] == ["a_small pair", "image pair"]
+
+
 def test_handler_writes_to_tensorboard(tmp_path):
     tensorboard = pytest.importorskip("torch.utils.tensorboard")
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -9,7 +9,7 @@ from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from torch import nn
 from torch.nn.functional import interpolate, normalize
 
-from monai_infoaug.inferers import LandmarkMatcher, landmark_matcher, match_points, to_world
+from monai_infoaug.inferers import LandmarkMatcher, landmark_matcher, match_points, to_voxels, to_world
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
 
@@ -231,6 +231,7 @@ def test_millimetres_through_rotated_anisotropic_affines(dims):
     torch.testing.assert_close(single, found["world"][:1])
 
     world = to_world(points, items[0]["image"])
+    torch.testing.assert_close(to_voxels(world, items[0]["image"]), points, atol=1e-3, rtol=0)
     world[0, 1] = torch.nan  # a missing landmark disturbs no other
     for template in (items[0]["image"], batch[:1]):
         again = LandmarkMatcher(template, world, world=True)(batch, Colours())

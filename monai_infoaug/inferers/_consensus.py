@@ -1,0 +1,109 @@
+"""Registration by embeddings: the whole anatomy says how the query lies, and patches of embeddings where a point is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv3d, normalize
+
+from monai_infoaug._grid import level_features
+
+ITERATIONS = 30  # of the robust fit, which has converged long before
+
+
+def support_points(level: Tensor, stride: float, count: int) -> Tensor:
+    """Centres of cells where the embedding changes, drawn in proportion to its change; the same ones every time.
+
+    Args:
+        level: (F, *cells), of unit norm over F.
+        stride: voxels a cell.
+        count: of the points, if there are as many cells.
+
+    Returns:
+        (N, D) in voxels.
+    """
+    change = torch.zeros(level.shape[1:])
+    for axis in range(1, level.ndim):
+        step = level.diff(dim=axis).square().sum(0).cpu()
+        for start in (0, 1):
+            change.narrow(axis - 1, start, step.shape[axis - 1]).add_(step)
+    # the smallest of exponential variables with these rates are a draw without replacement
+    keys = torch.empty(change.numel()).exponential_(generator=torch.Generator().manual_seed(0))
+    keys = keys / change.flatten().clamp_min(1e-12)  # constant embeddings have points, too
+    drawn = keys.topk(min(count, len(keys)), largest=False).indices
+    cells = torch.stack(torch.unravel_index(drawn, change.shape), dim=1).to(level)
+    return stride * cells + (stride - 1) / 2
+
+
+def robust_affine(points: Tensor, found: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """The affine map that most of the matches agree on, by iteratively reweighted least squares (Geman-McClure).
+
+    Args:
+        points: (N, D).
+        found: (N, D), their matches.
+        scale: least distance that counts as an error; the median distance where that is larger.
+
+    Returns:
+        Linear part (D, D) and shift (D,), to be used as ``points @ linear.T + shift``; least in norm where the points
+        do not determine them.
+    """
+    middle = points.mean(0)
+    known = torch.cat([points - middle, torch.ones_like(points[:, :1])], dim=1).double()
+    weights = torch.ones_like(known[:, :1])
+    for _ in range(ITERATIONS):
+        # by the pseudo-inverse, since points in a plane leave the map open
+        solution = torch.linalg.pinv(weights * known) @ (weights * found.double())
+        distance = (known @ solution - found).norm(dim=1, keepdim=True)
+        weights = 1 / (1 + (distance / distance.median().clamp_min(scale)).square())
+    linear = solution[:-1].T.to(points)
+    return linear, solution[-1].to(points) - linear @ middle
+
+
+def compare_patches(
+    template: Tensor,
+    points: Tensor,
+    query: Tensor,
+    places: Tensor,
+    linear: Tensor,
+    stride: float,
+    step: float,
+    reach: int,
+    search: int,
+) -> Tensor:
+    """Maps of how well the patch of embeddings around each point fits around a place of the query.
+
+    The query is read through the linear map, in the template's frame, so that a turn or a change of size between the
+    images does not count.
+
+    Args:
+        template, query: (F, *cells).
+        points: (N, D) in voxels of the template.
+        places: (N, D) in voxels of the query.
+        linear: (D, D), from displacements in the template to those in the query.
+        stride: voxels a cell.
+        step: voxels of the template between the samples of a patch and between two displacements.
+        reach: steps from the middle of a patch to its border.
+        search: steps of the largest displacement along an axis.
+
+    Returns:
+        (N, *[2 * search + 1] * D) similarities in [-1, 1] at displacements from ``-search`` to ``search`` steps: mean
+        cosines with Gaussian weights whose standard deviation is half of the reach.
+    """
+    dims, wide = points.shape[1], reach + search
+    axis = step * torch.arange(-wide, wide + 1, device=points.device).to(points)
+    offsets = torch.stack(torch.meshgrid(*[axis] * dims, indexing="ij"), dim=-1)
+    patch = offsets[(slice(search, search + 2 * reach + 1),) * dims]
+    weights = torch.exp(-2 * patch.square().sum(-1) / (reach * step) ** 2)
+    weights = weights / weights.sum()
+
+    def read(level: Tensor, at: Tensor) -> Tensor:
+        features = normalize(level_features(level[None].float(), at.reshape(1, -1, dims), stride), dim=-1)
+        return features[0].T.reshape(-1, *at.shape[:-1])
+
+    correlate = {2: conv2d, 3: conv3d}[dims]
+    return torch.cat(
+        [
+            correlate(read(query, place + offsets @ linear.T)[None], (weights * read(template, point + patch))[None])[0]
+            for point, place in zip(points, places, strict=True)
+        ]
+    )
