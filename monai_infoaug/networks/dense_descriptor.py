@@ -18,7 +18,7 @@ __all__ = ["DenseDescriptor"]
 
 
 class DenseDescriptor(nn.Module):
-    """All levels of an embedding network as one tensor, which can be exported to TorchScript.
+    """All levels of an embedding network as one tensor, which can be exported to TorchScript and ONNX.
 
     Every level is interpolated linearly to cells of one stride and multiplied by the root of its weight; the levels
     follow each other along the channels. Cell ``j`` is centred on voxel ``stride * j + (stride - 1) / 2``.
@@ -80,7 +80,7 @@ class DenseDescriptor(nn.Module):
                 level = pad_to_multiple(levels[i], max(self.stride // stride, 1))
                 part = root * interpolate(level, scale_factor=stride / self.stride, mode=mode, align_corners=False)
                 for axis, size in enumerate(image.shape[2:], start=2):
-                    part = part.narrow(axis, 0, -(-size // self.stride))
+                    part = part.narrow(axis, 0, (size + self.stride - 1) // self.stride)
                 parts.append(part)
         return torch.cat(parts, dim=1)
 

@@ -19,7 +19,7 @@ def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
     """Repeat the last voxels of (B, C, *S) until ``divisor`` divides every axis."""
     margins: list[int] = []
     for size in image.shape[:1:-1]:  # a plain loop, for TorchScript
-        margins += [0, -size % divisor]
+        margins += [0, (divisor - size % divisor) % divisor]  # ONNX divides towards zero
     return pad(image, margins, mode="replicate")
 
 
@@ -29,8 +29,9 @@ class Unshuffle(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = image
         for axis in range(2, image.ndim):
-            x = x.unflatten(axis, (-1, 2)).movedim(axis + 1, -1)
-        return x.flatten(image.ndim).movedim(-1, 2).flatten(1, 2)
+            x = x.unflatten(axis, (-1, 2))
+            x = x.movedim(axis + 1, x.ndim - 1)  # not -1, which ONNX export would write down as it is
+        return x.flatten(image.ndim).movedim(image.ndim, 2).flatten(1, 2)
 
 
 class PixelEmbeddingNet(nn.Module):
@@ -142,7 +143,7 @@ class PixelEmbeddingNet(nn.Module):
         for (i, smooth), head, stride in zip(self.smooth.items(), self.heads.values(), self.strides, strict=True):
             level = normalize(head(smooth(features[int(i) - len(stages)])).float(), dim=1)
             for axis, size in enumerate(image.shape[2:], start=2):
-                level = level.narrow(axis, 0, -(-size // stride))
+                level = level.narrow(axis, 0, (size + stride - 1) // stride)
             levels.append(level)
         return levels
 
