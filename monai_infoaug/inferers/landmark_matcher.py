@@ -43,8 +43,8 @@ def match_points(
     changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the place to
     which it takes a point, the finest level is searched for the patch of embeddings around the point: first for some of
     the 1000, on which the map is fitted anew, then for the points themselves. This is far more precise where an affine
-    map takes one image to the other but for some voxels (two scans of a patient, say), and misleads where it does not.
-    The best of the templates decides on each point.
+    map takes one image to the other but for some voxels (two scans of a patient, say); a point that lies further away
+    is lost. The best of the templates decides on each point.
 
     Args:
         template: levels (T, F, *cells) of the embedding of T templates.
