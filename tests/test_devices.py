@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
 from monai_infoaug.inferers import LandmarkMatcher, match_points
-from monai_infoaug.information import assign_tiers, local_entropy, tier_thresholds
+from monai_infoaug.information import assign_tiers, local_entropy, mutual_information, tier_thresholds
 from monai_infoaug.losses import PixelInfoNCELoss
 from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric, SuccessDetectionRate
 from monai_infoaug.networks import DenseDescriptor, EmbeddingHeads, GlobalLocalEmbeddingNet, PixelEmbeddingNet
@@ -29,6 +29,7 @@ def test_information(gpu):
             for settings in ({}, {"mask": mask}, {"value_range": (0.0, 1.0)}, {"mask": mask.cpu()}):
                 information = local_entropy(image, 3, **settings)[:1]
                 assert information.is_cuda
+                assert mutual_information(image, image, **settings) > 1
             tiers = assign_tiers(information, tier_thresholds(information, mask=mask), mask)
             assert tiers.is_cuda
 

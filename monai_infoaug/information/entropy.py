@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from monai_infoaug._require import require
-from monai_infoaug.information._arrays import Array, is_ordered_pair, like, quantile, to_mask, to_tensor
+from monai_infoaug.information._arrays import Array, like, to_mask, to_tensor
+from monai_infoaug.information._bins import check_bins, to_bins
 
 __all__ = ["local_entropy"]
 
@@ -69,7 +69,7 @@ def local_entropy(
     fits = len(sides) == len(sizes) and all(side <= size for side, size in zip(sides, sizes, strict=True))
     require(fits, "window", window, f"one side or one an axis, no larger than the image's axes {sizes}")
     inside = to_mask(mask, pixels)
-    bins = torch.stack([_to_bins(*channel, num_bins, value_range) for channel in zip(pixels, inside, strict=True)])
+    bins = torch.stack([to_bins(*channel, num_bins, value_range) for channel in zip(pixels, inside, strict=True)])
     counts = torch.arange(math.prod(sides) + 1, dtype=torch.float64)
     table = (torch.xlogy(counts, counts) * (FIXED_POINT / math.log(2))).round().long()
     numba_entropy = _numba_window_entropy() if bins.device.type == "cpu" else None
@@ -85,9 +85,7 @@ def check_settings(window: int | Sequence[int], num_bins: int, value_range: tupl
     sides = np.atleast_1d(window)
     odd = sides.dtype.kind in "iu" and sides.ndim == 1 and bool(np.all((sides > 0) & (sides % 2 == 1)))
     require(odd, "window", window, "odd and positive, one side or one an axis")
-    require(isinstance(num_bins, Integral) and num_bins >= 2, "num_bins", num_bins, "a whole number of at least 2")
-    ordered = value_range is None or (is_ordered_pair(value_range) and value_range[0] < value_range[1])
-    require(ordered, "value_range", value_range, "None or finite (low, high) with low < high")
+    check_bins(num_bins, value_range)
 
 
 def window_entropy(bins: Tensor, window: tuple[int, ...], num_bins: int, table: Tensor) -> Tensor:
@@ -116,17 +114,6 @@ def window_entropy(bins: Tensor, window: tuple[int, ...], num_bins: int, table: 
         count += box
         total += table[box]
     return ((table[count] - total).double() / count.clamp(min=1)).float() * (bins < num_bins)
-
-
-def _to_bins(pixels: Tensor, inside: Tensor, num_bins: int, value_range: tuple[float, float] | None) -> Tensor:
-    """The int32 bin of each pixel of one channel, ``num_bins`` outside the mask."""
-    if value_range is None:
-        values = pixels[inside]
-        value_range = quantile(values, 0.005), quantile(values, 0.995)
-    low, high = value_range
-    position = (pixels - low) * num_bins / (high - low)  # in this order whole numbers fall exactly on the edges of bins
-    position = position.nan_to_num(nan=0)  # 0 / 0 where all percentiles are one value
-    return position.clamp(0, num_bins - 1).int().masked_fill(~inside, num_bins)
 
 
 @functools.cache

@@ -1,0 +1,32 @@
+"""Grey levels as the bins of a histogram."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from torch import Tensor
+
+from monai_infoaug._require import require
+from monai_infoaug.information._arrays import is_ordered_pair, quantile
+
+
+def check_bins(num_bins: int, value_range: tuple[float, float] | None) -> None:
+    """Refuse bins that suit no image at all.
+
+    Raises:
+        ValueError: for fewer than 2 bins or a range out of order.
+    """
+    require(isinstance(num_bins, Integral) and num_bins >= 2, "num_bins", num_bins, "a whole number of at least 2")
+    ordered = value_range is None or (is_ordered_pair(value_range) and value_range[0] < value_range[1])
+    require(ordered, "value_range", value_range, "None or finite (low, high) with low < high")
+
+
+def to_bins(pixels: Tensor, inside: Tensor, num_bins: int, value_range: tuple[float, float] | None) -> Tensor:
+    """The int32 bin of each pixel of one channel, ``num_bins`` outside the mask."""
+    if value_range is None:
+        values = pixels[inside]
+        value_range = quantile(values, 0.005), quantile(values, 0.995)
+    low, high = value_range
+    position = (pixels - low) * num_bins / (high - low)  # in this order whole numbers fall exactly on the edges of bins
+    position = position.nan_to_num(nan=0)  # 0 / 0 where all percentiles are one value
+    return position.clamp(0, num_bins - 1).int().masked_fill(~inside, num_bins)
