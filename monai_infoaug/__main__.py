@@ -79,6 +79,18 @@ def inspect(args: argparse.Namespace) -> None:
     print(f"Wrote {args.out}; open it in a browser.")
 
 
+def calibrate(args: argparse.Namespace) -> None:
+    """Estimate the settings of the transforms from a folder of images."""
+    require_extra("train", "matplotlib", "tqdm")
+    from monai_infoaug.calibration import calibrate
+
+    found = calibrate(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
+    for tier, strength in found["intensity"]["strengths"].items():
+        print(f"{tier:>6}: {found['intensity']['transforms']} at strength {strength:g}")
+    print("thresholds: {:.3f} and {:.3f} bits".format(*found["thresholds"]))
+    print(f"Wrote {args.out} and a picture beside it.")
+
+
 def plain(text: str) -> Any:
     """A value on the command line: JSON, or else the text itself."""
     try:
@@ -200,6 +212,37 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and views (%(default)s)")
     command.set_defaults(run=inspect)
+
+    command = commands.add_parser(
+        "calibrate",
+        help="estimate the settings of the transforms from training images",
+        description="Estimate from training images, without labels, the range of grey levels, the thresholds of the "
+        "tiers, and how strong each tier's intensity change may be. Writes a JSON file for the transforms, and a "
+        "picture beside it.",
+    )
+    command.add_argument("--data", required=True, metavar="DIR", help="folder of training images")
+    command.add_argument("--out", default="calibration.json", metavar="FILE", help="what is written (%(default)s)")
+    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
+    command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
+    command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
+    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
+    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
+    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
+    command.add_argument(
+        "--intensity", default="rich", metavar="NAME", help="rich, published or cross_contrast (%(default)s)"
+    )
+    command.add_argument(
+        "--alpha",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="stop at this share of the mutual information of corresponding patches (%(default)s)",
+    )
+    command.add_argument(
+        "--images", type=int, default=20, dest="num_images", metavar="N", help="that are drawn (%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    command.set_defaults(run=calibrate)
     return parser
 
 

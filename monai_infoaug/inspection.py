@@ -7,7 +7,8 @@ import math
 import os
 import tempfile
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from pydoc import locate
@@ -108,13 +109,12 @@ def inspect_image(
     ]
     if pixdim is not None or origin != 0:
         reading.append(_step("monai_infoaug.transforms.AssignPixdimd", keys="image", pixdim=pixdim, origin=origin))
-    raw = _read(path, reading)
+    raw = read_image(path, partial(_run, reading))
     if raw.shape[3:] == (1,):  # a radiograph in DICOM is a volume of one slice
         reading.append(_step("monai.transforms.SqueezeDimd", keys="image", dim=-1))
         raw = _run(reading[-1:], {"image": raw})["image"]
     dims = raw.ndim - 1
-    # only volumes of CT go so low
-    guessed = "rgb" if len(raw) == 3 else "xray" if dims == 2 else "ct" if raw.min() <= AIR_TO_BODY else "mr"
+    guessed = guess_modality(raw)
     scaling = [_step("monai_infoaug.transforms.ModalityPresetd", keys="image", modality=modality or guessed)]
     if working_pixdim is not None:
         sizes = ensure_tuple_rep(working_pixdim, dims)
@@ -161,9 +161,14 @@ def inspect_image(
     Path(out).write_text(template.replace("@page", json.dumps(page).replace("<", "\\u003c"), 1), encoding="utf-8")
 
 
-def _read(path: str | os.PathLike, steps: Sequence[Mapping[str, Any]]) -> MetaTensor:
+def read_image(path: str | os.PathLike, reading: Callable[[dict[str, Any]], Mapping[str, Any]]) -> MetaTensor:
+    """The image (C, *S) that ``reading`` makes of a file.
+
+    Raises:
+        ValueError: naming a file that cannot be read, or an image that cannot be drawn.
+    """
     try:
-        image = _run(steps, {"image": os.fspath(path)})["image"]
+        image = reading({"image": os.fspath(path)})["image"]
     except (OSError, RuntimeError):
         SimpleITKReader().read(path)  # says in one line what is wrong, where MONAI lists what it tried
         raise
@@ -171,6 +176,14 @@ def _read(path: str | os.PathLike, steps: Sequence[Mapping[str, Any]]) -> MetaTe
     accepted = "a 2D or 3D image with one channel or three"
     require(drawable, "path", f"{path} of shape {tuple(image.shape)}", accepted)
     return image
+
+
+def guess_modality(image: Tensor) -> str:
+    """The likely modality of an image (C, *S), for :py:class:`monai_infoaug.transforms.ModalityPreset`."""
+    if len(image) == 3:
+        return "rgb"
+    # only volumes of CT go so low
+    return "xray" if image.ndim == 3 else "ct" if image.min() <= AIR_TO_BODY else "mr"
 
 
 def _step(target: str, **arguments: Any) -> dict[str, Any]:

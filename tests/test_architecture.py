@@ -18,9 +18,16 @@ MAY_IMPORT = {room: set() for room in STAND_ALONE} | {
     "engines": STAND_ALONE | {"transforms"},
     "handlers": STAND_ALONE | {"transforms"},
 }
-FRONT_DOORS = {"__main__", "bundles", "demo", "inspection", "match"}  # what a user starts; they may use every room
+FRONT_DOORS = {
+    "__main__",
+    "bundles",
+    "calibration",
+    "demo",
+    "inspection",
+    "match",
+}  # what a user starts; they may use every room
 FREE_TO_ALL = {"_grid", "_require"}
-OPTIONAL_OF = {"_entropy_numba": ["numba"], "demo": ["ignite"], "match": ["tqdm"]}
+OPTIONAL_OF = {"calibration": ["tqdm"], "_entropy_numba": ["numba"], "demo": ["ignite"], "match": ["tqdm"]}
 
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent.name != "examples")  # which hold configuration
 PUBLIC = [f for f in FILES if not f.name.startswith("_") and f.parent != PACKAGE]

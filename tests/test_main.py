@@ -17,7 +17,8 @@ MATCH = ["match", "--checkpoint", "c.pt", "--template", "t.png", "--landmarks", 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["demo", "--help"], ["init", "--help"], ["match", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["demo", "--help"], ["init", "--help"], ["match", "--help"], ["calibrate", "--help"], ["--version"]],
 )
 def test_help_and_version_end_well(arguments, capsys):
     with pytest.raises(SystemExit) as end:

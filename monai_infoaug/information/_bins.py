@@ -22,11 +22,13 @@ def check_bins(num_bins: int, value_range: tuple[float, float] | None) -> None:
 
 
 def to_bins(pixels: Tensor, inside: Tensor, num_bins: int, value_range: tuple[float, float] | None) -> Tensor:
-    """The int32 bin of each pixel of one channel, ``num_bins`` outside the mask."""
+    """The int32 bin of each pixel of an image (C,*S), ``num_bins`` outside the mask of that shape."""
     if value_range is None:
-        values = pixels[inside]
-        value_range = quantile(values, 0.005), quantile(values, 0.995)
-    low, high = value_range
+        levels = [channel[mask] for channel, mask in zip(pixels, inside, strict=True)]
+        ends = pixels.new_tensor([[quantile(values, q) for values in levels] for q in (0.005, 0.995)])
+        low, high = ends.reshape(2, -1, *[1] * (pixels.ndim - 1))
+    else:
+        low, high = value_range
     position = (pixels - low) * num_bins / (high - low)  # in this order whole numbers fall exactly on the edges of bins
     position = position.nan_to_num(nan=0)  # 0 / 0 where all percentiles are one value
     return position.clamp(0, num_bins - 1).int().masked_fill(~inside, num_bins)

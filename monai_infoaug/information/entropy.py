@@ -69,7 +69,7 @@ def local_entropy(
     fits = len(sides) == len(sizes) and all(side <= size for side, size in zip(sides, sizes, strict=True))
     require(fits, "window", window, f"one side or one an axis, no larger than the image's axes {sizes}")
     inside = to_mask(mask, pixels)
-    bins = torch.stack([to_bins(*channel, num_bins, value_range) for channel in zip(pixels, inside, strict=True)])
+    bins = to_bins(pixels, inside, num_bins, value_range)
     counts = torch.arange(math.prod(sides) + 1, dtype=torch.float64)
     table = (torch.xlogy(counts, counts) * (FIXED_POINT / math.log(2))).round().long()
     numba_entropy = _numba_window_entropy() if bins.device.type == "cpu" else None

@@ -68,8 +68,7 @@ def mutual_information(
     inside = to_mask(mask, images[0])
     index = torch.arange(len(inside), device=inside.device).reshape(-1, *[1] * (inside.ndim - 1))
     for image in images:
-        channels = zip(image.to(inside.device), inside, strict=True)
-        index = index * num_bins + torch.stack([to_bins(*channel, num_bins, value_range) for channel in channels])
+        index = index * num_bins + to_bins(image.to(inside.device), inside, num_bins, value_range)
     counts = index[inside].bincount(minlength=len(inside) * num_bins**2)
     joint = counts.reshape(-1, num_bins, num_bins) / inside.flatten(1).sum(1)[:, None, None].double()
     bits = _entropy(joint.sum(1)) + _entropy(joint.sum(2)) - _entropy(joint.flatten(1))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monai_infoaug._require import require
 from monai_infoaug.information._arrays import Array, is_ordered_pair, like, quantile, to_mask, to_tensor
+from monai_infoaug.information._files import read_entry
 
 __all__ = ["TIERS", "assign_tiers", "load_thresholds", "save_thresholds", "tier_thresholds"]
 
@@ -89,14 +90,9 @@ def load_thresholds(path: str | os.PathLike) -> tuple[float, float]:
         OSError: if the file cannot be read.
         ValueError: if it is no JSON, or holds no two finite numbers in order under ``thresholds``.
     """
-    accepted = 'a JSON file with {"thresholds": [t1, t2]}'
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{path}` must be {accepted}, got {error}.") from error
-    require(isinstance(content, dict) and "thresholds" in content, str(path), content, accepted)
-    check_thresholds(content["thresholds"], f"thresholds in {path}")
-    low, high = content["thresholds"]
+    thresholds = read_entry(path, "thresholds", 'a JSON file with {"thresholds": [t1, t2]}')
+    check_thresholds(thresholds, f"thresholds in {path}")
+    low, high = thresholds
     return float(low), float(high)
 
 

@@ -23,6 +23,7 @@ from monai_infoaug.information.tiers import (
     load_thresholds,
     tier_thresholds,
 )
+from monai_infoaug.transforms._calibration import read_settings
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 
@@ -52,9 +53,12 @@ class InformationMap(Transform):
             and 99.5 percentile inside the mask, for each channel.
         pixdim: spacing in millimetres for ``window_mm``, one for all axes or one an axis. None: from the affine of the
             MetaTensor. PNG and JPEG files carry no spacing, MONAI then says 1 mm: give it here.
+        file: JSON file of ``monai-infoaug calibrate``, read at once. It has the first four settings; those given here
+            are then not used.
 
     Raises:
-        ValueError: for a setting that suits no image.
+        ValueError: for a setting that suits no image, or a faulty ``file``.
+        OSError: if ``file`` cannot be read.
 
     References:
         [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
@@ -81,7 +85,11 @@ class InformationMap(Transform):
         num_bins: int = 32,
         value_range: tuple[float, float] | None = None,
         pixdim: float | Sequence[float] | None = None,
+        file: str | os.PathLike | None = None,
     ) -> None:
+        if file is not None:
+            names = "window", "window_mm", "num_bins", "value_range"
+            window, window_mm, num_bins, value_range = read_settings(file, "information", *names)
         check_settings(window, num_bins, value_range)
         for name, sizes in (("window_mm", window_mm), ("pixdim", pixdim)):
             positive = sizes is None or all(
@@ -126,7 +134,7 @@ class InformationTiers(Transform):
         thresholds: (t1, t2), in bits, t1 <= t2.
         quantiles: two shares in order; the thresholds are these quantiles of each map inside the mask.
             ``(1/3, 2/3)`` if nothing else is given.
-        file: JSON file with the thresholds, read at once.
+        file: JSON file with the thresholds, such as that of ``monai-infoaug calibrate``, read at once.
 
     Raises:
         ValueError: for more than one of the three, or bad ones.
@@ -181,7 +189,7 @@ class InformationMapd(DerivedMapd):
         keys: of the images.
         information_key: of the map: one for each of ``keys``, which must not exist yet. A single name and several keys
             make ``image_information``, ``label_information``, ...
-        window, window_mm, num_bins, value_range, pixdim: see :class:`InformationMap`.
+        window, window_mm, num_bins, value_range, pixdim, file: see :class:`InformationMap`.
         mask_key: of a mask that goes with all ``keys``. None: no mask.
         allow_missing_keys: pass over keys that the data lacks.
 
@@ -209,10 +217,11 @@ class InformationMapd(DerivedMapd):
         num_bins: int = 32,
         value_range: tuple[float, float] | None = None,
         pixdim: float | Sequence[float] | None = None,
+        file: str | os.PathLike | None = None,
         mask_key: Hashable | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
-        transform = InformationMap(window, window_mm, num_bins, value_range, pixdim)
+        transform = InformationMap(window, window_mm, num_bins, value_range, pixdim, file)
         super().__init__(transform, keys, information_key, mask_key, allow_missing_keys)
 
 

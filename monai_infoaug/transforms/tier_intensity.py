@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 
@@ -24,6 +25,7 @@ from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, conver
 
 from monai_infoaug._require import require
 from monai_infoaug.information.tiers import TIERS
+from monai_infoaug.transforms._calibration import read_settings
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.intensity_curve import RandIntensityCurve
 
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 MODES = ("blend", "anchor", "continuous")
+MEDIUM = {"brightness": (0.505, 1.997), "contrast": (0.340, 2.329)}  # published factors
 NAMES = ("published", "rich", "cross_contrast")
 
 
@@ -51,7 +54,7 @@ def _scale(brightness: tuple[float, float], contrast: tuple[float, float]) -> Co
 
 def _rich(strength: float, any_contrast: bool = False) -> Compose:
     """Grey-level curve (any, or a gamma curve), bias field, blur and noise for images scaled to [0, 1]."""
-    sigma = (0.25, 1.5 * strength)
+    sigma = (min(0.25, 1.5 * strength), 1.5 * strength)
     gamma = RandAdjustContrast(gamma=(0.6**strength, 1.8**strength), prob=1.0)
     return Compose(
         [
@@ -63,14 +66,37 @@ def _rich(strength: float, any_contrast: bool = False) -> Compose:
     )
 
 
+def preset(name: str, strength: float) -> Compose:
+    """The change that goes by ``name``, at a strength above 0; 1 is that of the medium tier.
+
+    ``"published"`` raises the published factors of brightness and contrast to the power ``strength``.
+    """
+    if name == "published":
+        return _scale(*(tuple(factor**strength for factor in factors) for factors in MEDIUM.values()))
+    return _rich(strength, any_contrast=name == "cross_contrast")
+
+
 def _named(name: str, mode: str) -> Mapping[str, Callable] | Callable | None:
     if name != "published":
-        make = partial(_rich, any_contrast=name == "cross_contrast")
+        make = partial(preset, name)
         return make(1.0) if mode == "continuous" else {"low": make(0.5), "medium": make(1.0), "high": make(0.7)}
     if mode == "continuous":
         return None  # the published linear form, see `_linear`
-    medium = _scale((0.505, 1.997), (0.340, 2.329))
+    medium = _scale(**MEDIUM)
     return {"low": medium, "medium": medium, "high": _scale((0.562, 1.612), (0.416, 1.817))}
+
+
+def _from_file(path: str | os.PathLike) -> dict[str, Compose]:
+    """The transform of each tier by a calibration file."""
+    name, strengths = read_settings(path, "intensity", "transforms", "strengths")
+    require(name in NAMES, f"transforms in {path}", repr(name), f"one of {NAMES}")
+    require(
+        lambda: set(strengths) == set(TIERS) and all(0 < strengths[tier] < np.inf for tier in TIERS),
+        f"strengths in {path}",
+        strengths,
+        f"a positive number for each of {TIERS}",
+    )
+    return {tier: preset(name, strengths[tier]) for tier in TIERS}
 
 
 def _require_array_transform(transform: object) -> None:
@@ -126,9 +152,12 @@ class RandTierIntensity(RandomizableTransform):
             The default is the published pair of cuts. Not used by the published linear form.
         weights: weight at and below, and at and above the ``information_range``, each in [0, 1]; or a function of
             the information tensor ``(1,*S)`` that returns weights of that shape.
+        file: JSON file of ``monai-infoaug calibrate``, read at once. It says which of the named ``transforms`` to take
+            and how strong it is in each tier. Not for mode ``"continuous"``.
 
     Raises:
-        ValueError: for an unknown mode, name or tier, or a number out of range.
+        OSError: if ``file`` cannot be read.
+        ValueError: for an unknown mode, name or tier, a number out of range, or a faulty ``file``.
         TypeError: for a transform that is not callable, or a dictionary transform.
 
     References:
@@ -158,6 +187,7 @@ class RandTierIntensity(RandomizableTransform):
         sigma: float = 4.0,
         information_range: tuple[float, float] = (2.27, 4.35),
         weights: tuple[float, float] | Callable[[torch.Tensor], torch.Tensor] = (1.0, 0.5),
+        file: str | os.PathLike | None = None,
     ) -> None:
         require(mode in MODES, "mode", repr(mode), f"one of {MODES}")
         require(lambda: 0 <= prob <= 1, "prob", prob, "in [0, 1]")
@@ -171,8 +201,11 @@ class RandTierIntensity(RandomizableTransform):
             require(in_range, "weights", weights, "two numbers in [0, 1], or a function")
         RandomizableTransform.__init__(self, prob)
         self.mode, self.sigma, self.information_range, self.weights = mode, sigma, information_range, weights
-        self.clip = isinstance(transforms, str)
-        if self.clip:
+        self.clip = file is not None or isinstance(transforms, str)
+        if file is not None:
+            require(mode != "continuous", "file", file, "None in mode 'continuous'")
+            transforms = _from_file(file)
+        elif self.clip:
             require(transforms in NAMES, "transforms", repr(transforms), f"one of {NAMES}, or transforms")
             transforms = _named(transforms, mode)
         elif mode == "continuous":
@@ -304,12 +337,13 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         keys: keys of the images to change.
         information_key: key of the information map ``(1,*S)``, in bits; read in mode ``"continuous"``.
         tiers_key: key of the tiers ``(1,*S)``; read in the modes ``"blend"`` and ``"anchor"``.
-        transforms: see :py:class:`RandTierIntensity`, like the next five.
+        transforms: see :py:class:`RandTierIntensity`, like the next six.
         mode: ``"blend"``, ``"anchor"`` or ``"continuous"``.
         prob: probability of any change.
         sigma: smoothing of the tiers in voxels.
         information_range: information (low, high) in bits between which the weight ramps.
         weights: weights at its two ends, or a function.
+        file: of ``monai-infoaug calibrate``.
         allow_missing_keys: skip missing ``keys``. The information or tiers key may never miss.
 
     Raises:
@@ -339,11 +373,12 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         sigma: float = 4.0,
         information_range: tuple[float, float] = (2.27, 4.35),
         weights: tuple[float, float] | Callable[[torch.Tensor], torch.Tensor] = (1.0, 0.5),
+        file: str | os.PathLike | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        self.intensity = RandTierIntensity(transforms, mode, prob, sigma, information_range, weights)
+        self.intensity = RandTierIntensity(transforms, mode, prob, sigma, information_range, weights, file)
         self.map = ("information", information_key) if mode == "continuous" else ("tiers", tiers_key)
 
     def set_random_state(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,29 @@ def test_thresholds_come_from_one_place(tmp_path):
         InformationTiers(thresholds=(1, 2), quantiles=(0.1, 0.5))
     with pytest.raises(ValueError, match="the only one given"):
         InformationTiers(quantiles=(0.1, 0.5), file=tmp_path / "cuts.json")
+
+
+def test_settings_from_a_file(tmp_path):
+    file = tmp_path / "found.json"
+
+    def write(**settings):
+        settings = {"num_bins": 8, "value_range": [0.1, 0.7], "window": 5, "window_mm": None} | settings
+        file.write_text(json.dumps({"version": 1, "information": settings}))
+
+    write()
+    expected = InformationMap(5, num_bins=8, value_range=(0.1, 0.7))(IMAGE)
+    np.testing.assert_array_equal(InformationMap(file=file)(IMAGE), expected)
+    np.testing.assert_array_equal(InformationMapd("image", file=str(file))({"image": IMAGE})["information"], expected)
+    write(window_mm=3.0)
+    expected = InformationMap(window_mm=3, num_bins=8, value_range=(0.1, 0.7))(meta(IMAGE))
+    assert torch.equal(InformationMap(file=file)(meta(IMAGE)), expected)
+    for faulty in ({"window": "9"}, {"num_bins": 2.5}, {"value_range": [1, 0]}, {"window_mm": "3"}):
+        write(**faulty)
+        with pytest.raises(ValueError, match=f"`{next(iter(faulty))}` must be"):
+            InformationMap(file=file)
+    write(mask="left")
+    with pytest.raises(ValueError, match=r"`information in .*found\.json` must be a dictionary with window, window_mm"):
+        InformationMap(file=file)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from itertools import product
 
@@ -21,6 +22,7 @@ from monai.transforms import (
 )
 
 from monai_infoaug.transforms import RandTierIntensity, RandTierIntensityd
+from monai_infoaug.transforms.tier_intensity import preset
 
 SHAPES = [(14, 11), (7, 6, 5)]
 PLAIN = {"low": lambda x: 2 * x, "medium": lambda x: x + 3, "high": lambda x: -x}  # tiers 0, 1, 2
@@ -357,3 +359,74 @@ def test_cross_contrast_turns_contrasts_around_and_keeps_air_dark(mode):
     slopes = outs[:, 0, 9:15].mean((1, 2)) - outs[:, 0, 4:8].mean((1, 2))
     assert 5 < (slopes < 0).sum() < 35  # the brighter half of the tissues becomes the darker about as often as not
     assert outs[:, 0, 0, :4].mean() < 0.2 < outs[:, 0, 4:].mean()
+
+
+def calibration_file(folder, strengths=(0.3, 1, 0.6), name="rich", version=1):
+    settings = {"strengths": dict(zip(("low", "medium", "high"), strengths, strict=True)), "transforms": name}
+    (folder / "found.json").write_text(json.dumps({"version": version, "intensity": settings, "thresholds": [1, 2]}))
+    return folder / "found.json"
+
+
+@pytest.mark.parametrize("name", ["published", "rich", "cross_contrast"])
+@pytest.mark.parametrize("mode", ["blend", "anchor"])
+def test_file_gives_the_strength_of_each_tier(tmp_path, name, mode):
+    image, _, tiers = draw((14, 11))
+    change = {"low": preset(name, 0.3), "medium": preset(name, 1), "high": preset(name, 0.6)}
+    expected = RandTierIntensity(change, mode).set_random_state(3)(image, tiers=tiers).clamp(0, 1)
+    file = calibration_file(tmp_path, name=name)
+    assert torch.equal(RandTierIntensity(mode=mode, file=file).set_random_state(3)(image, tiers=tiers), expected)
+    item = {"image": image, "tiers": tiers}
+    by_file, by_hand = (
+        RandTierIntensityd("image", mode=mode, **how).set_random_state(3)(item)["image"]
+        for how in ({"file": str(file)}, {"transforms": change})
+    )
+    assert torch.equal(by_file, by_hand.clamp(0, 1))
+
+
+@pytest.mark.parametrize("name", ["published", "rich"])
+def test_a_preset_changes_more_as_its_strength_grows(name):
+    image, _, _ = draw((14, 11))
+    means = []
+    for strength in (0.01, 0.1, 0.5, 1, 2):
+        change, seeds = preset(name, strength), range(30)
+        means.append(np.mean([float((change.set_random_state(s)(image) - image).abs().mean()) for s in seeds]))
+    assert means == sorted(means) and means[0] < 0.01 and means[-1] > 0.1
+
+
+def test_strength_1_is_the_named_medium_tier(tmp_path):
+    image, _, _ = draw((14, 11))
+    for name in ("published", "rich", "cross_contrast"):
+        file = calibration_file(tmp_path, (1, 1, 1), name)
+        got = RandTierIntensity(file=file, mode="anchor").set_random_state(0)(image, tier=1)
+        assert torch.equal(got, RandTierIntensity(name, mode="anchor").set_random_state(0)(image, tier=1))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"version": 2}, "`.*found.json` must be a file of `monai-infoaug calibrate`, version 1, got version 2"),
+        ({"name": "__import__('os')"}, "`transforms in .*found.json` must be one of"),
+        ({"name": ["rich"]}, "`transforms in .*found.json` must be one of"),
+        ({"strengths": (0, 1, 1)}, "`strengths in .*found.json` must be a positive number for each of"),
+        ({"strengths": ("1", 1, 1)}, "`strengths in .*found.json`"),
+        ({"strengths": (float("nan"), 1, 1)}, "`strengths in .*found.json`"),
+        ({"strengths": (float("inf"), 1, 1)}, "`strengths in .*found.json`"),
+    ],
+)
+def test_faulty_files_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        RandTierIntensity(file=calibration_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"version": 1, "intensity": {"strengths": 1}}'])
+def test_other_files_are_named(tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json"):
+        RandTierIntensity(file=tmp_path / "other.json")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        RandTierIntensity(file=tmp_path / "missing.json")
+
+
+def test_file_is_not_for_the_continuous_mode(tmp_path):
+    with pytest.raises(ValueError, match="`file` must be None in mode 'continuous'"):
+        RandTierIntensity(mode="continuous", file=calibration_file(tmp_path))

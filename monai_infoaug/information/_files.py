@@ -1,0 +1,25 @@
+"""JSON files that hold settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from monai_infoaug._require import require
+
+
+def read_entry(path: str | os.PathLike, key: str, accepted: str) -> Any:
+    """The value of ``key`` in a JSON file, which must be ``accepted``.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no JSON, or no dictionary with ``key``.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{path}` must be {accepted}, got {error}.") from error
+    require(isinstance(content, dict) and key in content, str(path), content, accepted)
+    return content[key]

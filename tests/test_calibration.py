@@ -1,0 +1,286 @@
+"""Settings from a folder: each is what its definition gives, and the transforms take them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import set_rnd
+
+pytest.importorskip("tqdm", reason="the command shows its progress with tqdm")
+pytest.importorskip("matplotlib", reason="the command draws with matplotlib")
+
+from monai_infoaug import calibration
+from monai_infoaug.__main__ import main
+from monai_infoaug.calibration import calibrate
+from monai_infoaug.information import assign_tiers, local_entropy, mutual_information
+from monai_infoaug.transforms import InformationMap, InformationTiers, RandTierIntensity
+from monai_infoaug.transforms.tier_intensity import preset
+
+TIERS = ("low", "medium", "high")
+
+
+def anatomy(shape: tuple[int, ...], shift: float = 0, noise: float = 0, seed: int = 0) -> np.ndarray:
+    """Blobs in [0, 255] on an empty ground, with a texture that is flat, coarse and fine from one side to the other."""
+    generator = np.random.default_rng(0)  # the same anatomy each time
+    grid = np.stack(np.meshgrid(*(np.arange(n) - shift for n in shape), indexing="ij"))
+    image = np.zeros(shape)
+    for _ in range(30):
+        centre = generator.uniform(0, 1, len(shape)) * shape
+        width = (0.3 - 0.25 * centre[0] / shape[0]) * min(shape) / 2
+        distance = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
+        image += generator.uniform(0.3, 1) * np.exp(-distance / (2 * width**2))
+    image += noise * np.random.default_rng(seed).normal(size=shape)
+    return (255 * image / image.max()).clip(0, 255).astype(np.uint8)
+
+
+def folder_of(path: Path, arrays: list[np.ndarray], suffix: str = ".png", channels: bool = False) -> Path:
+    path.mkdir(exist_ok=True)
+    for number, array in enumerate(arrays):
+        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=channels), path / f"{number}{suffix}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    arrays = [anatomy((72, 64), shift, 0.02, seed) for seed, shift in enumerate((0, 2, -1))]
+    return folder_of(tmp_path_factory.mktemp("data") / "images", arrays)
+
+
+@pytest.fixture(scope="module")
+def calibrated(images, tmp_path_factory):
+    """The file of a calibration, and what was returned."""
+    out = tmp_path_factory.mktemp("out") / "found.json"
+    return out, calibrate(images, out, window=5)
+
+
+def test_file_holds_what_is_returned_and_there_is_a_picture(calibrated):
+    out, found = calibrated
+    assert json.loads(out.read_text()) == json.loads(json.dumps(found))
+    picture = sitk.ReadImage(out.with_suffix(".png"))
+    assert min(picture.GetSize()) > 300
+
+
+def test_range_and_thresholds_are_quantiles_of_all_images(images, calibrated):
+    scaled = []
+    for path in sorted(images.iterdir()):
+        array = sitk.GetArrayFromImage(sitk.ReadImage(path)).T.astype(float)
+        low, high = np.percentile(array, (0.5, 99.5))
+        scaled.append(((array - low) / (high - low)).clip(0, 1))
+    value_range = calibrated[1]["information"]["value_range"]
+    np.testing.assert_allclose(value_range, np.percentile(scaled, (0.5, 99.5)), atol=0.01)
+    bits = [local_entropy(image[None], 5, 32, value_range) for image in scaled]
+    np.testing.assert_allclose(calibrated[1]["thresholds"], np.quantile(bits, (1 / 3, 2 / 3)), atol=0.03)
+
+
+def test_strengths_are_where_the_curves_cross_the_stop(calibrated):
+    found = calibrated[1]["mutual_information"]
+    strengths = calibrated[1]["intensity"]["strengths"]
+    assert found["strength"][0] == 0 and tuple(strengths) == TIERS
+    for name in TIERS:
+        bits = found["changed"][name]
+        assert len(bits) == len(found["strength"])
+        assert bits[0] > found["stop"][name] > found["unrelated"][name]
+        at = np.interp(strengths[name], found["strength"], bits)
+        assert at == pytest.approx(found["stop"][name], abs=0.01) or strengths[name] == found["strength"][-1]
+    assert any(strengths[name] < 4 for name in TIERS)
+
+
+def test_the_same_seed_gives_the_same_file(images, calibrated, tmp_path):
+    calibrate(images, tmp_path / "again.json", window=5)
+    assert (tmp_path / "again.json").read_text() == calibrated[0].read_text()
+
+
+def test_larger_alpha_stops_sooner(images, calibrated, tmp_path):
+    sooner = calibrate(images, tmp_path / "found.json", window=5, alpha=1.5)
+    for name in TIERS:
+        once, more = (each["mutual_information"]["stop"][name] for each in (calibrated[1], sooner))
+        assert more == pytest.approx(1.5 * once)
+        assert sooner["intensity"]["strengths"][name] < calibrated[1]["intensity"]["strengths"][name]
+
+
+def test_images_that_are_all_the_same_want_no_change(tmp_path):
+    data = folder_of(tmp_path / "same", [anatomy((72, 64))] * 2)
+    found = calibrate(data, tmp_path / "found.json", window=5)
+    for name in TIERS:
+        changed, stop = (found["mutual_information"][key][name] for key in ("changed", "stop"))
+        assert stop > 0.9 * changed[0]
+        assert 0 < found["intensity"]["strengths"][name] < 0.25
+
+
+def test_transforms_take_the_file(calibrated):
+    out, found = calibrated
+    image = torch.rand(1, 40, 40)
+    information = InformationMap(file=out)(image)
+    assert torch.equal(information, InformationMap(5, value_range=found["information"]["value_range"])(image))
+    tiers = InformationTiers(file=out)(information)
+    assert torch.equal(tiers, assign_tiers(information, found["thresholds"]))
+    by_hand = {tier: preset("rich", strength) for tier, strength in found["intensity"]["strengths"].items()}
+    changed = RandTierIntensity(file=out).set_random_state(0)(image, tiers=tiers)
+    assert torch.equal(changed, RandTierIntensity(by_hand).set_random_state(0)(image, tiers=tiers).clamp(0, 1))
+
+
+def test_volumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "REGISTERED", 500)
+    arrays = [anatomy((26, 28, 24), shift, 0.02, seed) for seed, shift in enumerate((0, 1))]
+    data = folder_of(tmp_path / "volumes", arrays, ".nii.gz")
+    found = calibrate(data, tmp_path / "found.json", "mr", window=3, intensity="cross_contrast")
+    bits = found["mutual_information"]
+    for name in TIERS:
+        assert bits["changed"][name][0] > bits["stop"][name] > bits["unrelated"][name]
+    assert found["intensity"]["transforms"] == "cross_contrast"
+
+
+def test_colours(tmp_path):
+    arrays = [np.stack([anatomy((48, 50), place) for place in (shift, -shift, 2)], -1) for shift in (0, 1)]
+    data = folder_of(tmp_path / "rgb", arrays, channels=True)
+    found = calibrate(data, tmp_path / "found.json", intensity="published")
+    assert found["made_from"]["modality"] == "rgb"
+    assert RandTierIntensity(file=tmp_path / "found.json").clip
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 45), (1, 14, 15, 13)])
+def test_patches_are_cut_around_their_centres(shape):
+    image, side = torch.rand(shape), {3: 33, 4: 11}[len(shape)]
+    centres = torch.stack([torch.randint(side // 2, n - side // 2, (5,)) for n in shape[1:]], 1)
+    for patch, centre in zip(calibration._patches(image, centres), centres.tolist(), strict=True):
+        box = tuple(slice(c - side // 2, c + side // 2 + 1) for c in centre)
+        assert torch.equal(patch, image[(slice(None), *box)])
+
+
+def test_patches_lie_in_their_tier_in_the_foreground(monkeypatch):
+    monkeypatch.setattr(calibration, "MAX_VOXELS", 3000)
+    image, tiers = torch.rand(2, 90, 70), torch.randint(0, 3, (1, 90, 70))
+    tiers[:, :30] = 3  # outside
+    view = calibration._view(image, tiers, np.random.RandomState(0))
+    assert view.image.shape[1:].numel() <= 3300
+    assert torch.equal(view.image, image[(slice(None), *view.part)])
+    for tier, centres in enumerate(view.centres):
+        assert len(centres) == 24 and len(centres.unique(dim=0)) == 24
+        assert (tiers[0][view.part][tuple(centres.T)] == tier).all()
+        assert calibration._patches(view.image, centres).shape == (24, 2, 33, 33)
+
+
+def test_curves_are_the_mean_over_images_draws_and_patches(monkeypatch):
+    monkeypatch.setattr(calibration, "STRENGTHS", (0.5, 1.0))
+    generator = np.random.RandomState(0)
+    views = [
+        calibration._view(torch.from_numpy(anatomy((50, 48), s)[None] / 255.0), torch.full((1, 50, 48), s), generator)
+        for s in (0, 2)
+    ]
+    strengths, curves = calibration._weakened(views, "rich", (0.0, 0.9), np.zeros(3), 7)
+    assert strengths == [0, 0.5, 1]
+    assert np.isnan(curves[:, 1]).all()  # a tier that no image has
+    for tier, view in ((0, views[0]), (2, views[1])):
+        for strength, bits in zip(strengths, curves[:, tier], strict=True):
+            each = []
+            for draw in range(4):
+                changed = view.image
+                if strength:
+                    change = preset("rich", strength)
+                    set_rnd(change, 7 + 2 * draw + (tier == 2))
+                    changed = change(view.image).clamp(0, 1)
+                for x, y in view.centres[tier].tolist():
+                    box = (slice(None), slice(x - 16, x + 17), slice(y - 16, y + 17))
+                    each.append(mutual_information(view.image[box], changed[box], 16, (0.0, 0.9)))
+            assert bits == pytest.approx(np.mean(each), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "bits, stop, expected",
+    [((3, 2, 1), 1.5, 0.75), ((3, 2, 1), 2, 0.5), ((3, 2, 1), 0.5, 1), ((3, 1, 2), 1.5, 0.375), ((3, 2, 1), 4, 0)],
+)
+def test_crossing(bits, stop, expected):
+    assert calibration._crossing([0, 0.5, 1], np.array(bits), stop) == expected
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.3, 0.5)])
+def test_registration_finds_the_same_place(turned, spacing):
+    """Of an image that is shifted, stored the other way round and without a part of its frame."""
+    first = MetaTensor(torch.from_numpy(anatomy((90, 80))).float()[None], affine=np.diag([*spacing, 1]))
+    array, affine = torch.from_numpy(anatomy((90, 80), 4)).float()[None], np.diag([*spacing, 1])
+    if turned:
+        array = array.flip(1)
+        affine[0, 0], affine[0, 2] = -spacing[0], 89 * spacing[0]
+    second = MetaTensor(array, affine=affine)
+    transform = calibration._registered(calibration._coarse(first), calibration._coarse(second))
+    for point in np.random.RandomState(0).uniform(25, 60, (20, 2)) * spacing:
+        np.testing.assert_allclose(transform.TransformPoint(point), point + 4 * np.array(spacing), atol=1.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--alpha", "0"], "`alpha` must be a number above 0, got 0.0"),
+        (["--images", "1"], "`images` must be at least 2, got 1"),
+        (["--seed", "-1"], "`seed` must be at least 0"),
+        (["--window", "8"], "`window` must be odd"),
+        (["--bins", "1"], "`num_bins`"),
+        (["--modality", "pet"], "`modality` must be one of"),
+        (["--modality", "rgb"], "3 channels"),
+        (["--intensity", "loud"], "`intensity` must be one of"),
+        (["--working-pixdim", "0"], "`working_pixdim` must be positive"),
+        (["--working-pixdim", "9"], "`data` must be at least 33 voxels a side"),
+        (["--pixdim", "0"], "`pixdim`"),
+        (["--out", "nowhere/found.json"], "`out` must be a file in a folder that exists"),
+        (["--out", "picture.png"], "`out` must be"),
+        (["--data", "nowhere"], "`dataset_dir` must be a folder"),
+    ],
+)
+def test_errors_are_one_line(arguments, named, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["calibrate", "--data", str(images), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("monai-infoaug calibrate: ") and named in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arrays, named",
+    [
+        ([anatomy((40, 40))], "with 1"),
+        ([np.zeros((40, 40), np.uint8)] * 2, "constant images"),
+        ([anatomy((40, 40)), anatomy((30, 40))], "1.nrrd"),
+        ([anatomy((40, 40)), anatomy((20, 20, 20))], "1.nrrd"),
+    ],
+)
+def test_images_that_do_not_do(arrays, named, tmp_path):
+    data = folder_of(tmp_path / "data", arrays, ".nrrd")
+    with pytest.raises(ValueError, match=f"`data` must be .*{named}"):
+        calibrate(data, tmp_path / "found.json")
+
+
+def test_unreadable_image_is_named(images, tmp_path):
+    data = folder_of(tmp_path / "data", [anatomy((40, 40))])
+    (data / "9.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"9\.png"):
+        calibrate(data, tmp_path / "found.json")
+
+
+def test_command_passes_everything_on(images, tmp_path, capsys):
+    options = "--pixdim 0.5 --working-pixdim 0.6 --window-mm 3 --bins 16 --modality xray --intensity published"
+    options += " --alpha 1.2 --images 2 --seed 2"
+    out = tmp_path / "a.json"
+    assert main(["calibrate", "--data", str(images), "--out", str(out), *options.split()]) == 0
+    said = capsys.readouterr().out
+    expected = calibrate(
+        images,
+        tmp_path / "b.json",
+        modality="xray",
+        pixdim=0.5,
+        working_pixdim=0.6,
+        window_mm=3.0,
+        num_bins=16,
+        intensity="published",
+        alpha=1.2,
+        num_images=2,
+        seed=2,
+    )
+    assert json.loads(out.read_text()) == json.loads(json.dumps(expected))
+    assert "high: published at strength" in said and str(out) in said
