@@ -242,6 +242,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--images", type=int, default=20, dest="num_images", metavar="N", help="that are drawn (%(default)s)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    command.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="of a training: the thresholds are then where its loss over the information crosses the mean loss, and "
+        "--modality and --working-pixdim those of the training",
+    )
     command.set_defaults(run=calibrate)
     return parser
 

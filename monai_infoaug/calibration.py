@@ -18,13 +18,16 @@ from monai.data.utils import set_rnd
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacing, SqueezeDim
 from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_infoaug._require import require
+from monai_infoaug.anchor_loss import anchor_losses, fit_loss, loss_cuts
 from monai_infoaug.data import SimpleITKReader, image_datalist
+from monai_infoaug.handlers import load_weights
 from monai_infoaug.information import TIERS, assign_tiers, mutual_information
 from monai_infoaug.inspection import guess_modality, read_image
+from monai_infoaug.match import read_config
 from monai_infoaug.transforms import AssignPixdimd, InformationMap, ModalityPreset
 from monai_infoaug.transforms._calibration import VERSION
 from monai_infoaug.transforms.tier_intensity import NAMES, preset
@@ -67,11 +70,14 @@ def calibrate(
     alpha: float = 1.0,
     num_images: int = 20,
     seed: int = 0,
+    checkpoint: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Estimate the settings of the transforms from training images, without labels, and write them with a picture.
 
     - The range of grey levels: the 0.5 and 99.5 percentile of all images, inside the foreground.
-    - The thresholds of the tiers: the tertiles of the information of all images, inside the foreground.
+    - The thresholds of the tiers: the tertiles of the information of all images, inside the foreground. With a
+      ``checkpoint``: where the smooth curve of its loss over the information crosses the mean loss [2]; the tertiles
+      again if it does not cross it exactly twice.
     - How strong the change of each tier may be, by the InfoMin principle [1]: it is raised step by step until the
       mutual information of patches with their changed selves, a mean over random changes, has fallen to ``alpha`` times
       that of corresponding patches of different images. Those are found by registration, affine and then by a B-spline,
@@ -83,26 +89,31 @@ def calibrate(
     Args:
         data: folder of training images, 2D or 3D.
         out: JSON file; the picture has its name and the suffix ``.png``.
-        modality: see :py:class:`monai_infoaug.transforms.ModalityPresetd`. None: guessed from the first image.
+        modality: see :py:class:`monai_infoaug.transforms.ModalityPresetd`. None: that of the checkpoint, or guessed
+            from the first image.
         pixdim: millimetres a pixel, for PNG and JPEG. None: as the files say.
-        working_pixdim: millimetres a pixel that images are resampled to first. None: they are not.
+        working_pixdim: millimetres a pixel that images are resampled to first. None: those of the checkpoint, without
+            which they are not.
         window, window_mm, num_bins: see :py:class:`monai_infoaug.transforms.InformationMap`.
         intensity: ``"rich"``, ``"published"`` or ``"cross_contrast"``, see
             :py:class:`monai_infoaug.transforms.RandTierIntensity`.
         alpha: share of the mutual information of corresponding patches at which to stop, above 0.
         num_images: at most, drawn from the folder, at least 2.
         seed: of what is drawn.
+        checkpoint: of a training with a bundle of this package.
 
     Returns:
         What is in the file.
 
     Raises:
-        ValueError: for an unreadable file, fewer than two images, images that do not go together or have no three
-            tiers, or a setting out of range.
+        ValueError: for an unreadable file or checkpoint, fewer than two images, images that do not go together or have
+            no three tiers, or a setting out of range.
         OSError: if ``out`` cannot be written.
 
     References:
         [1] Tian et al., "What makes for good views for contrastive learning?", NeurIPS 2020, arXiv:2005.10243.
+        [2] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
+        2025, arXiv:2211.07118.
     """
     InformationMap(window, window_mm, num_bins)  # the settings first: reading may take long
     if modality is not None:
@@ -122,6 +133,10 @@ def calibrate(
     require(writable, "out", out, "a file in a folder that exists, and no .png, which the picture is")
     paths = [item["image"] for item in image_datalist(data)]
     require(len(paths) > 1, "data", f"'{data}' with {len(paths)}", "a folder with at least 2 images")
+    if checkpoint is not None:
+        config = read_config(checkpoint)
+        network = load_weights(config.get_parsed_content("network_def"), checkpoint).eval()
+        modality, working_pixdim = modality or config["modality"], working_pixdim or config["working_pixdim"]
     generator = np.random.RandomState(seed)
     paths = [paths[k] for k in sorted(generator.permutation(len(paths))[:num_images])]
 
@@ -141,7 +156,10 @@ def calibrate(
     measure = InformationMap(window, window_mm, num_bins, value_range)
     maps = [measure(image, mask).as_tensor() for image, mask in zip(images, foregrounds, strict=True)]
     information = _values(maps, drawn)
-    thresholds = tuple(np.quantile(information, (1 / 3, 2 / 3)).tolist())
+    thresholds, anchors = tuple(np.quantile(information, (1 / 3, 2 / 3)).tolist()), None
+    if checkpoint is not None:
+        anchors = _anchors(network, images, maps, foregrounds, preset(intensity, 1.0), seed)
+        thresholds = loss_cuts(*anchors) or thresholds
 
     views = []
     for image, bits, foreground in zip(images, maps, foregrounds, strict=True):
@@ -173,10 +191,11 @@ def calibrate(
             "working_pixdim": working_pixdim,
             "alpha": alpha,
             "seed": seed,
+            "checkpoint": None if checkpoint is None else Path(checkpoint).name,
         },
     }
     out.write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
-    _draw(calibration, levels, information).savefig(out.with_suffix(".png"), dpi=100)
+    _draw(calibration, levels, information, anchors).savefig(out.with_suffix(".png"), dpi=100)
     return calibration
 
 
@@ -244,6 +263,21 @@ def _bits(first: Tensor, second: Tensor, value_range: tuple[float, float]) -> fl
     if len(first) == 0:
         return math.nan
     return mutual_information(first.flatten(0, 1), second.flatten(0, 1), BINS, value_range)
+
+
+def _anchors(
+    network: nn.Module,
+    images: Sequence[MetaTensor],
+    maps: Sequence[Tensor],
+    foregrounds: Sequence[Tensor],
+    change: Compose,
+    seed: int,
+) -> np.ndarray:
+    """Information and loss (2, N) of anchors of all images."""
+    scans = zip(images, maps, foregrounds, strict=True)
+    scans = enumerate(tqdm(scans, "Measuring the loss", len(images), unit="image", disable=None))
+    pairs = [anchor_losses(network, *scan, change, seed + number) for number, scan in scans]
+    return torch.cat([torch.stack(pair) for pair in pairs], 1).double().numpy()
 
 
 def _across(
@@ -380,12 +414,15 @@ def _registered(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
     return sitk.CompositeTransform([affine, spline])
 
 
-def _draw(calibration: dict[str, Any], levels: np.ndarray, information: np.ndarray) -> Figure:
-    """The histograms with their cuts, and mutual information against strength with the stops."""
+def _draw(
+    calibration: dict[str, Any], levels: np.ndarray, information: np.ndarray, anchors: np.ndarray | None
+) -> Figure:
+    """The histograms with their cuts, mutual information against strength with the stops, loss against information."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    grey, bits, curves = figure.subplots(1, 3)
+    panels = 3 if anchors is None else 4
+    figure = Figure(figsize=(5 * panels, 4.5), layout="constrained")
+    grey, bits, curves, *more = figure.subplots(1, panels)
     grey.hist(levels, 128, color="0.7")
     grey.set(title="range of grey levels", xlabel="grey level in the foreground", yticks=[])
     bits.hist(information, 128, color="0.7")
@@ -408,4 +445,14 @@ def _draw(calibration: dict[str, Any], levels: np.ndarray, information: np.ndarr
     title = f"strength of '{calibration['intensity']['transforms']}'"
     curves.set(title=title, xlabel="strength", ylabel="mutual information with the original (bits)", ylim=(0, None))
     curves.legend()
+    for axes in more:
+        grid = np.linspace(*np.quantile(anchors[0], (0.01, 0.99)), 200)
+        axes.hexbin(*anchors, gridsize=60, bins="log", cmap="Greys", linewidths=0)
+        axes.plot(grid, fit_loss(*anchors)(grid), label="smooth curve")
+        axes.axhline(anchors[1].mean(), color="black", linestyle="--", linewidth=1, label="mean")
+        for cut in calibration["thresholds"]:
+            axes.axvline(cut, color="black", linewidth=1)
+        found = "crosses its mean" if loss_cuts(*anchors) else "does not cross its mean twice: tertiles"
+        axes.set(title=f"loss {found}", xlabel="information (bits)", ylabel="loss of an anchor")
+        axes.legend()
     return figure

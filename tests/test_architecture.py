@@ -20,6 +20,7 @@ MAY_IMPORT = {room: set() for room in STAND_ALONE} | {
 }
 FRONT_DOORS = {
     "__main__",
+    "anchor_loss",
     "bundles",
     "calibration",
     "demo",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.data.utils import set_rnd
 
@@ -17,12 +18,21 @@ pytest.importorskip("matplotlib", reason="the command draws with matplotlib")
 
 from monai_infoaug import calibration
 from monai_infoaug.__main__ import main
+from monai_infoaug.bundles import find_bundle
 from monai_infoaug.calibration import calibrate
 from monai_infoaug.information import assign_tiers, local_entropy, mutual_information
 from monai_infoaug.transforms import InformationMap, InformationTiers, RandTierIntensity
 from monai_infoaug.transforms.tier_intensity import preset
 
 TIERS = ("low", "medium", "high")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_draw():
+    """Of each change: what is shown here needs no more, and takes a fourth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "DRAWS", 1)
+        yield
 
 
 def anatomy(shape: tuple[int, ...], shift: float = 0, noise: float = 0, seed: int = 0) -> np.ndarray:
@@ -168,6 +178,7 @@ def test_patches_lie_in_their_tier_in_the_foreground(monkeypatch):
 
 def test_curves_are_the_mean_over_images_draws_and_patches(monkeypatch):
     monkeypatch.setattr(calibration, "STRENGTHS", (0.5, 1.0))
+    monkeypatch.setattr(calibration, "DRAWS", 4)
     generator = np.random.RandomState(0)
     views = [
         calibration._view(torch.from_numpy(anatomy((50, 48), s)[None] / 255.0), torch.full((1, 50, 48), s), generator)
@@ -284,3 +295,43 @@ def test_command_passes_everything_on(images, tmp_path, capsys):
     )
     assert json.loads(out.read_text()) == json.loads(json.dumps(expected))
     assert "high: published at strength" in said and str(out) in said
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """Of an untrained network."""
+    torch.manual_seed(0)
+    config = ConfigParser()
+    config.read_config(find_bundle("landmark_pretraining") / "configs" / "train.json")
+    settings = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.8}
+    config["features"] = settings["features"]
+    path = tmp_path_factory.mktemp("checkpoint") / "trained.pt"
+    torch.save({"network": config.get_parsed_content("network_def").state_dict(), "settings": settings}, path)
+    return path
+
+
+@pytest.mark.parametrize("cuts", [None, (1.0, 1.5)])
+def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_path, monkeypatch):
+    given = []
+
+    def loss_cuts(bits, losses):
+        given.append((bits, losses))
+        return cuts
+
+    monkeypatch.setattr(calibration, "STRENGTHS", (4.0,))
+    plain = calibrate(images, tmp_path / "plain.json", working_pixdim=0.8)
+    monkeypatch.setattr(calibration, "loss_cuts", loss_cuts)
+    found = calibrate(images, tmp_path / "found.json", checkpoint=checkpoint)
+    made_from = found["made_from"]
+    assert (made_from["modality"], made_from["working_pixdim"], made_from["checkpoint"]) == ("xray", 0.8, "trained.pt")
+    assert found["thresholds"] == (cuts or plain["thresholds"])
+    bits, losses = given[0]
+    assert len(bits) == len(losses) > 500 and np.isfinite(losses).all()
+    assert (tmp_path / "found.png").stat().st_size > (tmp_path / "plain.png").stat().st_size  # one curve more
+
+
+def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
+    (tmp_path / "bad.pt").write_text("no checkpoint")
+    assert main(["calibrate", "--data", str(images), "--checkpoint", str(tmp_path / "bad.pt")]) == 2
+    said = capsys.readouterr().err
+    assert "bad.pt" in said and said.count("\n") == 1

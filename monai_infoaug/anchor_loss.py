@@ -1,0 +1,101 @@
+"""The loss of single anchors of a trained network against their information, and the thresholds that follow [1].
+
+References:
+    [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1), 2025,
+    arXiv:2211.07118.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import RandAffine
+from monai.utils import convert_to_tensor
+from numpy.polynomial import Polynomial
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from monai_infoaug._grid import level_features, sample_at
+from monai_infoaug.transforms import RandPairedViewsd
+
+__all__ = ["anchor_losses", "fit_loss", "loss_cuts"]
+
+ANCHORS = 500  # of an image
+TEMPERATURE, RADIUS = 0.1, 2.0  # of the loss that the bundles train with; cells within which nothing is a negative
+
+
+@torch.no_grad()
+def anchor_losses(
+    network: nn.Module, image: MetaTensor, information: Tensor, foreground: Tensor, intensity: Callable, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE of anchors drawn evenly from the foreground, a mean over the levels, in two views of an image.
+
+    The views are turned by up to 15 degrees, scaled by up to 15 % and changed by ``intensity``.
+
+    Args:
+        network: with ``strides``, from an image (1, C, *S) to levels.
+        image: (C, *S), as the network was trained on.
+        information: (1, *S) bits.
+        foreground: (1, *S), not zero inside.
+        intensity: array transform.
+        seed: of the views and anchors.
+
+    Returns:
+        (N,) bits and (N,) losses.
+    """
+    spatial = RandAffine(prob=1.0, rotate_range=[0.26] * (image.ndim - 1), scale_range=[0.15] * (image.ndim - 1))
+    draw = RandPairedViewsd(
+        ("image", "information"),
+        mask_key="foreground",
+        intensity_keys="image",
+        spatial=spatial,
+        intensity=intensity,
+        num_points=ANCHORS,
+        outputs=(),
+    )
+    pair = draw.set_random_state(seed)({"image": image, "information": information, "foreground": foreground})
+    pair = {name: convert_to_tensor(value, track_meta=False) for name, value in pair.items()}
+    points = [pair[f"points_view{k}"][pair["points_valid"]][None] for k in (1, 2)]
+    levels = [network(pair[f"image_view{k}"][None]) for k in (1, 2)]
+    bits = sample_at(pair["information_view1"][None], points[0].mT)[0, 0]
+    return bits, _losses(levels, points, network.strides)
+
+
+def _losses(levels: Sequence[Sequence[Tensor]], points: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """The loss of each of the points (1, N, D) of view 1 against those of view 2, a mean over the levels, (N,)."""
+    count = points[0].shape[1]
+    distances = torch.cdist(*[points[0][0]] * 2, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    losses = []
+    for *pair, stride in zip(*levels, strides, strict=True):
+        first, second = (
+            normalize(level_features(level, at, stride)[0], dim=-1) for level, at in zip(pair, points, strict=True)
+        )
+        logits = (first @ second.T / TEMPERATURE).masked_fill(distances < RADIUS * stride, -torch.inf)
+        losses.append(cross_entropy(logits, torch.arange(count), reduction="none"))
+    return torch.stack(losses).mean(0)
+
+
+def fit_loss(bits: Sequence[float], losses: Sequence[float]) -> Polynomial:
+    """A smooth curve of the loss over the information: the cubic of least squares."""
+    return Polynomial.fit(bits, losses, 3)
+
+
+def loss_cuts(bits: Sequence[float], losses: Sequence[float]) -> tuple[float, float] | None:
+    """The thresholds (t1, t2) where the smooth curve of the loss crosses the mean loss.
+
+    Looked for between the 1 and 99 percentile of ``bits``.
+
+    Returns:
+        bits; None if the curve does not cross the mean exactly twice.
+
+    Example:
+        >>> bits = np.linspace(0, 4, 101)
+        >>> [round(cut, 2) for cut in loss_cuts(bits, (bits - 2) ** 2)]
+        [0.83, 3.17]
+    """
+    grid = np.linspace(*np.quantile(bits, (0.01, 0.99)), 2001)
+    crossings = np.flatnonzero(np.diff(fit_loss(bits, losses)(grid) > np.mean(losses)))
+    return tuple(((grid[crossings] + grid[crossings + 1]) / 2).tolist()) if len(crossings) == 2 else None
