@@ -136,19 +136,17 @@ def calibrate(
     if checkpoint is not None:
         config = read_config(checkpoint)
         network = load_weights(config.get_parsed_content("network_def"), checkpoint).eval()
-        modality, working_pixdim = modality or config["modality"], working_pixdim or config["working_pixdim"]
+        modality, working_pixdim = modality or config.get("modality"), working_pixdim or config.get("working_pixdim")
     generator = np.random.RandomState(seed)
     paths = [paths[k] for k in sorted(generator.permutation(len(paths))[:num_images])]
 
-    images, foregrounds = [], []
-    for path in tqdm(paths, "Reading", unit="image", disable=None):
-        raw = _read(path, pixdim, working_pixdim)
-        alike = not images or (len(raw), raw.ndim) == (len(images[0]), images[0].ndim)
-        require(alike, "data", f"'{path}' of shape {tuple(raw.shape)}", "images of as many axes and channels")
-        modality = modality or guess_modality(raw)
-        image, foreground = ModalityPreset(modality)(raw)
-        images.append(image)
-        foregrounds.append(foreground.as_tensor() > 0)
+    images = [_read(path, pixdim, working_pixdim) for path in tqdm(paths, "Reading", unit="image", disable=None)]
+    for path, image in zip(paths, images, strict=True):
+        alike = (len(image), image.ndim) == (len(images[0]), images[0].ndim)
+        require(alike, "data", f"'{path}' of shape {tuple(image.shape)}", "images of as many axes and channels")
+    modality = modality or guess_modality(images[0])
+    images, foregrounds = zip(*map(ModalityPreset(modality), images), strict=True)
+    foregrounds = [foreground.as_tensor() > 0 for foreground in foregrounds]
     drawn = [_drawn(foreground, generator) for foreground in foregrounds]
     levels = _values(images, drawn)
     value_range = tuple(np.quantile(levels, (0.005, 0.995)).tolist())
@@ -215,12 +213,8 @@ def _read(
     if working_pixdim is not None:
         image = Spacing(ensure_tuple_rep(working_pixdim, dims), padding_mode="border")(image)
     side = PATCH[dims]
-    require(
-        min(image.shape[1:]) >= side,
-        "data",
-        f"'{path}' of shape {tuple(image.shape)}",
-        f"at least {side} voxels a side",
-    )
+    large = min(image.shape[1:]) >= side
+    require(large, "data", f"'{path}' of shape {tuple(image.shape)}", f"at least {side} voxels a side")
     return image
 
 
@@ -276,7 +270,11 @@ def _anchors(
     """Information and loss (2, N) of anchors of all images."""
     scans = zip(images, maps, foregrounds, strict=True)
     scans = enumerate(tqdm(scans, "Measuring the loss", len(images), unit="image", disable=None))
-    pairs = [anchor_losses(network, *scan, change, seed + number) for number, scan in scans]
+    try:
+        pairs = [anchor_losses(network, *scan, change, seed + number) for number, scan in scans]
+    except (RuntimeError, ValueError) as error:
+        shape = tuple(images[0].shape)
+        raise ValueError(f"`checkpoint` must be of a network for images of shape {shape}, got {error}.") from error
     return torch.cat([torch.stack(pair) for pair in pairs], 1).double().numpy()
 
 
@@ -304,7 +302,7 @@ def _across(
             here, there = _patches(view.image, centres), _patches(warped, centres)
             whole = there.flatten(1).isfinite().all(1)
             here, there = here[whole], there[whole]
-            row[tier] = [_bits(here, other, value_range) for other in (there, there.roll(1, 0))]
+            row[tier] = [_bits(here, partner, value_range) for partner in (there, there.roll(1, 0))]
     return _mean(rows[..., 0]), _mean(rows[..., 1])
 
 

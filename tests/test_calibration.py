@@ -330,6 +330,12 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
     assert (tmp_path / "found.png").stat().st_size > (tmp_path / "plain.png").stat().st_size  # one curve more
 
 
+def test_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
+    data = folder_of(tmp_path / "rgb", [np.stack([anatomy((90, 80))] * 3, -1)] * 2, channels=True)
+    with pytest.raises(ValueError, match=r"`checkpoint` must be of a network for images of shape \(3, "):
+        calibrate(data, tmp_path / "found.json", "rgb", working_pixdim=1.0, checkpoint=checkpoint)
+
+
 def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
     (tmp_path / "bad.pt").write_text("no checkpoint")
     assert main(["calibrate", "--data", str(images), "--checkpoint", str(tmp_path / "bad.pt")]) == 2

@@ -91,12 +91,12 @@ def _from_file(path: str | os.PathLike) -> dict[str, Compose]:
     name, strengths = read_settings(path, "intensity", "transforms", "strengths")
     require(name in NAMES, f"transforms in {path}", repr(name), f"one of {NAMES}")
     require(
-        lambda: set(strengths) == set(TIERS) and all(0 < strengths[tier] < np.inf for tier in TIERS),
+        lambda: set(strengths) == set(TIERS) and all(0 <= strengths[tier] < np.inf for tier in TIERS),
         f"strengths in {path}",
         strengths,
-        f"a positive number for each of {TIERS}",
+        f"a number of at least 0 for each of {TIERS}",
     )
-    return {tier: preset(name, strengths[tier]) for tier in TIERS}
+    return {tier: preset(name, strengths[tier]) for tier in TIERS if strengths[tier] > 0}
 
 
 def _require_array_transform(transform: object) -> None:

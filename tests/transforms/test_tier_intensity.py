@@ -407,7 +407,7 @@ def test_strength_1_is_the_named_medium_tier(tmp_path):
         ({"version": 2}, "`.*found.json` must be a file of `monai-infoaug calibrate`, version 1, got version 2"),
         ({"name": "__import__('os')"}, "`transforms in .*found.json` must be one of"),
         ({"name": ["rich"]}, "`transforms in .*found.json` must be one of"),
-        ({"strengths": (0, 1, 1)}, "`strengths in .*found.json` must be a positive number for each of"),
+        ({"strengths": (-1, 1, 1)}, "`strengths in .*found.json` must be a number of at least 0 for each of"),
         ({"strengths": ("1", 1, 1)}, "`strengths in .*found.json`"),
         ({"strengths": (float("nan"), 1, 1)}, "`strengths in .*found.json`"),
         ({"strengths": (float("inf"), 1, 1)}, "`strengths in .*found.json`"),
@@ -425,6 +425,12 @@ def test_other_files_are_named(tmp_path, text):
         RandTierIntensity(file=tmp_path / "other.json")
     with pytest.raises(FileNotFoundError, match="missing"):
         RandTierIntensity(file=tmp_path / "missing.json")
+
+
+def test_strength_0_is_no_change(tmp_path):
+    image, _, _ = draw((14, 11))
+    intensity = RandTierIntensity(mode="anchor", file=calibration_file(tmp_path, (0, 1, 1)))
+    assert torch.equal(intensity(image, tier=0), image) and not torch.equal(intensity(image, tier=1), image)
 
 
 def test_file_is_not_for_the_continuous_mode(tmp_path):
