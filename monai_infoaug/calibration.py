@@ -41,7 +41,7 @@ SAMPLES = 20_000  # of an image's foreground, for percentiles and quantiles over
 PATCH = {2: 33, 3: 11}  # voxels of a patch's side: about a thousand voxels in a patch
 PATCHES = 24  # of a tier in an image
 BINS = 16  # of a patch: few, since the bias of mutual information grows with their square
-DRAWS = 4  # of the change of an image
+DRAWS = 8  # of the change of an image, of which the one that leaves least counts
 STRENGTHS = (*(k / 8 for k in range(1, 8)), *(k / 4 for k in range(4, 17)))  # that are tried; 0 is no change
 MAX_VOXELS = 2**19  # of an image that is changed; of a larger one a part is
 COARSE = {2: 128, 3: 64}  # voxels of the longest axis of an image that is registered
@@ -79,9 +79,10 @@ def calibrate(
       ``checkpoint``: where the smooth curve of its loss over the information crosses the mean loss [2]; the tertiles
       again if it does not cross it exactly twice.
     - How strong the change of each tier may be, by the InfoMin principle [1]: it is raised step by step until the
-      mutual information of patches with their changed selves, a mean over random changes, has fallen to ``alpha`` times
-      that of corresponding patches of different images. Those are found by registration, affine and then by a B-spline,
-      of each image to the next.
+      mutual information of patches with their changed selves has fallen to ``alpha`` times that of corresponding
+      patches of different images. Of several random changes of an image the one that leaves least counts, as strengths
+      are ends of ranges. Patches that correspond are found by registration, affine and then by a B-spline, of each
+      image to the next.
 
     :py:class:`monai_infoaug.transforms.InformationMap`, :py:class:`monai_infoaug.transforms.InformationTiers` and
     :py:class:`monai_infoaug.transforms.RandTierIntensity` take the file.
@@ -317,13 +318,14 @@ def _weakened(
     patches = [[_patches(view.image, centres) for centres in view.centres] for view in views]
     curves = [_mean([[_bits(p, p, value_range) for p in tiers] for tiers in patches])]
     for strength in tqdm(STRENGTHS, "Raising the strength", unit="step", disable=None):
-        change, rows = preset(intensity, strength), []
-        for number, (view, originals) in enumerate(DRAWS * list(zip(views, patches, strict=True))):
-            set_rnd(change, seed + number)  # the same at each strength, so that the curves are smooth
+        change, rows = preset(intensity, strength), np.empty((DRAWS, len(views), len(TIERS)))
+        for draw, number in np.ndindex(rows.shape[:2]):
+            view = views[number]
+            set_rnd(change, seed + draw * len(views) + number)  # the same at each strength: the curves are smooth
             image = torch.as_tensor(change(view.image.clone())).clamp(0, 1)
             changed = [_patches(image, centres) for centres in view.centres]
-            rows.append([_bits(*pair, value_range) for pair in zip(originals, changed, strict=True)])
-        curves.append(_mean(rows))
+            rows[draw, number] = [_bits(*pair, value_range) for pair in zip(patches[number], changed, strict=True)]
+        curves.append(_mean(rows.min(0)))
         if (curves[-1] <= stop).all():
             break
     return [0.0, *STRENGTHS[: len(curves) - 1]], np.array(curves)

@@ -29,7 +29,7 @@ TIERS = ("low", "medium", "high")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_draw():
-    """Of each change: what is shown here needs no more, and takes a fourth of the time."""
+    """Of each change: what is shown here needs no more, and takes an eighth of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "DRAWS", 1)
         yield
@@ -176,7 +176,7 @@ def test_patches_lie_in_their_tier_in_the_foreground(monkeypatch):
         assert calibration._patches(view.image, centres).shape == (24, 2, 33, 33)
 
 
-def test_curves_are_the_mean_over_images_draws_and_patches(monkeypatch):
+def test_curves_are_of_the_draw_that_leaves_least(monkeypatch):
     monkeypatch.setattr(calibration, "STRENGTHS", (0.5, 1.0))
     monkeypatch.setattr(calibration, "DRAWS", 4)
     generator = np.random.RandomState(0)
@@ -189,17 +189,19 @@ def test_curves_are_the_mean_over_images_draws_and_patches(monkeypatch):
     assert np.isnan(curves[:, 1]).all()  # a tier that no image has
     for tier, view in ((0, views[0]), (2, views[1])):
         for strength, bits in zip(strengths, curves[:, tier], strict=True):
-            each = []
+            draws = []
             for draw in range(4):
                 changed = view.image
                 if strength:
                     change = preset("rich", strength)
                     set_rnd(change, 7 + 2 * draw + (tier == 2))
                     changed = change(view.image).clamp(0, 1)
+                each = []
                 for x, y in view.centres[tier].tolist():
                     box = (slice(None), slice(x - 16, x + 17), slice(y - 16, y + 17))
                     each.append(mutual_information(view.image[box], changed[box], 16, (0.0, 0.9)))
-            assert bits == pytest.approx(np.mean(each), abs=1e-6)
+                draws.append(np.mean(each))
+            assert bits == pytest.approx(min(draws), abs=1e-6)
 
 
 @pytest.mark.parametrize(
