@@ -286,9 +286,7 @@ class Networks:
     def untrained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
         torch.manual_seed(seed)
         parser = self._parser(seed)
-        network = parser.get_parsed_content("network_def")
-        yield "untrained", self._match(case, parser, network, parser["neighbourhood"])
-        yield "untrained, points alone", self._match(case, parser, network, None)
+        yield from self._match("untrained", case, parser, parser.get_parsed_content("network_def"))
 
     def trained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
         output = self.out / f"training{seed}"
@@ -303,21 +301,16 @@ class Networks:
         torch.set_num_threads(threads)
         parser = self._parser(seed)
         network = load_weights(parser.get_parsed_content("network_def"), output / "checkpoint.pt")
-        yield "trained", self._match(case, parser, network, parser["neighbourhood"])
-        yield "trained, points alone", self._match(case, parser, network, None)
+        yield from self._match("trained", case, parser, network)
 
     @staticmethod
-    def _match(case: Case, parser: ConfigParser, network: nn.Module, neighbourhood: float | None) -> Tensor:
+    def _match(name: str, case: Case, parser: ConfigParser, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
         preprocess = Compose(parser.get_parsed_content("preprocessing_transforms"))
         template, query = (preprocess({"image": str(file)})["image"] for file in case.files)
-        matcher = LandmarkMatcher(
-            template,
-            case.points + case.origin,
-            world=True,
-            level_weights=parser["level_weights"],
-            neighbourhood=neighbourhood,
-        )
-        return matcher(query[None], network.eval())["world"][0].double() - case.origin
+        points, weights = case.points + case.origin, parser["level_weights"]
+        for row, neighbourhood in ((name, parser["neighbourhood"]), (f"{name}, points alone", None)):
+            matcher = LandmarkMatcher(template, points, True, weights, neighbourhood=neighbourhood)
+            yield row, matcher(query[None], network.eval())["world"][0].double() - case.origin
 
 
 def measure(
