@@ -16,9 +16,9 @@ from monai.transforms import RandAffine
 from monai.utils import convert_to_tensor
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
 
 from monai_infoaug._grid import level_features, sample_at
+from monai_infoaug.losses import PixelInfoNCELoss
 from monai_infoaug.transforms import RandPairedViewsd
 
 __all__ = ["anchor_losses", "fit_loss", "loss_cuts"]
@@ -66,15 +66,10 @@ def anchor_losses(
 
 def _losses(levels: Sequence[Sequence[Tensor]], points: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     """The loss of each of the points (1, N, D) of view 1 against those of view 2, a mean over the levels, (N,)."""
-    count = points[0].shape[1]
-    distances = torch.cdist(*[points[0][0]] * 2, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-    losses = []
+    contrast, losses = PixelInfoNCELoss(TEMPERATURE, symmetric=False), []
     for *pair, stride in zip(*levels, strides, strict=True):
-        first, second = (
-            normalize(level_features(level, at, stride)[0], dim=-1) for level, at in zip(pair, points, strict=True)
-        )
-        logits = (first @ second.T / TEMPERATURE).masked_fill(distances < RADIUS * stride, -torch.inf)
-        losses.append(cross_entropy(logits, torch.arange(count), reduction="none"))
+        features = (level_features(level, at, stride) for level, at in zip(pair, points, strict=True))
+        losses.append(contrast.of_points(*features, points[0], radius=RADIUS * stride)[0][0])
     return torch.stack(losses).mean(0)
 
 

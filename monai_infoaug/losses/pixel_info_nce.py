@@ -54,13 +54,29 @@ class PixelInfoNCELoss(PointContrast):
         valid: Tensor | None = None,
         radius: float | None = None,
     ) -> Tensor:
-        """
+        """Mean over the used points; the arguments are those of :py:meth:`of_points`."""
+        loss, used = self.of_points(features1, features2, points, valid, radius)
+        return (loss * used).sum() / used.sum().clamp_min(1)
+
+    def of_points(
+        self,
+        features1: Tensor,
+        features2: Tensor,
+        points: Tensor,
+        valid: Tensor | None = None,
+        radius: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each point by itself.
+
         Args:
             features1: embeddings of the points in view 1.
             features2: embeddings of the same points in view 2.
             points: positions in view 1.
             valid: points to use, all with finite coordinates if None.
             radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
+
+        Returns:
+            (B, N) losses, and (B, N) bool, the points that are used; the losses of the others mean nothing.
         """
         radius = self._radius(radius)
         shape = tuple(features1.shape)
@@ -91,4 +107,4 @@ class PixelInfoNCELoss(PointContrast):
             loss = logits.logsumexp(2) - positive
             if self.symmetric:
                 loss = (loss + logits.logsumexp(1) - positive) / 2
-            return (loss * used).sum() / used.sum().clamp_min(1)
+            return loss, used

@@ -50,6 +50,23 @@ def test_equals_the_definition(temperature, radius, symmetric):
     assert PixelInfoNCELoss(temperature, 99, symmetric)(f1, f2, points, valid, radius).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_losses_of_single_points(symmetric):
+    f1, f2, points = pair()
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[0, 2] = valid[1, 4:] = False
+    losses, used = PixelInfoNCELoss(0.2, 4.0, symmetric).of_points(f1, f2, points, valid)
+    assert torch.equal(used, valid)
+    for b, i in valid.nonzero().tolist():
+        near = (points[b] - points[b, i]).norm(dim=1) < 4
+        kept = [j for j in range(7) if j == i or (valid[b, j] and not near[j])]
+        each = []
+        for anchors, others in [(f1[b], f2[b]), (f2[b], f1[b])][: 2 if symmetric else 1]:
+            cosines = torch.cosine_similarity(anchors[i], others[kept], dim=1)
+            each.append(float(-(cosines / 0.2).log_softmax(0)[kept.index(i)]))
+        assert losses[b, i].item() == pytest.approx(sum(each) / len(each))
+
+
 def test_gradient():
     f1, f2, points = pair(num=4, dim=3)
     valid = torch.tensor([[True, True, True, False], [True, False, True, True]])
