@@ -1,4 +1,4 @@
-"""The loss of single anchors of a trained network against their information, and the thresholds that follow [1].
+"""Loss and similarity of single anchors of a trained network against information, and thresholds that follow [1].
 
 References:
     [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1), 2025,
@@ -16,12 +16,13 @@ from monai.transforms import RandAffine
 from monai.utils import convert_to_tensor
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from monai_infoaug._grid import level_features, sample_at
 from monai_infoaug.losses import PixelInfoNCELoss
 from monai_infoaug.transforms import RandPairedViewsd
 
-__all__ = ["anchor_losses", "fit_loss", "loss_cuts"]
+__all__ = ["anchor_losses", "fit_curve", "loss_cuts"]
 
 ANCHORS = 500  # of an image
 TEMPERATURE, RADIUS = 0.1, 2.0  # of the loss that the bundles train with; cells within which nothing is a negative
@@ -30,8 +31,8 @@ TEMPERATURE, RADIUS = 0.1, 2.0  # of the loss that the bundles train with; cells
 @torch.no_grad()
 def anchor_losses(
     network: nn.Module, image: MetaTensor, information: Tensor, foreground: Tensor, intensity: Callable, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """InfoNCE of anchors drawn evenly from the foreground, a mean over the levels, in two views of an image.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """InfoNCE of anchors drawn evenly from the foreground in two views of an image, and how alike their views are.
 
     The views are turned by up to 15 degrees, scaled by up to 15 % and changed by ``intensity``.
 
@@ -44,7 +45,7 @@ def anchor_losses(
         seed: of the views and anchors.
 
     Returns:
-        (N,) bits and (N,) losses.
+        (N,) bits; (N,) losses and (N,) cosines of the two embeddings of each anchor, means over the levels.
     """
     spatial = RandAffine(prob=1.0, rotate_range=[0.26] * (image.ndim - 1), scale_range=[0.15] * (image.ndim - 1))
     draw = RandPairedViewsd(
@@ -61,21 +62,24 @@ def anchor_losses(
     points = [pair[f"points_view{k}"][pair["points_valid"]][None] for k in (1, 2)]
     levels = [network(pair[f"image_view{k}"][None]) for k in (1, 2)]
     bits = sample_at(pair["information_view1"][None], points[0].mT)[0, 0]
-    return bits, _losses(levels, points, network.strides)
+    return bits, *_contrasts(levels, points, network.strides)
 
 
-def _losses(levels: Sequence[Sequence[Tensor]], points: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """The loss of each of the points (1, N, D) of view 1 against those of view 2, a mean over the levels, (N,)."""
-    contrast, losses = PixelInfoNCELoss(TEMPERATURE, symmetric=False), []
+def _contrasts(
+    levels: Sequence[Sequence[Tensor]], points: Sequence[Tensor], strides: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Losses and cosines (N,) of the points (1, N, D) of view 1 against those of view 2, means over the levels."""
+    contrast, found = PixelInfoNCELoss(TEMPERATURE, symmetric=False), []
     for *pair, stride in zip(*levels, strides, strict=True):
-        features = (level_features(level, at, stride) for level, at in zip(pair, points, strict=True))
-        losses.append(contrast.of_points(*features, points[0], radius=RADIUS * stride)[0][0])
-    return torch.stack(losses).mean(0)
+        features = [level_features(level, at, stride) for level, at in zip(pair, points, strict=True)]
+        losses, _ = contrast.of_points(*features, points[0], radius=RADIUS * stride)
+        found.append(torch.cat([losses, cosine_similarity(*features, dim=-1)]))
+    return tuple(torch.stack(found).mean(0))
 
 
-def fit_loss(bits: Sequence[float], losses: Sequence[float]) -> Polynomial:
-    """A smooth curve of the loss over the information: the cubic of least squares."""
-    return Polynomial.fit(bits, losses, 3)
+def fit_curve(bits: Sequence[float], values: Sequence[float]) -> Polynomial:
+    """A smooth curve of the loss, say, over the information: the cubic of least squares."""
+    return Polynomial.fit(bits, values, 3)
 
 
 def loss_cuts(bits: Sequence[float], losses: Sequence[float]) -> tuple[float, float] | None:
@@ -92,5 +96,5 @@ def loss_cuts(bits: Sequence[float], losses: Sequence[float]) -> tuple[float, fl
         [0.83, 3.17]
     """
     grid = np.linspace(*np.quantile(bits, (0.01, 0.99)), 2001)
-    crossings = np.flatnonzero(np.diff(fit_loss(bits, losses)(grid) > np.mean(losses)))
+    crossings = np.flatnonzero(np.diff(fit_curve(bits, losses)(grid) > np.mean(losses)))
     return tuple(((grid[crossings] + grid[crossings + 1]) / 2).tolist()) if len(crossings) == 2 else None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_infoaug._require import require
-from monai_infoaug.anchor_loss import anchor_losses, fit_loss, loss_cuts
+from monai_infoaug.anchor_loss import anchor_losses, fit_curve, loss_cuts
 from monai_infoaug.data import SimpleITKReader, image_datalist
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.information import TIERS, assign_tiers, mutual_information
@@ -158,7 +158,7 @@ def calibrate(
     thresholds, anchors = tuple(np.quantile(information, (1 / 3, 2 / 3)).tolist()), None
     if checkpoint is not None:
         anchors = _anchors(network, images, maps, foregrounds, preset(intensity, 1.0), seed)
-        thresholds = loss_cuts(*anchors) or thresholds
+        thresholds = loss_cuts(*anchors[:2]) or thresholds
 
     views = []
     for image, bits, foreground in zip(images, maps, foregrounds, strict=True):
@@ -268,7 +268,7 @@ def _anchors(
     change: Compose,
     seed: int,
 ) -> np.ndarray:
-    """Information and loss (2, N) of anchors of all images."""
+    """Information, loss and similarity (3, N) of anchors of all images."""
     scans = zip(images, maps, foregrounds, strict=True)
     scans = enumerate(tqdm(scans, "Measuring the loss", len(images), unit="image", disable=None))
     try:
@@ -417,10 +417,10 @@ def _registered(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
 def _draw(
     calibration: dict[str, Any], levels: np.ndarray, information: np.ndarray, anchors: np.ndarray | None
 ) -> Figure:
-    """The histograms with their cuts, mutual information against strength with the stops, loss against information."""
+    """Histograms with their cuts, mutual information against strength with the stops, anchors against information."""
     from matplotlib.figure import Figure
 
-    panels = 3 if anchors is None else 4
+    panels = 3 if anchors is None else 5
     figure = Figure(figsize=(5 * panels, 4.5), layout="constrained")
     grey, bits, curves, *more = figure.subplots(1, panels)
     grey.hist(levels, 128, color="0.7")
@@ -445,14 +445,17 @@ def _draw(
     title = f"strength of '{calibration['intensity']['transforms']}'"
     curves.set(title=title, xlabel="strength", ylabel="mutual information with the original (bits)", ylim=(0, None))
     curves.legend()
-    for axes in more:
-        grid = np.linspace(*np.quantile(anchors[0], (0.01, 0.99)), 200)
-        axes.hexbin(*anchors, gridsize=60, bins="log", cmap="Greys", linewidths=0)
-        axes.plot(grid, fit_loss(*anchors)(grid), label="smooth curve")
-        axes.axhline(anchors[1].mean(), color="black", linestyle="--", linewidth=1, label="mean")
-        for cut in calibration["thresholds"]:
-            axes.axvline(cut, color="black", linewidth=1)
-        found = "crosses its mean" if loss_cuts(*anchors) else "does not cross its mean twice: tertiles"
-        axes.set(title=f"loss {found}", xlabel="information (bits)", ylabel="loss of an anchor")
-        axes.legend()
+    if anchors is not None:
+        for axes, values in zip(more, anchors[1:], strict=True):
+            grid = np.linspace(*np.quantile(anchors[0], (0.01, 0.99)), 200)
+            axes.hexbin(anchors[0], values, gridsize=60, bins="log", cmap="Greys", linewidths=0)
+            axes.plot(grid, fit_curve(anchors[0], values)(grid), label="smooth curve")
+            axes.axhline(values.mean(), color="black", linestyle="--", linewidth=1, label="mean")
+            for cut in calibration["thresholds"]:
+                axes.axvline(cut, color="black", linewidth=1)
+            axes.set(xlabel="information (bits)")
+            axes.legend()
+        found = "crosses its mean" if loss_cuts(*anchors[:2]) else "does not cross its mean twice: tertiles"
+        more[0].set(title=f"loss {found}", ylabel="loss of an anchor")
+        more[1].set(title="similarity of the two views", ylabel="cosine of an anchor's embeddings")
     return figure

@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from monai_infoaug._grid import level_features
-from monai_infoaug.anchor_loss import ANCHORS, _losses, anchor_losses, loss_cuts
+from monai_infoaug.anchor_loss import ANCHORS, _contrasts, anchor_losses, loss_cuts
 from monai_infoaug.losses import PixelInfoNCELoss
 
 
@@ -27,11 +27,14 @@ def test_losses_are_those_that_the_bundles_train_with(shape):
     views, dims = torch.rand(2, 1, 1, *shape), len(shape)
     points = [torch.rand(1, 30, dims) * torch.tensor(shape) for _ in range(2)]
     levels = [Pooling()(view) for view in views]
-    loss, expected = PixelInfoNCELoss(temperature=0.1, symmetric=False), 0
+    loss, expected, alike = PixelInfoNCELoss(temperature=0.1, symmetric=False), 0, 0
     for stride, *pair in zip(Pooling.strides, *levels, strict=True):
         features = [level_features(level, at, stride) for level, at in zip(pair, points, strict=True)]
         expected = expected + loss(*features, points[0], radius=2.0 * stride) / 2
-    losses = _losses(levels, points, Pooling.strides)
+        first, second = (feature[0] / feature[0].norm(dim=1, keepdim=True) for feature in features)
+        alike = alike + (first * second).sum(1) / 2
+    losses, cosines = _contrasts(levels, points, Pooling.strides)
+    torch.testing.assert_close(cosines, alike)
     assert losses.shape == (30,) and float(losses.mean()) == pytest.approx(float(expected), rel=1e-5)
     assert (losses >= 0).all()
 
@@ -41,10 +44,10 @@ def test_anchors_lie_in_the_foreground_and_carry_its_information(shape):
     image = MetaTensor(torch.rand(1, *shape), affine=torch.eye(4))
     ramp = torch.linspace(1, 5, shape[0]).reshape(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape)
     foreground = ramp > 3
-    bits, losses = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity())
-    assert bits.shape == losses.shape and ANCHORS / 2 < len(bits) <= ANCHORS
+    bits, losses, cosines = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity())
+    assert bits.shape == losses.shape == cosines.shape and ANCHORS / 2 < len(bits) <= ANCHORS
     assert bits.min() > 2.8 and bits.max() <= 5 and bits.max() > 4.5
-    assert losses.isfinite().all()
+    assert losses.isfinite().all() and (cosines.abs() <= 1 + 1e-5).all()
     again = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity())
     assert torch.equal(again[0], bits) and torch.equal(again[1], losses)
     other = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity(), seed=1)
@@ -55,9 +58,10 @@ def test_a_change_that_destroys_costs():
     image = MetaTensor(torch.rand(1, 60, 50), affine=torch.eye(3))
     given = image, torch.rand(1, 60, 50), torch.ones(1, 60, 50)
     plain, destroyed = (
-        float(anchor_losses(Pooling(), *given, change)[1].mean()) for change in (lambda x: x, torch.rand_like)
+        [float(each.mean()) for each in anchor_losses(Pooling(), *given, change)[1:]]
+        for change in (lambda x: x, torch.rand_like)
     )
-    assert destroyed > plain + 0.5
+    assert destroyed[0] > plain[0] + 0.5 and destroyed[1] < plain[1] - 0.1
 
 
 @pytest.mark.parametrize("noise", [0, 0.3])

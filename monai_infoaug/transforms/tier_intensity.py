@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -86,17 +86,23 @@ def _named(name: str, mode: str) -> Mapping[str, Callable] | Callable | None:
     return {"low": medium, "medium": medium, "high": _scale((0.562, 1.612), (0.416, 1.817))}
 
 
-def _from_file(path: str | os.PathLike) -> dict[str, Compose]:
-    """The transform of each tier by a calibration file."""
-    name, strengths = read_settings(path, "intensity", "transforms", "strengths")
-    require(name in NAMES, f"transforms in {path}", repr(name), f"one of {NAMES}")
+def _of_strengths(name: str, strengths: Sequence[float] | Mapping[str, float], source: str) -> dict[str, Compose]:
+    """The named transform at the strength of each tier."""
+    require(name in NAMES, f"transforms{source}", repr(name), f"one of {NAMES}")
+    named = isinstance(strengths, Mapping)
     require(
-        lambda: set(strengths) == set(TIERS) and all(0 <= strengths[tier] < np.inf for tier in TIERS),
-        f"strengths in {path}",
+        lambda: (
+            (not named or set(strengths) == set(TIERS))
+            and len(strengths) == len(TIERS)
+            and all(0 <= strength < np.inf for strength in (strengths.values() if named else strengths))
+        ),
+        f"strengths{source}",
         strengths,
         f"a number of at least 0 for each of {TIERS}",
     )
-    return {tier: preset(name, strengths[tier]) for tier in TIERS if strengths[tier] > 0}
+    by_tier = strengths if named else dict(zip(TIERS, strengths, strict=True))
+    made = {strength: preset(name, strength) for strength in by_tier.values() if strength > 0}  # equal ones run once
+    return {tier: made[by_tier[tier]] for tier in TIERS if by_tier[tier] > 0}
 
 
 def _require_array_transform(transform: object) -> None:
@@ -153,7 +159,9 @@ class RandTierIntensity(RandomizableTransform):
         weights: weight at and below, and at and above the ``information_range``, each in [0, 1]; or a function of
             the information tensor ``(1,*S)`` that returns weights of that shape.
         file: JSON file of ``monai-infoaug calibrate``, read at once. It says which of the named ``transforms`` to take
-            and how strong it is in each tier. Not for mode ``"continuous"``.
+            and how strong it is in each tier; those given here are then not used. Not for mode ``"continuous"``.
+        strengths: of the named ``transforms`` in the (low, medium, high) tier, numbers of at least 0: 0 is no change, 1
+            that of the medium tier. Equal ones make the change uniform. Not for mode ``"continuous"``.
 
     Raises:
         OSError: if ``file`` cannot be read.
@@ -188,6 +196,7 @@ class RandTierIntensity(RandomizableTransform):
         information_range: tuple[float, float] = (2.27, 4.35),
         weights: tuple[float, float] | Callable[[torch.Tensor], torch.Tensor] = (1.0, 0.5),
         file: str | os.PathLike | None = None,
+        strengths: Sequence[float] | None = None,
     ) -> None:
         require(mode in MODES, "mode", repr(mode), f"one of {MODES}")
         require(lambda: 0 <= prob <= 1, "prob", prob, "in [0, 1]")
@@ -204,7 +213,11 @@ class RandTierIntensity(RandomizableTransform):
         self.clip = file is not None or isinstance(transforms, str)
         if file is not None:
             require(mode != "continuous", "file", file, "None in mode 'continuous'")
-            transforms = _from_file(file)
+            transforms = _of_strengths(*read_settings(file, "intensity", "transforms", "strengths"), f" in {file}")
+        elif strengths is not None:
+            require(mode != "continuous", "strengths", strengths, "None in mode 'continuous'")
+            require(self.clip, "strengths", strengths, "None unless `transforms` is a name")
+            transforms = _of_strengths(transforms, strengths, "")
         elif self.clip:
             require(transforms in NAMES, "transforms", repr(transforms), f"one of {NAMES}, or transforms")
             transforms = _named(transforms, mode)
@@ -337,13 +350,14 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         keys: keys of the images to change.
         information_key: key of the information map ``(1,*S)``, in bits; read in mode ``"continuous"``.
         tiers_key: key of the tiers ``(1,*S)``; read in the modes ``"blend"`` and ``"anchor"``.
-        transforms: see :py:class:`RandTierIntensity`, like the next six.
+        transforms: see :py:class:`RandTierIntensity`, like the next seven.
         mode: ``"blend"``, ``"anchor"`` or ``"continuous"``.
         prob: probability of any change.
         sigma: smoothing of the tiers in voxels.
         information_range: information (low, high) in bits between which the weight ramps.
         weights: weights at its two ends, or a function.
         file: of ``monai-infoaug calibrate``.
+        strengths: of the named transforms in each tier.
         allow_missing_keys: skip missing ``keys``. The information or tiers key may never miss.
 
     Raises:
@@ -374,11 +388,12 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         information_range: tuple[float, float] = (2.27, 4.35),
         weights: tuple[float, float] | Callable[[torch.Tensor], torch.Tensor] = (1.0, 0.5),
         file: str | os.PathLike | None = None,
+        strengths: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        self.intensity = RandTierIntensity(transforms, mode, prob, sigma, information_range, weights, file)
+        self.intensity = RandTierIntensity(transforms, mode, prob, sigma, information_range, weights, file, strengths)
         self.map = ("information", information_key) if mode == "continuous" else ("tiers", tiers_key)
 
     def set_random_state(

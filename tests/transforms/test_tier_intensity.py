@@ -383,6 +383,39 @@ def test_file_gives_the_strength_of_each_tier(tmp_path, name, mode):
     assert torch.equal(by_file, by_hand.clamp(0, 1))
 
 
+@pytest.mark.parametrize("mode", ["blend", "anchor"])
+def test_strengths_of_a_named_set(mode):
+    image, _, tiers = draw((14, 11))
+    change = {"medium": preset("rich", 1.5), "high": preset("rich", 0.6)}  # 0 is no change
+    expected = RandTierIntensity(change, mode).set_random_state(3)(image, tiers=tiers).clamp(0, 1)
+    by_strength = RandTierIntensity("rich", mode, strengths=(0, 1.5, 0.6)).set_random_state(3)(image, tiers=tiers)
+    assert torch.equal(by_strength, expected)
+
+
+def test_equal_strengths_are_a_uniform_change():
+    image, _, tiers = draw((14, 11))
+    uniform = RandTierIntensity("rich", strengths=(1.5, 1.5, 1.5)).set_random_state(3)
+    others = RandTierIntensity("rich", strengths=(1.5, 1.5, 1.5)).set_random_state(3)
+    assert torch.equal(uniform(image, tiers=tiers), others(image, tiers=torch.zeros_like(tiers)))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"strengths": (1, 1)}, "`strengths` must be a number of at least 0 for each of"),
+        ({"strengths": (1, 1, -1)}, "`strengths` must be"),
+        ({"strengths": (1, 1, float("nan"))}, "`strengths` must be"),
+        ({"strengths": 1}, "`strengths` must be"),
+        ({"strengths": (1, 1, 1), "mode": "continuous"}, "`strengths` must be None in mode 'continuous'"),
+        ({"strengths": (1, 1, 1), "transforms": {}}, "`strengths` must be None unless `transforms` is a name"),
+        ({"strengths": (1, 1, 1), "transforms": "none"}, "`transforms` must be one of"),
+    ],
+)
+def test_faulty_strengths_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RandTierIntensity(**{"transforms": "rich"} | arguments)
+
+
 @pytest.mark.parametrize("name", ["published", "rich"])
 def test_a_preset_changes_more_as_its_strength_grows(name):
     image, _, _ = draw((14, 11))

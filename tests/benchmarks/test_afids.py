@@ -110,7 +110,7 @@ def test_results_are_kept_and_summed_up(tmp_path):
     json.dumps([a, b])
 
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "afids"
+DATA = Path(__file__).parents[3] / "shared" / "data" / "afids"
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the AFIDs are not at hand")
