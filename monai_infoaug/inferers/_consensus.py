@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv3d, normalize
+from torch.nn.functional import conv1d, conv2d, normalize
 
 from monai_infoaug._grid import level_features
 
@@ -97,13 +97,15 @@ def compare_patches(
     weights = weights / weights.sum()
 
     def read(level: Tensor, at: Tensor) -> Tensor:
-        features = normalize(level_features(level[None].float(), at.reshape(1, -1, dims), stride), dim=-1)
-        return features[0].T.reshape(-1, *at.shape[:-1])
+        features = normalize(level_features(level[None], at.reshape(1, -1, dims), stride), dim=-1)
+        return features.reshape(*at.shape[:-1], -1).movedim(-1, 1)
 
-    correlate = {2: conv2d, 3: conv3d}[dims]
-    return torch.cat(
-        [
-            correlate(read(query, place + offsets @ linear.T)[None], (weights * read(template, point + patch))[None])[0]
-            for point, place in zip(points, places, strict=True)
-        ]
-    )
+    # with one dimension less: each row of the query is compared with each of the patch, as many channels of a fast
+    # convolution, and then those that a displacement brings together are summed
+    correlate = {2: conv1d, 3: conv2d}[dims]
+    maps = []
+    for point, place in zip(points, places, strict=True):
+        mine = weights.unsqueeze(1) * read(template, point + patch)
+        rows = correlate(read(query, place + offsets @ linear.T), mine)
+        maps.append(torch.stack([rows.diagonal(-move).sum(-1) for move in range(2 * search + 1)]))
+    return torch.stack(maps)

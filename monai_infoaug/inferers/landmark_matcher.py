@@ -121,7 +121,9 @@ def _match_by_consensus(
     levels = sorted(
         (level for level in zip(strides, weights, template, query, strict=True) if level[1]), key=lambda level: level[0]
     )
-    stride, _, fine, fine_query = levels[0]
+    stride, _, *finest = levels[0]
+    # patches are read faster where the features of a cell lie side by side
+    fine, fine_query = (level.float().movedim(1, -1).contiguous().movedim(-1, 1) for level in finest)
     strides, weights, coarse, coarse_query = zip(*(levels[1:] or levels), strict=True)
     votes = []
     for t, seen in enumerate(points):
