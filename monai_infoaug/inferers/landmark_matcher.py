@@ -69,9 +69,15 @@ def match_points(
         1. Liu et al., "SAME: deformable image registration based on self-supervised anatomical embeddings", MICCAI
            2021, arXiv:2109.11572.
     """
+    _require_neighbourhood(neighbourhood)
     find = _match_alone if neighbourhood is None else partial(_match_by_consensus, neighbourhood=neighbourhood)
     with torch.autocast(points.device.type, enabled=False):  # half precision would cost voxels
         return find(template, points, query, strides, size, weights, chunk)
+
+
+def _require_neighbourhood(neighbourhood: float | None) -> None:
+    good = neighbourhood is None or (lambda: neighbourhood > 0)
+    require(good, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
 
 
 def _match_alone(
@@ -116,7 +122,6 @@ def _match_by_consensus(
     chunk: int | None,
     neighbourhood: float,
 ) -> tuple[Tensor, Tensor]:
-    require(lambda: neighbourhood > 0, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
     weights = level_shares(weights, len(strides))
     levels = sorted(
         (level for level in zip(strides, weights, template, query, strict=True) if level[1]), key=lambda level: level[0]
@@ -279,8 +284,7 @@ class LandmarkMatcher(Inferer):
             f"inside of the image of {tuple(size.tolist())} voxels",
         )
         require(lambda: chunk is None or chunk >= 1, "chunk", chunk, "at least 1, or None")
-        good = neighbourhood is None or neighbourhood > 0
-        require(good, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
+        _require_neighbourhood(neighbourhood)
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
         self._network: nn.Module | None = None
