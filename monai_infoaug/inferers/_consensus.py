@@ -8,7 +8,8 @@ from torch.nn.functional import conv1d, conv2d, normalize
 
 from monai_infoaug._grid import level_features
 
-ITERATIONS = 30  # of the robust fit, which has converged long before
+ITERATIONS = 30  # of a robust fit, which has converged long before
+PLACES = 2**8  # of which the local maps are fitted at a time
 
 
 def support_points(level: Tensor, stride: float, count: int) -> Tensor:
@@ -57,6 +58,42 @@ def robust_affine(points: Tensor, found: Tensor, scale: float) -> tuple[Tensor, 
         weights = 1 / (1 + (distance / distance.median().clamp_min(scale)).square())
     linear = solution[:-1].T.to(points)
     return linear, solution[-1].to(points) - linear @ middle
+
+
+def local_places(
+    points: Tensor, found: Tensor, at: Tensor, linear: Tensor, shift: Tensor, spread: float, scale: float
+) -> Tensor:
+    """Where places lie in the query by the matches around them: each place has its own robust affine map.
+
+    What is fitted, by iteratively reweighted least squares (Geman-McClure), is the difference to the map of the whole
+    image. Each of its coefficients is drawn to 0 as if by one match, so that the map holds where few matches are near.
+
+    Args:
+        points: (M, D).
+        found: (M, D), their matches.
+        at: (N, D), the places.
+        linear, shift: (D, D) and (D,), the map of the whole image.
+        spread: standard deviation of the Gaussian weights of the matches, by their distance from a place.
+        scale: distance between a match and a local map that counts as an error.
+
+    Returns:
+        (N, D).
+    """
+    moved = (found - points @ linear.T - shift).double()
+    places = []
+    for some in at.split(PLACES):
+        offsets = (points - some[:, None]).double() / spread
+        near = torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
+        known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
+        ridge = torch.eye(known.shape[-1]).to(known)
+        weights = near
+        for _ in range(ITERATIONS):
+            weighted = (weights * known).mT
+            solution = torch.linalg.solve(weighted @ known + ridge, weighted @ moved)
+            distance = (known @ solution - moved).norm(dim=-1, keepdim=True)
+            weights = near / (1 + (distance / scale).square()).square()
+        places.append(some @ linear.T + shift + solution[:, -1].to(some))
+    return torch.cat(places)
 
 
 def compare_patches(
