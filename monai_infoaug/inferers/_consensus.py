@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv3d, normalize
+from torch.nn.functional import conv1d, conv2d, normalize
 
 from monai_infoaug._grid import level_features
 
-ITERATIONS = 30  # of the robust fit, which has converged long before
+ITERATIONS = 30  # of a robust fit, which has converged long before
+PLACES = 2**8  # of which the local maps are fitted at a time
 
 
 def support_points(level: Tensor, stride: float, count: int) -> Tensor:
@@ -59,6 +60,42 @@ def robust_affine(points: Tensor, found: Tensor, scale: float) -> tuple[Tensor, 
     return linear, solution[-1].to(points) - linear @ middle
 
 
+def local_places(
+    points: Tensor, found: Tensor, at: Tensor, linear: Tensor, shift: Tensor, spread: float, scale: float
+) -> Tensor:
+    """Where places lie in the query by the matches around them: each place has its own robust affine map.
+
+    What is fitted, by iteratively reweighted least squares (Geman-McClure), is the difference to the map of the whole
+    image. Each of its coefficients is drawn to 0 as if by one match, so that the map holds where few matches are near.
+
+    Args:
+        points: (M, D).
+        found: (M, D), their matches.
+        at: (N, D), the places.
+        linear, shift: (D, D) and (D,), the map of the whole image.
+        spread: standard deviation of the Gaussian weights of the matches, by their distance from a place.
+        scale: distance between a match and a local map that counts as an error.
+
+    Returns:
+        (N, D).
+    """
+    moved = (found - points @ linear.T - shift).double()
+    places = []
+    for some in at.split(PLACES):
+        offsets = (points - some[:, None]).double() / spread
+        near = torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
+        known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
+        ridge = torch.eye(known.shape[-1]).to(known)
+        weights = near
+        for _ in range(ITERATIONS):
+            weighted = (weights * known).mT
+            solution = torch.linalg.solve(weighted @ known + ridge, weighted @ moved)
+            distance = (known @ solution - moved).norm(dim=-1, keepdim=True)
+            weights = near / (1 + (distance / scale).square()).square()
+        places.append(some @ linear.T + shift + solution[:, -1].to(some))
+    return torch.cat(places)
+
+
 def compare_patches(
     template: Tensor,
     points: Tensor,
@@ -97,13 +134,15 @@ def compare_patches(
     weights = weights / weights.sum()
 
     def read(level: Tensor, at: Tensor) -> Tensor:
-        features = normalize(level_features(level[None].float(), at.reshape(1, -1, dims), stride), dim=-1)
-        return features[0].T.reshape(-1, *at.shape[:-1])
+        features = normalize(level_features(level[None], at.reshape(1, -1, dims), stride), dim=-1)
+        return features.reshape(*at.shape[:-1], -1).movedim(-1, 1)
 
-    correlate = {2: conv2d, 3: conv3d}[dims]
-    return torch.cat(
-        [
-            correlate(read(query, place + offsets @ linear.T)[None], (weights * read(template, point + patch))[None])[0]
-            for point, place in zip(points, places, strict=True)
-        ]
-    )
+    # with one dimension less: each row of the query is compared with each of the patch, as many channels of a fast
+    # convolution, and then those that a displacement brings together are summed
+    correlate = {2: conv1d, 3: conv2d}[dims]
+    maps = []
+    for point, place in zip(points, places, strict=True):
+        mine = weights.unsqueeze(1) * read(template, point + patch)
+        rows = correlate(read(query, place + offsets @ linear.T), mine)
+        maps.append(torch.stack([rows.diagonal(-move).sum(-1) for move in range(2 * search + 1)]))
+    return torch.stack(maps)

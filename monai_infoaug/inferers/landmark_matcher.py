@@ -15,12 +15,12 @@ from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
-from monai_infoaug.inferers._consensus import compare_patches, robust_affine, support_points
+from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, support_points
 
 __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 
 MAP_CELLS = 2**25  # of the similarity maps that are held at a time
-SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the affine map is fitted
+SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
 
 
 def match_points(
@@ -40,11 +40,12 @@ def match_points(
     fraction of a cell by a parabola along each axis.
 
     With a ``neighbourhood`` the search is a registration by embeddings [1]. 1000 points where the template's embedding
-    changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the place to
-    which it takes a point, the finest level is searched for the patch of embeddings around the point: first for some of
-    the 1000, on which the map is fitted anew, then for the points themselves. This is far more precise where an affine
-    map takes one image to the other but for some voxels (two scans of a patient, say); a point that lies further away
-    is lost. The best of the templates decides on each point.
+    changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the places to
+    which it takes 300 of them, the finest level is searched for the patches of embeddings around these points. Their
+    matches bend the map: each point has an affine map of its own, fitted to the matches near by (Gaussian weights with
+    a standard deviation of twice the neighbourhood). Around the place where this map takes the point, its patch is
+    searched. This is far more precise where smooth maps take one image to the other but for some voxels (two scans of
+    a patient, say); a point that lies further away is lost. The best of the templates decides on each point.
 
     Args:
         template: levels (T, F, *cells) of the embedding of T templates.
@@ -55,8 +56,9 @@ def match_points(
         size: spatial size of the query images.
         weights: of the levels, default all equal; a level with 0 is not looked at.
         chunk: points whose similarity maps are held at a time. None: as many as fit into 2**25 cells.
-        neighbourhood: radius in voxels of the patches, and how far from the affine map's place they are searched along
-            each axis of the template. None: no patches, every point for itself in the whole query.
+        neighbourhood: radius in voxels of the patches; along each axis of the template they are searched as far from
+            the affine map's place, and half as far from the local map's. None: no patches, every point for itself in
+            the whole query.
 
     Returns:
         Points (B, N, D) in voxels of the query images and scores (B, N), the weighted mean cosine in [-1, 1]; NaN where
@@ -69,9 +71,15 @@ def match_points(
         1. Liu et al., "SAME: deformable image registration based on self-supervised anatomical embeddings", MICCAI
            2021, arXiv:2109.11572.
     """
+    _require_neighbourhood(neighbourhood)
     find = _match_alone if neighbourhood is None else partial(_match_by_consensus, neighbourhood=neighbourhood)
     with torch.autocast(points.device.type, enabled=False):  # half precision would cost voxels
         return find(template, points, query, strides, size, weights, chunk)
+
+
+def _require_neighbourhood(neighbourhood: float | None) -> None:
+    good = neighbourhood is None or (lambda: neighbourhood > 0)
+    require(good, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
 
 
 def _match_alone(
@@ -116,12 +124,13 @@ def _match_by_consensus(
     chunk: int | None,
     neighbourhood: float,
 ) -> tuple[Tensor, Tensor]:
-    require(lambda: neighbourhood > 0, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
     weights = level_shares(weights, len(strides))
     levels = sorted(
         (level for level in zip(strides, weights, template, query, strict=True) if level[1]), key=lambda level: level[0]
     )
-    stride, _, fine, fine_query = levels[0]
+    stride, _, *finest = levels[0]
+    # patches are read faster where the features of a cell lie side by side
+    fine, fine_query = (level.float().movedim(1, -1).contiguous().movedim(-1, 1) for level in finest)
     strides, weights, coarse, coarse_query = zip(*(levels[1:] or levels), strict=True)
     votes = []
     for t, seen in enumerate(points):
@@ -134,8 +143,10 @@ def _match_by_consensus(
             some = support[:REFINED]
             places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=neighbourhood)
             linear, shift = robust_affine(some, places, stride)
-            places = seen.nan_to_num() @ linear.T + shift
-            for cells, searched in ((2, neighbourhood), (1, 2 * stride), (1, stride)):
+            # a match is wrong where it lies further from the map than the points are searched
+            bend = partial(local_places, some, places, spread=2 * neighbourhood, scale=neighbourhood / 2)
+            places = bend(seen.nan_to_num(), linear, shift)
+            for cells, searched in ((2, neighbourhood / 2), (1, 2 * stride), (1, stride)):
                 places, scores = look(seen.nan_to_num(), places, linear, cells=cells, radius_searched=searched)
             votes.append((places, scores.where(seen.isfinite().all(-1), -torch.inf)))
     found, scores = (torch.stack(parts).unflatten(0, (len(points), -1)) for parts in zip(*votes, strict=True))
@@ -277,8 +288,7 @@ class LandmarkMatcher(Inferer):
             f"inside of the image of {tuple(size.tolist())} voxels",
         )
         require(lambda: chunk is None or chunk >= 1, "chunk", chunk, "at least 1, or None")
-        good = neighbourhood is None or neighbourhood > 0
-        require(good, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
+        _require_neighbourhood(neighbourhood)
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
         self._network: nn.Module | None = None

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import sample_at
-from monai_infoaug.inferers import LandmarkMatcher, match_points
-from monai_infoaug.inferers._consensus import compare_patches, robust_affine, support_points
+from monai_infoaug.inferers import LandmarkMatcher, _consensus, landmark_matcher, match_points
+from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, support_points
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,6 +33,17 @@ def turned(image: torch.Tensor, angle: float, shift: list[float]) -> tuple[torch
     grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in size], indexing="ij"), dim=-1)
     places = (grid - offset) @ torch.linalg.inv(linear).T
     return sample_at(image, places.movedim(-1, 0)[None], padding_mode="border"), linear, offset
+
+
+def bent(image: torch.Tensor, far: float, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image moved along its last axis by up to ``far``, as a wave along its first, and its points' new places."""
+
+    def moved(places: torch.Tensor, far: float) -> torch.Tensor:
+        wave = far * (2 * torch.pi * places[..., 0] / image.shape[2]).sin()
+        return torch.cat([places[..., :-1], places[..., -1:] + wave[..., None]], dim=-1)
+
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in image.shape[2:]], indexing="ij"), dim=-1)
+    return sample_at(image, moved(grid, -far).movedim(-1, 0)[None], padding_mode="border"), moved(points, far)
 
 
 def levels(image: torch.Tensor) -> list[torch.Tensor]:
@@ -64,6 +75,41 @@ def test_robust_affine_of_points_in_a_line():
     points = torch.stack([torch.arange(9.0), torch.full((9,), 4.0)], dim=1)
     linear, shift = robust_affine(points, points + 3, scale=1.0)
     torch.testing.assert_close(points @ linear.T + shift, points + 3)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_places_are_weighted_least_squares(dims, monkeypatch):
+    monkeypatch.setattr(_consensus, "PLACES", 2)  # several turns
+    points, at, spread, scale = 30 * random(40, dims), 30 * random(5, dims, seed=1), 20.0, 3.0
+    linear, shift = torch.eye(dims) + 0.2 * random(dims, dims, seed=2), random(dims, seed=3)
+    found = points @ linear.T + shift + 5 * (points / 20).sin() + random(40, dims, seed=4)
+    found[:8] += 60
+    got = local_places(points, found, at, linear, shift, spread, scale)
+    for place, its in zip(at.double().numpy(), got, strict=True):
+        robust = np.ones(len(points))
+        for _ in range(_consensus.ITERATIONS):
+            # the rows of the matches, then one row of weight 1 a coefficient, which asks for no change of the map
+            rows, sides = list(np.eye(dims + 1)), list(np.zeros((dims + 1, dims)))
+            for point, match, weight in zip(points.double().numpy(), found.double().numpy(), robust, strict=True):
+                offset = (point - place) / spread
+                root = np.sqrt(weight * np.exp(-(offset @ offset) / 2))
+                rows.append(root * np.append(offset, 1))
+                sides.append(root * (match - linear.numpy() @ point - shift.numpy()))
+            solution = np.linalg.lstsq(np.array(rows), np.array(sides), rcond=None)[0]
+            for n, (point, match) in enumerate(zip(points.double().numpy(), found.double().numpy(), strict=True)):
+                change = np.append((point - place) / spread, 1) @ solution
+                distance = np.linalg.norm(match - linear.numpy() @ point - shift.numpy() - change)
+                robust[n] = 1 / (1 + (distance / scale) ** 2) ** 2
+        np.testing.assert_allclose(its, linear.numpy() @ place + shift.numpy() + solution[-1], atol=1e-3)
+
+
+def test_local_places_without_matches_keep_the_map():
+    points = torch.stack([torch.arange(9.0), torch.full((9,), 4.0)], dim=1)  # a line leaves a map open
+    linear, shift = torch.tensor([[0.0, -1.0], [1.0, 0.0]]), torch.tensor([5.0, 2.0])
+    at = torch.tensor([[4.0, 4.0], [4.0, 400.0]])
+    near, far = local_places(points, points @ linear.T + shift + 2, at, linear, shift, spread=10.0, scale=6.0)
+    torch.testing.assert_close(far, linear @ at[1] + shift)
+    assert (near - linear @ at[0] - shift - 2).norm() < 0.5
 
 
 @pytest.mark.parametrize("size", [(9, 12), (7, 8, 9)])
@@ -122,6 +168,24 @@ def test_finds_points_of_a_turned_image_to_a_fraction_of_a_voxel(size, shift):
     alone, _ = match_points(both[0], points[None], noisy, (1, 2), size)
     found, _ = match_points(both[0], points[None], noisy, (1, 2), size, neighbourhood=5)
     assert (found[0] - truth).norm(dim=1).mean() < 0.5 * (alone[0] - truth).norm(dim=1).mean()
+
+
+@pytest.mark.parametrize(("size", "neighbourhood"), [((160, 100), 8), ((120, 32, 36), 6)])
+def test_local_maps_follow_a_bend_that_one_affine_map_cannot(size, neighbourhood, monkeypatch):
+    # the coarser level tells every place, the finest only the right one: nothing leads a search to it from afar
+    waves, texture = smooth(size), random(1, 6, *size)
+    points = inner_points(size, 30, 10)
+    (bent_waves, truth), (bent_texture, _) = bent(waves, 8, points), bent(texture, 8, points)
+    template, query = [levels(texture)[0], levels(waves)[1]], [levels(bent_texture)[0], levels(bent_waves)[1]]
+
+    def mean_error() -> float:
+        found, _ = match_points(template, points[None], query, (1, 2), size, neighbourhood=neighbourhood)
+        return (found[0] - truth).norm(dim=1).mean().item()
+
+    local = mean_error()
+    monkeypatch.setattr(landmark_matcher, "local_places", lambda _, __, at, linear, shift, **___: at @ linear.T + shift)
+    stiff = mean_error()
+    assert local < 0.6 and 4 * local < stiff
 
 
 @pytest.mark.parametrize("weights", [None, (2, 1), (1, 0), (0, 1)])
