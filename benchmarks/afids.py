@@ -37,15 +37,14 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose, LoadImage
 from monai.transforms.utils import create_rotate
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, pad
 
+from benchmarks._baselines import by_mind, register, to_sitk
 from monai_infoaug._grid import sample_at
 from monai_infoaug._require import require
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.data import SimpleITKReader, read_landmarks
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher
-from monai_infoaug.networks import SelfSimilarity
 
 BUNDLE = "landmark_matching_3d"
 TEMPLATE = "tpl-MNI152NLin2009cAsym_res-01_{}"
@@ -132,83 +131,6 @@ class Change:
         return sample_at(image[None], places[None].to(image))[0]
 
 
-def nearest_by_descriptor(
-    template: Tensor, query: Tensor, points: Tensor, search: int = SEARCH, reach: int = 3, step: int = 3
-) -> Tensor:
-    """Where the neighbourhoods of points look most alike: the least sum of squared differences of descriptors.
-
-    Args:
-        template, query: descriptors (C, *S).
-        points: (N, 3) in voxels of the template, rounded.
-        search: voxels around each point in which it is searched.
-        reach: places compared along each axis, on either side.
-        step: voxels between these places.
-
-    Returns:
-        (N, 3) voxels of the query.
-    """
-    offsets = step * torch.arange(-reach, reach + 1)
-    margin, found = step * reach, []
-    wide = pad(query[None], [margin] * 6, mode="replicate")[0]
-    size, last = torch.tensor(query.shape[1:]), torch.tensor(query.shape[1:]) - 1
-    ones = torch.ones(1, len(query), *[len(offsets)] * 3)
-    for point in points.round().long():
-        x, y, z = ((at + offsets).clamp(0, n) for at, n in zip(point, last, strict=True))
-        patch = template[:, x[:, None, None], y[:, None], z]
-        low, high = (point - search).clamp_min(0), (point + search + 1).minimum(size)
-        window = wide[(slice(None), *(slice(a, b + 2 * margin) for a, b in zip(low, high, strict=True)))][None]
-        # |q - t|^2 = |q|^2 - 2 q t + a constant
-        cost = conv3d(window.square(), ones, dilation=step) - 2 * conv3d(window, patch[None], dilation=step)
-        best = torch.unravel_index(cost[0, 0].argmin(), cost.shape[2:])
-        found.append(low + torch.stack(best))
-    return torch.stack(found).double()
-
-
-def register(fixed: sitk.Image, moving: sitk.Image, seed: int = 0) -> Iterator[tuple[str, sitk.Transform]]:
-    """Registrations by mutual information, each starting from the one before: rigid, affine, B-spline.
-
-    Mattes' measure on a tenth of the voxels (B-spline: a twentieth), from coarse to fine, after the volumes' centres of
-    mass were laid on each other. The B-spline's mesh has cells of about 40 mm, and LBFGSB takes at most 20 iterations a
-    level. The transforms take points of ``fixed`` to ``moving``.
-    """
-
-    def method(shrink: Sequence[int], share: float) -> sitk.ImageRegistrationMethod:
-        registration = sitk.ImageRegistrationMethod()
-        registration.SetMetricAsMattesMutualInformation(50)
-        registration.SetMetricSamplingStrategy(registration.RANDOM)
-        registration.SetMetricSamplingPercentage(share, seed + 1)
-        registration.SetInterpolator(sitk.sitkLinear)
-        registration.SetShrinkFactorsPerLevel(list(shrink))
-        registration.SetSmoothingSigmasPerLevel([n / 2 if n > 1 else 0 for n in shrink])
-        return registration
-
-    moments = sitk.CenteredTransformInitializerFilter.MOMENTS
-    done = sitk.Euler3DTransform(sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), moments))
-    for name, start in (("MI rigid", sitk.Euler3DTransform()), ("MI affine", sitk.AffineTransform(3))):
-        start.SetCenter(done.GetCenter())
-        start.SetMatrix(done.GetMatrix())
-        start.SetTranslation(done.GetTranslation())
-        registration = method((8, 4, 2), 0.1)
-        registration.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200, relaxationFactor=0.7)
-        registration.SetOptimizerScalesFromPhysicalShift()
-        registration.SetInitialTransform(start, inPlace=True)
-        registration.Execute(fixed, moving)
-        done = start
-        yield name, done
-    spline = sitk.BSplineTransformInitializer(fixed, [max(1, round(n / 40)) for n in fixed.GetSize()])
-    registration = method((4, 2), 0.05)
-    registration.SetMovingInitialTransform(done)
-    registration.SetInitialTransformAsBSpline(spline, inPlace=True, scaleFactors=[1, 1])
-    registration.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
-    registration.Execute(fixed, moving)
-    yield "MI B-spline", sitk.CompositeTransform([done, spline])
-
-
-def to_sitk(image: Tensor) -> sitk.Image:
-    """A volume (1, *S) whose physical coordinates are its voxels."""
-    return sitk.GetImageFromArray(image[0].numpy().transpose(2, 1, 0))
-
-
 class Case(NamedTuple):
     """One change, in voxels of the template (which are millimetres)."""
 
@@ -246,12 +168,11 @@ def make_case(data: Path, out: Path, seed: int) -> Case:
 
 def registered(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
     for name, transform in register(to_sitk(case.template), to_sitk(case.query), seed):
-        yield name, torch.tensor([transform.TransformPoint(point) for point in case.points.tolist()])
+        yield f"MI {name}", torch.tensor([transform.TransformPoint(point) for point in case.points.tolist()])
 
 
 def described(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
-    template, query = (SelfSimilarity()(image[None])[0] for image in (case.template, case.query))
-    yield "MIND", nearest_by_descriptor(template, query, case.points)
+    yield "MIND", by_mind(case.template, case.query, case.points, search=SEARCH)
 
 
 def left(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
