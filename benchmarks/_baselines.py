@@ -185,9 +185,9 @@ def _plain(image: Tensor) -> Tensor:
 # from the template's; a search of 40 mm instead of 30 mm finds more wrong places.
 CEPHALOGRAM_WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "copied": copied,
-    "DAISY": partial(by_daisy, radius=15, rings=2, search=48, reach=2, step=12),
-    "MIND": partial(by_mind, distance=6, radius=4, search=48, reach=10, step=5),
-    "MI B-spline": partial(
+    "daisy": partial(by_daisy, radius=15, rings=2, search=48, reach=2, step=12),
+    "mind": partial(by_mind, distance=6, radius=4, search=48, reach=10, step=5),
+    "registration": partial(
         by_registration,
         centring=sitk.CenteredTransformInitializerFilter.GEOMETRY,
         shares=(0.5, 0.5),

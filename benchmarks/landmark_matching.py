@@ -16,6 +16,7 @@ the intensity changes and the sampling of the points differ:
 - ``shuffled``: ``full``, guided by the information of another image.
 - ``calibrated``: ``full`` with what ``monai-infoaug calibrate`` finds in the training images.
 - ``mochi``, ``unmix``: ``weak`` with mixed hard negatives [3], or with mixed images [4].
+- ``copied``, ``daisy``, ``mind``, ``registration``: no network at all, see ``benchmarks/_baselines.py``.
 
 The folder has images in ``train`` and ``test1`` (or another ``--test``), and ``train_landmarks_mm.csv`` and
 ``test1_landmarks_mm.csv``. The labels of the template alone are read from the former, those of the test images after
@@ -39,7 +40,8 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,16 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Resize
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks._baselines import CEPHALOGRAM_WAYS
 from monai_infoaug._require import require
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.calibration import calibrate
 from monai_infoaug.data import image_datalist, landmark_datalist
 from monai_infoaug.handlers import load_weights
-from monai_infoaug.inferers import LandmarkMatcher
+from monai_infoaug.inferers import LandmarkMatcher, to_voxels, to_world
 from monai_infoaug.metrics import SuccessDetectionRate
 
 BUNDLE = "landmark_pretraining"
@@ -128,8 +132,9 @@ def policy(name: str, out: Path) -> dict[str, Any]:
     if kind == "uniform":
         require(lambda: 0 <= float(strength) < np.inf, "policies", repr(name), "with a number of at least 0 for S")
         return {"intensity": rich([float(strength)] * 3), **anywhere}
-    require(name in policies, "policies", repr(name), f"among {', '.join(policies)} and uniform_S")
-    return policies[name]
+    known = policies | {way: {} for way in CEPHALOGRAM_WAYS}
+    require(name in known, "policies", repr(name), f"among {', '.join(known)} and uniform_S")
+    return known[name]
 
 
 def borrowed() -> dict[str, Any]:
@@ -194,7 +199,11 @@ class Matching:
         self.settings = dict(settings)
 
     def __call__(self, name: str, seed: int) -> dict[str, Any]:
-        """Results of a policy and seed: ``found`` (images, L, D) in mm, ``alone`` likewise without neighbourhoods."""
+        """Results of a policy and seed: ``found`` (images, L, D) in mm, ``alone`` likewise without neighbourhoods.
+
+        What does not learn has no seed.
+        """
+        seed = 0 if name in CEPHALOGRAM_WAYS else seed
         folder = self.out / name / str(seed)
         folder.mkdir(parents=True, exist_ok=True)
         settings = self.settings | policy(name, self.out) | {"seed": seed}
@@ -206,11 +215,12 @@ class Matching:
         require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
         if not result.exists():
             start = time.perf_counter()
-            if settings.get("calibration"):
-                self._calibrate(Path(settings["calibration"]))
-            self._train(settings, folder)
+            if name not in CEPHALOGRAM_WAYS:
+                if settings.get("calibration"):
+                    self._calibrate(Path(settings["calibration"]))
+                self._train(settings, folder)
             trained = time.perf_counter()
-            found = self._match(settings, folder / "checkpoint.pt")
+            found = self._match(name, settings, folder / "checkpoint.pt")
             seconds = {"training": trained - start, "matching": time.perf_counter() - trained}
             part = result.with_suffix(".part")
             part.write_text(json.dumps(found | {"seconds": seconds}), encoding="utf-8")
@@ -238,26 +248,40 @@ class Matching:
         flow.finalize()
         torch.set_num_threads(threads)
 
-    def _match(self, settings: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
+    def _match(self, name: str, settings: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
         parser = ConfigParser()
         parser.read_config(CONFIG)
         parser.update(dict(settings))
         parser.get_parsed_content("imports")
-        device = parser.get_parsed_content("device")
-        network = load_weights(parser.get_parsed_content("network_def"), checkpoint).to(device).eval()
         preprocess = Compose(parser.get_parsed_content("preprocessing_transforms"))
-        template, points = preprocess({"image": self.template["image"]})["image"], self.template["landmarks"]
-        reach = {"found": parser["neighbourhood"], "alone": None}
-        matchers = {
-            row: LandmarkMatcher(template, points, True, parser["level_weights"], neighbourhood=voxels)
-            for row, voxels in reach.items()
-        }
-        found: dict[str, list] = {row: [] for row in matchers}
-        for path in tqdm(self.images, "match", disable=None):
-            image = preprocess({"image": path})["image"][None].to(device)
-            for row, matcher in matchers.items():
-                found[row].append(matcher(image, network)["world"][0].tolist())
+        template = preprocess({"image": self.template["image"]})["image"]
+        points = torch.from_numpy(self.template["landmarks"])
+        if name in CEPHALOGRAM_WAYS:
+            ways = dict.fromkeys(("found", "alone"), self._without_learning(name, template, points))
+        else:
+            device = parser.get_parsed_content("device")
+            network = load_weights(parser.get_parsed_content("network_def"), checkpoint).to(device).eval()
+            ways = {
+                row: partial(self._matched, network, device, matcher)
+                for row, neighbourhood in (("found", parser["neighbourhood"]), ("alone", None))
+                for matcher in [LandmarkMatcher(template, points, True, parser["level_weights"], None, neighbourhood)]
+            }
+        found: dict[str, list] = {row: [] for row in ways}
+        for path in tqdm(self.images, f"match {name}", disable=None):
+            image = preprocess({"image": path})["image"]
+            places = {way: way(image).tolist() for way in set(ways.values())}
+            for row, way in ways.items():
+                found[row].append(places[way])
         return found
+
+    @staticmethod
+    def _matched(network: nn.Module, device: torch.device, matcher: LandmarkMatcher, image: MetaTensor) -> Tensor:
+        return matcher(image[None].to(device), network)["world"][0]
+
+    @staticmethod
+    def _without_learning(name: str, template: MetaTensor, points: Tensor) -> Callable[[MetaTensor], Tensor]:
+        (voxels,), way = to_voxels(points[None], template), CEPHALOGRAM_WAYS[name]
+        return lambda image: to_world(way(template, image, voxels)[None].to(voxels), image)[0]
 
 
 def paired_interval(errors: np.ndarray, others: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

@@ -41,6 +41,10 @@ POLICIES = [
     "calibrated",
     "mochi",
     "unmix",
+    "copied",
+    "daisy",
+    "mind",
+    "registration",
     "full",
 ]
 
