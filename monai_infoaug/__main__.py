@@ -144,8 +144,9 @@ def make_parser() -> argparse.ArgumentParser:
         "match",
         help="find the landmarks of one annotated template in images",
         description="Find the landmarks of one annotated template in images. The folder of --out gets, for each image, "
-        "NAME.mrk.json for 3D Slicer and the picture NAME.png, and landmarks.csv and summary.csv over all. Landmarks "
-        "that are low should be looked at. An image that fails does not stop the others; the exit status is then 1.",
+        "NAME.mrk.json for 3D Slicer and the picture NAME.png, and over all landmarks.csv, confident.csv without those "
+        "that are low, and summary.csv. Landmarks that are low should be looked at. An image that fails does not stop "
+        "the others; the exit status is then 1.",
     )
     command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
     command.add_argument("--checkpoint", required=True, metavar="FILE", help="of a training with a bundle")

@@ -24,10 +24,9 @@ from tqdm import tqdm
 from monai_infoaug._require import require
 from monai_infoaug.anchor_loss import anchor_losses, fit_curve, loss_cuts
 from monai_infoaug.data import SimpleITKReader, image_datalist
-from monai_infoaug.handlers import load_weights
 from monai_infoaug.information import TIERS, assign_tiers, mutual_information
 from monai_infoaug.inspection import guess_modality, read_image
-from monai_infoaug.match import read_config
+from monai_infoaug.match import load_network, read_config
 from monai_infoaug.transforms import AssignPixdimd, InformationMap, ModalityPreset
 from monai_infoaug.transforms._calibration import VERSION
 from monai_infoaug.transforms.tier_intensity import NAMES, preset
@@ -136,7 +135,7 @@ def calibrate(
     require(len(paths) > 1, "data", f"'{data}' with {len(paths)}", "a folder with at least 2 images")
     if checkpoint is not None:
         config = read_config(checkpoint)
-        network = load_weights(config.get_parsed_content("network_def"), checkpoint).eval()
+        network = load_network(config, checkpoint).eval()
         modality, working_pixdim = modality or config.get("modality"), working_pixdim or config.get("working_pixdim")
     generator = np.random.RandomState(seed)
     paths = [paths[k] for k in sorted(generator.permutation(len(paths))[:num_images])]

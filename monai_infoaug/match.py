@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation
 from monai.utils.enums import MetaKeys
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from monai_infoaug._require import require, require_device
@@ -33,7 +33,7 @@ from monai_infoaug.inferers import match_points, to_voxels, to_world
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Match", "TemplateMatcher", "distinct_names", "draw_match", "match_images", "read_config"]
+__all__ = ["Match", "TemplateMatcher", "distinct_names", "draw_match", "load_network", "match_images", "read_config"]
 
 CROP_MM = 80  # side of a landmark's crop from a volume
 
@@ -72,8 +72,9 @@ def match_images(
     """Find the landmarks of a template in images, and write what was found.
 
     For each image ``NAME``, ``out`` gets ``NAME.mrk.json``, which 3D Slicer opens with the image, and a picture
-    ``NAME.png``; ``landmarks.csv`` has the landmarks of all images, ``summary.csv`` a row an image. Files of one name
-    in several folders get the names of these folders too. An image that fails is reported, and the others are done.
+    ``NAME.png``; ``landmarks.csv`` has the landmarks of all images, ``confident.csv`` those of them that are not low,
+    to train on, ``summary.csv`` a row an image. Files of one name in several folders get the names of these folders
+    too. An image that fails is reported, and the others are done.
 
     A landmark is *low*, that is, somebody should look at it, if its match, searched in the template in turn, is not
     found where it came from, or if its score is below ``min_score``. On the cephalometric images of the bundle
@@ -155,9 +156,8 @@ class TemplateMatcher:
         self.config = read_config(checkpoint, bundle, settings)
         self.min_score, self.max_round_trip, self.device = min_score, max_round_trip, device
         with naming("the bundle's configuration"):
-            network = self.config.get_parsed_content("network_def")
             self.preprocess = Compose(self.config.get_parsed_content("preprocessing_transforms"))
-        self.network = load_weights(network, checkpoint).to(device).eval()
+        self.network = load_network(self.config, checkpoint).to(device).eval()
         with naming(f"template {template}"):
             self.image = self.read(template)
             space = self.image.meta.get(MetaKeys.SPACE) or "RAS"
@@ -242,6 +242,19 @@ def read_config(
     if "imports" in config:
         config.get_parsed_content("imports")
     return config
+
+
+def load_network(config: ConfigParser, checkpoint: str | os.PathLike) -> nn.Module:
+    """The embedding network of a configuration of :py:func:`read_config`, with the checkpoint's weights.
+
+    Raises:
+        ValueError: for a configuration without one, or a checkpoint of another network.
+    """
+    with naming("the bundle's configuration"):
+        network = config.get_parsed_content("network_def")
+    got = f"one of a {type(network).__name__}"
+    require(hasattr(network, "strides"), str(checkpoint), got, "a checkpoint of an embedding network with `strides`")
+    return load_weights(network, checkpoint)
 
 
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -348,11 +361,14 @@ def report(
         points, scores = ({name: getattr(m, kind) for name, m in found.items()} for kind in ("world", "scores"))
         table = LandmarkTable(labels, points, scores, spaces.pop() if len(spaces) == 1 else None)
         write_landmarks(out / "landmarks.csv", table)
+        sure = {name: np.where(match.low[:, None], np.nan, match.world) for name, match in found.items()}
+        write_landmarks(out / "confident.csv", replace(table, points=sure))
     width = max(5, *(len(row[0]) for row in rows))
     print(f"{'image':{width}}  mean score  low landmarks")
     for name, _, score, low, failure in rows:
         print(f"{name:{width}}  {score or 'failed':>10}  {failure or low}")
-    print(f"Wrote {len(found)} of {len(rows)} images to {out}: NAME.mrk.json, NAME.png, landmarks.csv, summary.csv.")
+    tables = "NAME.mrk.json, NAME.png, landmarks.csv, confident.csv, summary.csv"
+    print(f"Wrote {len(found)} of {len(rows)} images to {out}: {tables}.")
 
 
 @contextmanager

@@ -7,11 +7,17 @@ import torch
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
 
-from monai_infoaug.inferers import LandmarkMatcher, match_points
+from monai_infoaug.inferers import HeatmapDetector, LandmarkMatcher, match_points
 from monai_infoaug.information import assign_tiers, local_entropy, mutual_information, tier_thresholds
-from monai_infoaug.losses import PixelInfoNCELoss
+from monai_infoaug.losses import HeatmapCrossEntropyLoss, PixelInfoNCELoss
 from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric, SuccessDetectionRate
-from monai_infoaug.networks import DenseDescriptor, EmbeddingHeads, GlobalLocalEmbeddingNet, PixelEmbeddingNet
+from monai_infoaug.networks import (
+    DenseDescriptor,
+    EmbeddingHeads,
+    GlobalLocalEmbeddingNet,
+    LandmarkHeatmapNet,
+    PixelEmbeddingNet,
+)
 
 
 def on_gpu(*shape: int) -> torch.Tensor:
@@ -41,6 +47,24 @@ def test_loss(gpu, valid):
         loss = PixelInfoNCELoss(radius=2.0)(features, on_gpu(2, 5, 8), points, on_gpu(2, 5) > 0.2 if valid else None)
         loss.backward()
         assert loss.is_cuda and features.grad.is_cuda
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_heatmap_loss(gpu, weighted):
+    with gpu:
+        logits, target = on_gpu(2, 5, 8, 8).requires_grad_(), on_gpu(2, 5, 8, 8)
+        loss = HeatmapCrossEntropyLoss()(logits, target, torch.rand(2, 5) if weighted else None)
+        loss.backward()
+        assert loss.is_cuda and logits.grad.is_cuda
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_heatmap_detector(gpu, dims):
+    with gpu:
+        network = LandmarkHeatmapNet(GlobalLocalEmbeddingNet([net(dims), net(dims)]), 3).to("cuda").eval()
+        image = MetaTensor(torch.rand(2, 1, *(80, 48, 32)[:dims]), affine=torch.eye(4)).to("cuda")
+        found = HeatmapDetector()(image, network)
+        assert all(value.is_cuda for value in found.values())
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def run(checkpoint: Path, folder: Path, images=("images",), table="table.csv", *
 def test_what_is_written(checkpoint, folder, capsys):
     assert run(checkpoint, folder) == {}
     out = folder / "out"
-    files = {"a.mrk.json", "a.png", "b.mrk.json", "b.png", "landmarks.csv", "summary.csv"}
+    files = {"a.mrk.json", "a.png", "b.mrk.json", "b.png", "confident.csv", "landmarks.csv", "summary.csv"}
     assert {f.name for f in out.iterdir()} == files
     table = read_landmarks(out / "landmarks.csv")
     assert table.labels == LABELS and table.space == "LPS" and list(table.points) == ["a", "b"]
@@ -111,6 +111,12 @@ def test_low_landmarks_are_flagged_everywhere(checkpoint, folder, capsys):
     assert [point["description"].endswith("; low") for point in points] == match.low.tolist()
     low = [label for label, is_low in zip(LABELS, match.low, strict=True) if is_low]
     assert capsys.readouterr().out.splitlines()[3].split()[2:] == low
+    everything, confident = (read_landmarks(folder / "out" / f"{name}.csv") for name in ("landmarks", "confident"))
+    for name, points in everything.points.items():
+        kept = points.copy()
+        kept[match.low if name == "other" else []] = np.nan
+        np.testing.assert_array_equal(confident.points[name], kept)
+        np.testing.assert_array_equal(confident.scores[name], everything.scores[name])
     picture = sitk.GetArrayFromImage(sitk.ReadImage(folder / "out" / "other.png"))
     assert (picture[..., :3] == (255, 255, 0)).all(-1).any()  # yellow crosses
 

@@ -1,6 +1,6 @@
 """Landmark tables, data lists, data sets and readers."""
 
-from monai_infoaug.data.datalists import image_datalist, image_name, landmark_datalist
+from monai_infoaug.data.datalists import annotated_datalist, image_datalist, image_name, landmark_datalist
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.data.seeding import SeededDataset
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader
@@ -9,6 +9,7 @@ __all__ = [
     "LandmarkTable",
     "SeededDataset",
     "SimpleITKReader",
+    "annotated_datalist",
     "image_datalist",
     "image_name",
     "landmark_datalist",

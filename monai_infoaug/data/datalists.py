@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from monai.config import PathLike
 
 from monai_infoaug._require import require
 from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some
-from monai_infoaug.data.landmarks import read_landmarks
+from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks
 from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, open_header, series_uids
 
-__all__ = ["image_datalist", "image_name", "landmark_datalist"]
+__all__ = ["annotated_datalist", "image_datalist", "image_name", "landmark_datalist"]
 
 
 def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, str]]:
@@ -69,9 +70,65 @@ def landmark_datalist(
     Raises:
         ValueError: for a folder without images, a faulty table, an image without a table, or a label that no table has.
     """
-    items = image_datalist(images)
-    names = [image_name(item["image"]) for item in items]
+    items, _ = _with_landmarks(image_datalist(images), Path(table), space, labels)
+    return items
+
+
+def annotated_datalist(
+    images: PathLike,
+    table: PathLike,
+    space: str = "RAS",
+    labels: Sequence[str] | None = None,
+    labelled: int | Sequence[str] | None = None,
+    seed: int = 0,
+    min_score: float = 0.0,
+) -> list[dict[str, str | np.ndarray | list[str]]]:
+    """Those images of a folder that have landmarks, or some of them, to train on.
+
+    Args:
+        images, table, space, labels: see :func:`landmark_datalist`; images that the table lacks are passed over.
+        labelled: names of the images to take; or how many, drawn by ``seed`` (fewer are a part of more); or None: all.
+        seed: non-negative integer.
+        min_score: landmarks whose score in the table is below get weight 0.
+
+    Returns:
+        Items as those of :func:`landmark_datalist`, with ``"weights"`` (L,) float32 in [0, 1]: the score, cut to this
+        range, and 1 where the table has none.
+
+    Raises:
+        ValueError: as :func:`landmark_datalist`, and for a table without any of the images, a name that is not among
+            those that have landmarks, or a number that is not from 1 to their number.
+    """
     path = Path(table)
+    if path.name.lower().endswith(".csv"):
+        names = {name for name, points in read_landmarks(path).points.items() if np.isfinite(points).any()}
+    elif path.is_dir():
+        names = {image_name(file) for file in path.iterdir() if file.name.lower().endswith(tuple(FORMATS))}
+    else:
+        names = None  # a file of 3D Slicer is of the one image
+    items = image_datalist(images)
+    known = {image_name(item["image"]): item for item in items if names is None or image_name(item["image"]) in names}
+    require(len(known) > 0, "table", f"'{path}'", f"a table with an image of '{images}'")
+    chosen = list(known) if labelled is None else labelled
+    if isinstance(labelled, Integral):
+        require(1 <= labelled <= len(known), "labelled", labelled, f"from 1 to {len(known)}, the images with landmarks")
+        require(lambda: seed >= 0, "seed", seed, "a non-negative integer")
+        chosen = np.random.RandomState(seed).permutation(list(known))[:labelled]
+    accepted = f"a number, or a list of images with landmarks, which are {some(list(known))}"
+    good = not isinstance(chosen, str) and (lambda: len(chosen) > 0 and set(chosen) <= set(known))
+    require(good, "labelled", repr(labelled), accepted)
+    items, scores = _with_landmarks([item for name, item in known.items() if name in chosen], path, space, labels)
+    for item, score in zip(items, scores, strict=True):
+        weights = np.where(np.isnan(score), 1, np.where(score < min_score, 0, score.clip(0, 1)))
+        item["weights"] = weights.astype(np.float32)
+    return items
+
+
+def _with_landmarks(
+    items: list[dict], path: Path, space: str, labels: Sequence[str] | None
+) -> tuple[list[dict], list[np.ndarray]]:
+    """Images with their landmarks, and the landmarks' scores (L,), NaN where there is none."""
+    names = [image_name(item["image"]) for item in items]
     if path.name.lower().endswith(".csv"):
         tables = dict.fromkeys(names, read_landmarks(path, names).to(space))
         points = {name: tables[name].points[name] for name in names}
@@ -89,7 +146,15 @@ def landmark_datalist(
         missing = np.full(points[name].shape[1], np.nan)
         landmarks = np.array([rows.get(label, missing) for label in labels], np.float32)
         item |= {"name": name, "landmarks": landmarks, "labels": labels}
-    return items
+    return items, [_scores(tables[name], name, labels) for name in names]
+
+
+def _scores(table: LandmarkTable, name: str, labels: Sequence[str]) -> np.ndarray:
+    if table.scores is None:
+        return np.full(len(labels), np.nan)
+    own = table.scores.get(name, next(iter(table.scores.values())))  # a file of 3D Slicer knows no name of the image
+    rows = dict(zip(table.labels, own, strict=True))
+    return np.array([rows.get(label, np.nan) for label in labels])
 
 
 def _slicer_file(path: Path, name: str, count: int) -> Path:

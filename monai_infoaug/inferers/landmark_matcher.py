@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate, normalize
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, support_points
+from monai_infoaug.inferers._peaks import clip_to, peak_of
 
 __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 
@@ -107,10 +108,10 @@ def _match_alone(
         for weight, stride, described, level in levels:
             cosines = torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float())
             maps = maps + weight * _to_cells(cosines, stride / finest, cells.shape[2:])
-        peaks.append(_peak(maps))
+        peaks.append(peak_of(maps))
     shape = (len(cells), points.shape[1])
     found, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*peaks, strict=True))
-    found = _inside(finest * found + (finest - 1) / 2, size)
+    found = clip_to(finest * found + (finest - 1) / 2, size)
     return found.masked_fill(scores.isnan()[..., None], torch.nan), scores
 
 
@@ -151,7 +152,7 @@ def _match_by_consensus(
             votes.append((places, scores.where(seen.isfinite().all(-1), -torch.inf)))
     found, scores = (torch.stack(parts).unflatten(0, (len(points), -1)) for parts in zip(*votes, strict=True))
     scores, best = scores.max(0)
-    found = _inside(found.take_along_dim(best[None, ..., None], 0)[0], size)
+    found = clip_to(found.take_along_dim(best[None, ..., None], 0)[0], size)
     return found.masked_fill(scores.isinf()[..., None], torch.nan), scores.masked_fill(scores.isinf(), torch.nan)
 
 
@@ -169,12 +170,8 @@ def _look_around(
     """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells."""
     step = cells * stride
     reach, search = (max(1, round(distance / step)) for distance in (radius, radius_searched))
-    peaks, scores = _peak(compare_patches(template, points, query, places, linear, stride, step, reach, search))
+    peaks, scores = peak_of(compare_patches(template, points, query, places, linear, stride, step, reach, search))
     return places + step * (peaks - search) @ linear.T, scores
-
-
-def _inside(points: Tensor, size: Sequence[int]) -> Tensor:
-    return points.clamp_min(0).minimum(torch.tensor(size).to(points) - 1)
 
 
 def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:
@@ -184,26 +181,6 @@ def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:
     mode = {2: "bilinear", 3: "trilinear"}[maps.ndim - 1]
     maps = interpolate(maps[None], scale_factor=ratio, mode=mode, align_corners=False)[0]
     return maps[(..., *(slice(n) for n in cells))]
-
-
-def _peak(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Maxima (N, D) of (N, *cells), to a fraction of a cell, and their values (N,)."""
-    size = maps.shape[1:]
-    scores, flat = maps.flatten(1).max(1)
-    peak = torch.stack(torch.unravel_index(flat, size), dim=1)
-    row = torch.arange(len(maps), device=maps.device)
-    shifts = []
-    for axis, length in enumerate(size):
-        # at the border the parabola would need a value outside: the maximum stays where it is
-        inner = peak[:, axis].clamp(1, max(length - 2, 1))
-        low, mid, high = (
-            maps[(row, *(inner + o if a == axis else peak[:, a] for a in range(len(size))))] if length > 2 else scores
-            for o in (-1, 0, 1)
-        )
-        curvature = low - 2 * mid + high
-        shift = 0.5 * (low - high) / curvature.where(curvature < 0, torch.full_like(curvature, -torch.inf))
-        shifts.append(shift.where(inner == peak[:, axis], torch.zeros_like(shift)).clamp(-0.5, 0.5))
-    return peak + torch.stack(shifts, dim=1), scores
 
 
 def _affine(image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,16 @@
-"""Embedding networks and heads."""
+"""Embedding networks, heads, and heat maps on them."""
 
 from monai_infoaug.networks.dense_descriptor import DenseDescriptor
 from monai_infoaug.networks.embedding_heads import EmbeddingHeads
+from monai_infoaug.networks.landmark_heatmap import LandmarkHeatmapNet
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
-__all__ = ["DenseDescriptor", "EmbeddingHeads", "GlobalLocalEmbeddingNet", "PixelEmbeddingNet", "SelfSimilarity"]
+__all__ = [
+    "DenseDescriptor",
+    "EmbeddingHeads",
+    "GlobalLocalEmbeddingNet",
+    "LandmarkHeatmapNet",
+    "PixelEmbeddingNet",
+    "SelfSimilarity",
+]

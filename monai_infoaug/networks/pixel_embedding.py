@@ -23,6 +23,12 @@ def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
     return pad(image, margins, mode="replicate")
 
 
+def shrink(image: Tensor, scale: int) -> Tensor:
+    """Mean of each ``scale`` x ``scale`` (x ``scale``) voxels of (B, C, *S); the last ones are repeated as needed."""
+    padded = pad_to_multiple(image, scale)
+    return avg_pool2d(padded, scale) if image.ndim == 4 else avg_pool3d(padded, scale)
+
+
 class Unshuffle(nn.Module):
     """(B, C, *S) of even size to (B, C * 2**D, *S/2): MONAI's ``pixelunshuffle``, but scriptable."""
 
@@ -51,6 +57,9 @@ class PixelEmbeddingNet(nn.Module):
         act: MONAI's activation.
         self_similarity: look at :py:class:`SelfSimilarity` [2] instead of the grey levels, for images of several
             contrasts.
+
+    Attributes:
+        width: channels of the feature maps that the embedding heads see.
 
     Shape:
         (B, C, *S) to a list of (B, embedding_dim, *ceil(S / stride)), of unit norm over dimension 1. Sizes that the
@@ -106,7 +115,7 @@ class PixelEmbeddingNet(nn.Module):
             nn.Sequential((down if i else conv)(c_in, c_out), conv(c_out, c_out))
             for i, (c_in, c_out) in enumerate(zip(channels, features, strict=False))
         )
-        width = features[len(features) // 2]
+        self.width = width = features[len(features) // 2]
         finest, coarsest = stage_strides.index(strides[0]), len(features) - 1
         self.lateral = nn.ModuleDict(
             {str(i): conv(features[i], width, kernel_size=1) for i in range(finest, coarsest + 1)}
@@ -127,6 +136,14 @@ class PixelEmbeddingNet(nn.Module):
 
     # what follows is written in the part of Python that TorchScript knows
     def forward(self, image: Tensor) -> list[Tensor]:
+        levels: list[Tensor] = []
+        maps = self.feature_maps(image)
+        for i, head in enumerate(self.heads.values()):
+            levels.append(normalize(head(maps[i]).float(), dim=1))
+        return levels
+
+    def feature_maps(self, image: Tensor) -> list[Tensor]:
+        """What the embedding heads see: (B, width, *ceil(S / stride)) for each of ``strides``."""
         if not torch.jit.is_scripting():
             self._require_image(image)
         x = self.stem(pad_to_multiple(image, self.divisor))
@@ -139,13 +156,13 @@ class PixelEmbeddingNet(nn.Module):
             features.append(lateral(stages[int(i)]))
         for k in range(len(features) - 1, 0, -1):
             features[k - 1] = features[k - 1] + self.upsample(features[k])
-        levels: list[Tensor] = []
-        for (i, smooth), head, stride in zip(self.smooth.items(), self.heads.values(), self.strides, strict=True):
-            level = normalize(head(smooth(features[int(i) - len(stages)])).float(), dim=1)
+        maps: list[Tensor] = []
+        for (i, smooth), stride in zip(self.smooth.items(), self.strides, strict=True):
+            level = smooth(features[int(i) - len(stages)])
             for axis, size in enumerate(image.shape[2:], start=2):
                 level = level.narrow(axis, 0, (size + stride - 1) // stride)
-            levels.append(level)
-        return levels
+            maps.append(level)
+        return maps
 
     def _require_image(self, image: Tensor) -> None:
         require(
@@ -213,7 +230,12 @@ class GlobalLocalEmbeddingNet(nn.Module):
         """The levels of one image (B, C, *S)."""
         levels: list[Tensor] = []
         for net, scale in zip(self.networks, self.scales, strict=True):
-            # the border is repeated so that a cell of the shrunken image covers just `scale` voxels of the image
-            padded = pad_to_multiple(image, scale)
-            levels += net(avg_pool2d(padded, scale) if image.ndim == 4 else avg_pool3d(padded, scale))
+            levels += net(shrink(image, scale))
         return levels
+
+    def feature_maps(self, image: Tensor) -> list[Tensor]:
+        """What the embedding heads of all networks see of one image (B, C, *S), one map a level."""
+        maps: list[Tensor] = []
+        for net, scale in zip(self.networks, self.scales, strict=True):
+            maps += net.feature_maps(shrink(image, scale))
+        return maps

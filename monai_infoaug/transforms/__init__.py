@@ -1,5 +1,6 @@
-"""Information maps, tiers, intensity by tier and paired views as MONAI transforms."""
+"""Information maps, tiers, intensity by tier, paired views and heat maps as MONAI transforms."""
 
+from monai_infoaug.transforms.coordinate_map import CoordinateMap, CoordinateMapD, CoordinateMapd, CoordinateMapDict
 from monai_infoaug.transforms.foreground import BodyMask, BodyMaskD, BodyMaskd, BodyMaskDict
 from monai_infoaug.transforms.information import (
     InformationMap,
@@ -16,6 +17,12 @@ from monai_infoaug.transforms.intensity_curve import (
     RandIntensityCurveD,
     RandIntensityCurved,
     RandIntensityCurveDict,
+)
+from monai_infoaug.transforms.landmark_heatmap import (
+    LandmarkHeatmap,
+    LandmarkHeatmapD,
+    LandmarkHeatmapd,
+    LandmarkHeatmapDict,
 )
 from monai_infoaug.transforms.modality import ModalityPreset, ModalityPresetD, ModalityPresetd, ModalityPresetDict
 from monai_infoaug.transforms.paired_views import (
@@ -41,6 +48,10 @@ __all__ = [
     "BodyMaskD",
     "BodyMaskDict",
     "BodyMaskd",
+    "CoordinateMap",
+    "CoordinateMapD",
+    "CoordinateMapDict",
+    "CoordinateMapd",
     "InformationMap",
     "InformationMapD",
     "InformationMapDict",
@@ -49,6 +60,10 @@ __all__ = [
     "InformationTiersD",
     "InformationTiersDict",
     "InformationTiersd",
+    "LandmarkHeatmap",
+    "LandmarkHeatmapD",
+    "LandmarkHeatmapDict",
+    "LandmarkHeatmapd",
     "ModalityPreset",
     "ModalityPresetD",
     "ModalityPresetDict",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from monai.transforms import LoadImage
 from monai_infoaug.data import (
     LandmarkTable,
     SimpleITKReader,
+    annotated_datalist,
     image_datalist,
     image_name,
     landmark_datalist,
@@ -157,6 +159,96 @@ def test_axis_order_is_that_of_the_readers(tmp_path, reader):
     (item,) = landmark_datalist(tmp_path, written(tmp_path, "image,landmark,x,y\na,0,2,5\n"))
     image = LoadImage(reader=reader)(item["image"])
     assert image[tuple(item["landmarks"][0].astype(int))] == 255
+
+
+def annotated(folder, count=5, scores=None):
+    """Images 0, 1, ... and a table of all but the last, and of one that is not there."""
+    images(folder, *(f"{i}.png" for i in range(count)))
+    names = [str(i) for i in range(count - 1)] + ["gone"]
+    points = {name: [[i, 1.0], [i, 2.0]] for i, name in enumerate(names)}
+    table = LandmarkTable("pq", points, scores and dict.fromkeys(names, scores))
+    write_landmarks(folder / "table.csv", table)
+    return folder, folder / "table.csv"
+
+
+def taken(*args, **kwargs):
+    return [item["name"] for item in annotated_datalist(*args, **kwargs)]
+
+
+def test_annotated_images_are_those_of_the_table(tmp_path):
+    places = annotated(tmp_path)
+    items = annotated_datalist(*places)
+    assert [item["name"] for item in items] == ["0", "1", "2", "3"]
+    for item, like in zip(items, landmark_datalist(tmp_path / "3.png", places[1]) * 4, strict=True):
+        assert item.keys() == like.keys() | {"weights"} and item["weights"].tolist() == [1, 1]
+        assert item["landmarks"].tolist() == [[float(item["name"]), 1], [float(item["name"]), 2]]
+    (item,) = annotated_datalist(*places, labels=["q"], labelled=["2"])
+    assert item["landmarks"].tolist() == [[2, 2]] and item["labels"] == ["q"]
+
+
+def test_some_of_the_annotated_images(tmp_path):
+    places = annotated(tmp_path, count=12)
+    assert taken(*places, labelled=["3", "1", "3"]) == ["1", "3"]
+    draws = [[taken(*places, labelled=n, seed=seed) for n in range(1, 12)] for seed in range(4)]
+    for seed, nested in enumerate(draws):
+        assert [len(set(names)) for names in nested] == list(range(1, 12))
+        assert all(set(few) < set(more) for few, more in pairwise(nested))
+        assert taken(*places, labelled=5, seed=seed) == nested[4]
+    assert len({tuple(nested[4]) for nested in draws}) > 1
+
+
+def test_scores_are_weights(tmp_path):
+    places = annotated(tmp_path, scores=[0.6, -0.2])
+    (item, *_) = annotated_datalist(*places)
+    np.testing.assert_allclose(item["weights"], [0.6, 0])
+    assert item["weights"].dtype == np.float32
+    (item, *_) = annotated_datalist(*places, min_score=0.7)
+    assert item["weights"].tolist() == [0, 0]
+    (item, *_) = annotated_datalist(tmp_path, written(tmp_path, "image,landmark,x,y,score\n0,p,1,2,1.5\n0,q,1,2,\n"))
+    assert item["weights"].tolist() == [1, 1]
+
+
+def test_images_without_any_landmark_are_passed_over(tmp_path):
+    images(tmp_path, "0.png", "1.png")
+    assert taken(tmp_path, written(tmp_path, "image,landmark,x,y\n0,p,nan,nan\n1,p,1,2\n1,q,3,4\n")) == ["1"]
+
+
+def test_annotated_images_of_slicer(tmp_path):
+    images(tmp_path, *(f"{i}.nii.gz" for i in range(3)), size=(4, 6, 5))
+    (tmp_path / "marks").mkdir()
+    for name, form in (("0", "mrk.json"), ("2", "fcsv")):
+        table = LandmarkTable("pq", {name: [[1, 2, 3], [4, 5, 6]]}, {name: [0.5, np.nan]})
+        write_landmarks(tmp_path / "marks" / f"{name}.{form}", table)
+    items = annotated_datalist(tmp_path, tmp_path / "marks", labels=["q", "p"])
+    assert [item["name"] for item in items] == ["0", "2"]
+    for item in items:
+        assert item["landmarks"].tolist() == [[-4, -5, 6], [-1, -2, 3]] and item["weights"].tolist() == [1, 0.5]
+    (item,) = annotated_datalist(tmp_path / "1.nii.gz", tmp_path / "marks" / "0.mrk.json")
+    assert item["weights"].tolist() == [0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labelled": 0}, "`labelled` must be from 1 to 4, the images with landmarks, got 0"),
+        ({"labelled": 5}, "`labelled` must be from 1 to 4, the images with landmarks, got 5"),
+        ({"labelled": ["1", "4"]}, r"`labelled` must be .* '0', '1', '2', '3', got \['1', '4'\]"),
+        ({"labelled": []}, r"`labelled` must be .*, got \[\]"),
+        ({"labelled": "1"}, "`labelled` must be .*, got '1'"),
+        ({"labelled": 2.0}, "`labelled` must be .*, got 2.0"),
+        ({"labelled": 2, "seed": -1}, "`seed` must be a non-negative integer, got -1"),
+        ({"labels": ["r"]}, "`labels` must be in the table .*, got 'r'"),
+    ],
+)
+def test_bad_choice_of_annotated_images(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        annotated_datalist(*annotated(tmp_path), **options)
+
+
+def test_table_of_other_images(tmp_path):
+    places = annotated(tmp_path)
+    with pytest.raises(ValueError, match=r"`table` must be a table with an image of '.*4.png', got '.*table.csv'"):
+        annotated_datalist(tmp_path / "4.png", places[1])
 
 
 @pytest.mark.skipif(not CEPH.is_dir(), reason="cephalometric images not at hand")

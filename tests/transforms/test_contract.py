@@ -59,6 +59,8 @@ RECIPES = {
     ),
     "BodyMask": Recipe(lambda dims: T.BodyMask(), ("image",)),
     "BodyMaskd": Recipe(lambda dims, keys=("image",), **k: T.BodyMaskd(keys, **k), ("image",), ("image",)),
+    "CoordinateMap": Recipe(lambda dims: T.CoordinateMap(), ("image",)),
+    "CoordinateMapd": Recipe(lambda dims, keys=("image",), **k: T.CoordinateMapd(keys, **k), ("image",), ("image",)),
     "InformationMap": Recipe(lambda dims: T.InformationMap(window=3), ("image",)),
     "InformationMapd": Recipe(
         lambda dims, keys=("image",), **k: T.InformationMapd(keys, window=3, **k), ("image",), ("image",)
@@ -66,6 +68,12 @@ RECIPES = {
     "InformationTiers": Recipe(lambda dims: T.InformationTiers(), ("information",)),
     "InformationTiersd": Recipe(
         lambda dims, keys=("information",), **k: T.InformationTiersd(keys, **k), ("information",), ("information",)
+    ),
+    "LandmarkHeatmap": Recipe(lambda dims: T.LandmarkHeatmap(sigma=2.0, stride=2), ("landmarks", "coords")),
+    "LandmarkHeatmapd": Recipe(
+        lambda dims, keys=("landmarks",), **k: T.LandmarkHeatmapd(keys, sigma=2.0, stride=2, **k),
+        ("landmarks", "coords"),
+        ("landmarks",),
     ),
     "ModalityPreset": Recipe(lambda dims: T.ModalityPreset("mr"), ("image",)),
     "ModalityPresetd": Recipe(
@@ -109,6 +117,8 @@ def make_item(dims: int = 2, kind: str = "torch", dtype: str = "float32", seed: 
         "image": (100 * generator.rand(2, *shape)).astype(dtype),
         "information": (5 * generator.rand(1, *shape)).astype(np.float32),
         "tiers": generator.randint(0, 3, (1, *shape)).astype(np.uint8),
+        "coords": np.indices(shape).astype(np.float32),
+        "landmarks": (np.array(shape) * generator.uniform(0.2, 0.8, (3, dims))).astype(np.float32),
     }
     return {key: KINDS[kind](array) for key, array in arrays.items()}
 
@@ -259,11 +269,12 @@ def test_missing_keys(name):
 @both_dims
 def test_lazy_compose(name, dims):
     recipe, item = RECIPES[name], make_item(dims, "MetaTensor")
-    images = [key for key in recipe.needs if key != "tiers"]  # a lazy Compose forgets the mode "nearest"
+    # a lazy Compose forgets the mode "nearest"
+    images = [key for key in recipe.needs if key not in ("tiers", "landmarks")]
     before = [Spacingd(images, pixdim=[1.25] * dims), Rotated(images, angle=0.3 if dims == 2 else (0.3, 0, 0))]
     resampled = Compose(before, lazy=True)({key: item[key] for key in images})
     item["tiers"] = (resampled[images[0]][:1] > resampled[images[0]].mean()).to(torch.uint8)
-    resampled = {key: resampled.get(key, item["tiers"]) for key in recipe.needs}
+    resampled = {key: resampled.get(key, item[key]) for key in recipe.needs}
     item = {key: item[key] for key in recipe.needs}
     lazy = Compose([*before, recipe.make(dims)], lazy=True).set_random_state(seed=0)
     eager = Compose([*before, recipe.make(dims)]).set_random_state(seed=0)

@@ -1,0 +1,58 @@
+"""Cross-entropy between heat maps of landmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from monai_infoaug._require import require
+
+__all__ = ["HeatmapCrossEntropyLoss"]
+
+
+class HeatmapCrossEntropyLoss(nn.Module):
+    """Cross-entropy of the softmax over all cells of a landmark's logits, against a target distribution [1].
+
+    Unlike a squared error it does not depend on the size of the map: the cells compete for the landmark. Its minimum
+    over the logits is the target's own entropy, not 0.
+
+    Shape:
+        - logits: (B, L, *cells).
+        - target: (B, L, *cells), non-negative, such as the maps of ``LandmarkHeatmapd``. A landmark's map is divided
+          by its mass, which is the landmark's weight unless ``weights`` say otherwise.
+        - weights: (B, L), non-negative.
+        - output: scalar, weighted mean over the landmarks of all images, at least float32 under every autocast. A
+          landmark of weight 0 or NaN, or whose target is 0 everywhere or holds a NaN, contributes nothing, whatever its
+          logits are. Without any other landmark the loss is 0, and ``backward`` still works.
+
+    Raises:
+        ValueError: for shapes that do not fit each other, or a negative target or weight.
+
+    References:
+        1. Sun et al., "Integral human pose regression", ECCV 2018, arXiv:1711.08229: heat maps as distributions.
+
+    Example:
+        >>> target = torch.zeros(1, 1, 4, 4)
+        >>> target[..., 1, 2] = 1
+        >>> bool(HeatmapCrossEntropyLoss()(20 * target, target) < 0.001)
+        True
+    """
+
+    def forward(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Compare."""
+        shape = tuple(logits.shape)
+        require(len(shape) >= 3, "logits", f"shape {shape}", "of shape (B, L, *cells)")
+        require(target.shape == shape, "target", f"shape {tuple(target.shape)}", f"of shape {shape}, as the logits")
+        require(not bool((target < 0).any()), "target", f"a minimum of {float(target.min())}", "non-negative")
+        with torch.autocast(logits.device.type, enabled=False):
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            logits, target = logits.flatten(2).to(dtype), target.flatten(2).to(dtype)
+            mass = target.sum(2)
+            weights = mass if weights is None else weights.to(mass)
+            require(weights.shape == shape[:2], "weights", f"shape {tuple(weights.shape)}", f"of shape {shape[:2]}")
+            require(not bool((weights < 0).any()), "weights", f"a minimum of {float(weights.min())}", "non-negative")
+            used = (mass > 0) & (weights > 0)
+            if not used.any():
+                return logits.nan_to_num(0, 0, 0).sum() * 0
+            logits, target, weights = logits[used], target[used] / mass[used, None], weights[used]
+            return -(target * logits.log_softmax(1)).sum(1) @ weights / weights.sum()

@@ -1,0 +1,71 @@
+"""Heat maps of landmarks on a pre-trained embedding network."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from monai_infoaug._require import require
+from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+
+__all__ = ["LandmarkHeatmapNet"]
+
+
+class LandmarkHeatmapNet(nn.Module):
+    """Heat-map logits of landmarks, on the features that an embedding network has learnt without labels.
+
+    A 1x1 convolution turns the features of each level into logits, as its embedding head turns them into an embedding.
+    The logits of all levels, interpolated to the cells of the finest, are summed, as matching sums similarities: the
+    coarse levels say whereabouts a landmark lies, the fine ones where. The softmax over the cells is the probability
+    of each cell to hold the landmark.
+
+    ``load_weights(net.trunk, checkpoint)`` warm-starts the trunk from a pre-training. Its own embedding heads are kept
+    and not used; ``DistributedDataParallel`` needs ``find_unused_parameters=True``.
+
+    Args:
+        trunk: a ``PixelEmbeddingNet``, or a ``GlobalLocalEmbeddingNet`` of such.
+        num_landmarks: number L of landmarks.
+
+    Attributes:
+        stride: voxels of the image a cell, the finest of the trunk's strides. Cell ``j`` is centred on voxel
+            ``stride * j + (stride - 1) / 2``.
+
+    Shape:
+        (B, C, *S) to (B, L, *ceil(S / stride)), at least float32.
+
+    Raises:
+        ValueError: for another trunk, or less than one landmark.
+
+    Example:
+        >>> net = LandmarkHeatmapNet(PixelEmbeddingNet(), num_landmarks=19)
+        >>> net(torch.rand(1, 1, 96, 64)).shape
+        torch.Size([1, 19, 48, 32])
+    """
+
+    def __init__(self, trunk: PixelEmbeddingNet | GlobalLocalEmbeddingNet, num_landmarks: int) -> None:
+        super().__init__()
+        nets = list(trunk.networks) if isinstance(trunk, GlobalLocalEmbeddingNet) else [trunk]
+        strange = [type(net).__name__ for net in nets if not isinstance(net, PixelEmbeddingNet)]
+        require(not strange, "trunk", strange, "a PixelEmbeddingNet, or a GlobalLocalEmbeddingNet of such")
+        require(lambda: num_landmarks >= 1, "num_landmarks", num_landmarks, "at least 1")
+        self.trunk, self.level_strides, self.stride = trunk, trunk.strides, min(trunk.strides)
+        self.heads = nn.ModuleList(
+            Convolution(net.spatial_dims, net.width, num_landmarks, kernel_size=1, conv_only=True)
+            for net in nets
+            for _ in net.strides
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = self.trunk.feature_maps(image)
+        mode = "bilinear" if image.ndim == 4 else "trilinear"
+        logits = torch.zeros(1, device=image.device)
+        for i, (head, stride) in enumerate(zip(self.heads, self.level_strides, strict=True)):
+            level = head(maps[i]).float()  # half precision would round a sum of logits
+            if stride > self.stride:
+                level = interpolate(level, scale_factor=stride / self.stride, mode=mode, align_corners=False)
+                for axis, size in enumerate(image.shape[2:], start=2):
+                    level = level.narrow(axis, 0, (size + self.stride - 1) // self.stride)
+            logits = logits + level
+        return logits

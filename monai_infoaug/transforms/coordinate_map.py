@@ -1,0 +1,88 @@
+"""The place of every voxel as an image, to be taken along by spatial transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import Transform
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+
+from monai_infoaug._require import require
+from monai_infoaug.transforms._correspondence import coordinate_grid
+from monai_infoaug.transforms._derived import DerivedMapd
+from monai_infoaug.transforms._pending import up_to_date
+
+__all__ = ["CoordinateMap", "CoordinateMapD", "CoordinateMapDict", "CoordinateMapd"]
+
+
+class CoordinateMap(Transform):
+    """Where each voxel of an image lies.
+
+    Give the map to a random spatial transform beside the image, with mode "bilinear" and padding "border": whatever
+    the transform is, elastic ones included, each voxel then still says where it came from. (MONAI's
+    ``ApplyTransformToPointsd`` moves points by an affine, which knows nothing of an elastic change.)
+
+    Args:
+        world: in millimetres, by the affine of a MetaTensor (others have voxels of 1 mm); otherwise in voxels.
+
+    Example:
+        >>> image = MetaTensor(torch.zeros(1, 2, 3), affine=torch.diag(torch.tensor([0.5, 2.0, 1.0])))
+        >>> CoordinateMap()(image)[1].tolist()
+        [[0.0, 2.0, 4.0], [0.0, 2.0, 4.0]]
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, world: bool = True) -> None:
+        self.world = world
+
+    def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """
+        Args:
+            img: (C,H,W) or (C,H,W,D).
+
+        Returns:
+            (D,*S) float32 of the kind, device and metadata of ``img``.
+        """
+        img = up_to_date(img)
+        require(img.ndim in (3, 4), "img", f"shape {tuple(img.shape)}", "channel first, 2D or 3D")
+        grid = coordinate_grid(img.shape[1:], convert_to_tensor(img, track_meta=False).device)
+        if self.world and isinstance(img, MetaTensor):
+            dims, affine = len(grid), img.affine.to(grid)
+            grid = torch.tensordot(affine[:dims, :dims], grid, 1) + affine[:dims, -1].view(-1, *[1] * dims)
+        return convert_to_dst_type(grid, img, dtype=torch.float32)[0]
+
+
+class CoordinateMapd(DerivedMapd):
+    """Adds the coordinate map of each of ``keys``.
+
+    Args:
+        keys: of the images.
+        coords_key: of the map: one for each of ``keys``, which must not exist yet. A single name and several keys make
+            ``image_coords``, ``label_coords``, ...
+        world: see :py:class:`CoordinateMap`.
+        allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        KeyError: for a missing key, or an output key that exists.
+
+    See also:
+        :py:class:`CoordinateMap`
+    """
+
+    backend = CoordinateMap.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        coords_key: str | Sequence[str] = "coords",
+        world: bool = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(CoordinateMap(world), keys, coords_key, None, allow_missing_keys)
+
+
+CoordinateMapD = CoordinateMapDict = CoordinateMapd

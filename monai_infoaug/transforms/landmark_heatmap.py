@@ -1,0 +1,143 @@
+"""Target heat maps of landmarks, wherever a spatial transform has moved them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.data import MetaTensor
+from monai.transforms import Transform
+from monai.transforms.utils import scale_affine
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from torch.nn.functional import avg_pool2d, avg_pool3d
+
+from monai_infoaug._require import require
+from monai_infoaug.transforms._derived import DerivedMapd
+from monai_infoaug.transforms._pending import up_to_date
+
+__all__ = ["LandmarkHeatmap", "LandmarkHeatmapD", "LandmarkHeatmapDict", "LandmarkHeatmapd"]
+
+
+class LandmarkHeatmap(Transform):
+    """A Gaussian around each landmark, in the coordinates that an image has kept.
+
+    The map of landmark p is exp(-|c - p|^2 / 2 sigma^2) at the cells, c being their coordinates from
+    :py:class:`CoordinateMap`, scaled to a mass of 1 or of the landmark's weight. Coordinates that went with the image
+    through random spatial transforms put it on the landmark exactly, whatever the transforms are. (MONAI's
+    ``GenerateHeatmap`` wants points in the voxels of the changed image, which no affine gives after an elastic change.)
+
+    Args:
+        sigma: standard deviation, in the unit of the coordinates.
+        stride: voxels a cell along each axis. Cell ``j`` is centred on voxel ``stride * j + (stride - 1) / 2``, as
+            those of the networks.
+
+    Raises:
+        ValueError: for a sigma that is not above 0, a stride below 1, or shapes that do not fit each other.
+
+    Example:
+        >>> from monai_infoaug.transforms import CoordinateMap
+        >>> coords = CoordinateMap()(torch.zeros(1, 6, 8))
+        >>> maps = LandmarkHeatmap(sigma=1.0, stride=2)([[2.5, 4.5], [float("nan")] * 2], coords)
+        >>> maps.shape, maps[0].argmax().item() == 1 * 4 + 2, maps.sum((1, 2))
+        (torch.Size([2, 3, 4]), True, tensor([1.0000, 0.0000]))
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, sigma: float, stride: int = 1) -> None:
+        require(lambda: 0 < sigma < float("inf"), "sigma", sigma, "above 0 and finite")
+        require(lambda: stride >= 1 and stride == int(stride), "stride", stride, "a whole number of at least 1")
+        self.sigma, self.stride = sigma, int(stride)
+
+    def __call__(
+        self, landmarks: NdarrayOrTensor, coords: NdarrayOrTensor, weights: NdarrayOrTensor | None = None
+    ) -> NdarrayOrTensor:
+        """
+        Args:
+            landmarks: (L,D) in the unit of the coordinates, NaN where one is missing.
+            coords: (D,*S), finite.
+            weights: (L,), non-negative, 1 each if None.
+
+        Returns:
+            (L,*ceil(S / stride)) float32 of the kind, device and metadata of ``coords``; a map is 0 where the landmark
+            is missing, or further from every cell than a cell is wide: the image does not show it.
+        """
+        coords = up_to_date(coords)
+        x = convert_to_tensor(coords, dtype=torch.float32, track_meta=False)
+        dims = len(x)
+        require(x.ndim == dims + 1 and dims in (2, 3), "coords", f"shape {tuple(x.shape)}", "(D,*S), D 2 or 3")
+        points = convert_to_tensor(landmarks, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
+        accepted = f"(L,{dims}), L at least 1"
+        good = points.ndim == 2 and points.shape[1] == dims and len(points) > 0
+        require(good, "landmarks", f"shape {tuple(points.shape)}", accepted)
+
+        cells = (avg_pool2d if dims == 2 else avg_pool3d)(x[None], self.stride, ceil_mode=True)[0]
+        squares = sum((c[None] - p.view(-1, *[1] * dims)) ** 2 for c, p in zip(cells, points.T, strict=True))
+        near = squares.flatten(1).amin(1) <= _width(cells) ** 2  # False for NaN
+        maps = (squares / (-2 * self.sigma**2)).flatten(1).softmax(1).view_as(squares)
+        if weights is not None:
+            weights = convert_to_tensor(weights, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
+            good = weights.shape == (len(points),) and bool((weights >= 0).all())
+            require(good, "weights", weights.tolist(), f"{len(points)} numbers of at least 0")
+            maps = maps * weights.view(-1, *[1] * dims)
+        out = convert_to_dst_type(maps.where(near.view(-1, *[1] * dims), torch.zeros_like(maps)), coords)[0]
+        if isinstance(out, MetaTensor):
+            padded = len(out.affine) - 1
+            out.affine = out.affine @ scale_affine([self.stride] * dims + [1] * (padded - dims), [1] * padded)
+        return out
+
+
+def _width(cells: torch.Tensor) -> torch.Tensor:
+    """The usual distance of neighbours among cells (D,*cells), along the axis where it is largest."""
+    steps = [cells.diff(dim=axis).norm(dim=0) for axis in range(1, cells.ndim)]
+    return torch.stack([step.median() if step.numel() else cells.new_zeros(()) for step in steps]).max()
+
+
+class LandmarkHeatmapd(DerivedMapd):
+    """Dictionary version of :py:class:`LandmarkHeatmap`: adds the heat maps of landmarks.
+
+    Args:
+        keys: of the landmarks.
+        sigma: standard deviation, in the unit of the coordinates.
+        stride: voxels a cell along each axis.
+        coords_key: of the coordinates.
+        weights_key: of the weights. None: 1 each.
+        output_key: of the maps: one for each of ``keys``, which must not exist yet. A single name and several keys make
+            ``landmarks_heatmaps``, ...
+        allow_missing_keys: pass over ``keys`` that the data lacks; coordinates and weights may never miss.
+
+    Raises:
+        KeyError: for a missing key, or an output key that exists.
+
+    See also:
+        :py:class:`LandmarkHeatmap`
+    """
+
+    backend = LandmarkHeatmap.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        sigma: float,
+        stride: int = 1,
+        coords_key: Hashable = "coords",
+        weights_key: Hashable | None = None,
+        output_key: str | Sequence[str] = "heatmaps",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(LandmarkHeatmap(sigma, stride), keys, output_key, None, allow_missing_keys)
+        self.guides = (coords_key,) if weights_key is None else (coords_key, weights_key)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        d = dict(data)
+        for key in self.guides:
+            if key not in d:
+                raise KeyError(f"Key `{key}` of transform `{type(self).__name__}` was missing in the data.")
+        for key, output_key in self.key_iterator(d, self.output_keys):
+            require(output_key not in d, "output_key", output_key, "new to the data", KeyError)
+            d[output_key] = self.transform(d[key], *(d[guide] for guide in self.guides))
+        return d
+
+
+LandmarkHeatmapD = LandmarkHeatmapDict = LandmarkHeatmapd
