@@ -12,27 +12,32 @@ ITERATIONS = 30  # of a robust fit, which has converged long before
 PLACES = 2**8  # of which the local maps are fitted at a time
 
 
-def support_points(level: Tensor, stride: float, count: int) -> Tensor:
-    """Centres of cells where the embedding changes, drawn in proportion to its change; the same ones every time.
+def salience(level: Tensor) -> Tensor:
+    """How much each cell of a level (F, *cells) differs from its neighbours: root of the sum of squares, (*cells)."""
+    change = torch.zeros_like(level[0])
+    for axis in range(1, level.ndim):
+        step = level.diff(dim=axis).square().sum(0)
+        for start in (0, 1):
+            change.narrow(axis - 1, start, step.shape[axis - 1]).add_(step)
+    return change.sqrt().clamp_min(1e-6)  # constant embeddings have points and patches, too
+
+
+def support_points(salient: Tensor, stride: float, count: int) -> Tensor:
+    """Centres of cells drawn in proportion to the square of their salience; the same ones every time.
 
     Args:
-        level: (F, *cells), of unit norm over F.
+        salient: (*cells), above 0.
         stride: voxels a cell.
         count: of the points, if there are as many cells.
 
     Returns:
         (N, D) in voxels.
     """
-    change = torch.zeros(level.shape[1:])
-    for axis in range(1, level.ndim):
-        step = level.diff(dim=axis).square().sum(0).cpu()
-        for start in (0, 1):
-            change.narrow(axis - 1, start, step.shape[axis - 1]).add_(step)
     # the smallest of exponential variables with these rates are a draw without replacement
-    keys = torch.empty(change.numel()).exponential_(generator=torch.Generator().manual_seed(0))
-    keys = keys / change.flatten().clamp_min(1e-12)  # constant embeddings have points, too
+    keys = torch.empty(salient.numel()).exponential_(generator=torch.Generator().manual_seed(0))
+    keys = keys / salient.cpu().flatten().square()
     drawn = keys.topk(min(count, len(keys)), largest=False).indices
-    cells = torch.stack(torch.unravel_index(drawn, change.shape), dim=1).to(level)
+    cells = torch.stack(torch.unravel_index(drawn, salient.shape), dim=1).to(salient)
     return stride * cells + (stride - 1) / 2
 
 
@@ -98,6 +103,7 @@ def local_places(
 
 def compare_patches(
     template: Tensor,
+    salient: Tensor,
     points: Tensor,
     query: Tensor,
     places: Tensor,
@@ -114,6 +120,7 @@ def compare_patches(
 
     Args:
         template, query: (F, *cells).
+        salient: (*cells) of the template, above 0.
         points: (N, D) in voxels of the template.
         places: (N, D) in voxels of the query.
         linear: (D, D), from displacements in the template to those in the query.
@@ -124,25 +131,26 @@ def compare_patches(
 
     Returns:
         (N, *[2 * search + 1] * D) similarities in [-1, 1] at displacements from ``-search`` to ``search`` steps: mean
-        cosines with Gaussian weights whose standard deviation is half of the reach.
+        cosines, weighted by salience (flat regions look alike everywhere) and by a Gaussian whose standard deviation is
+        half of the reach.
     """
     dims, wide = points.shape[1], reach + search
     axis = step * torch.arange(-wide, wide + 1, device=points.device).to(points)
     offsets = torch.stack(torch.meshgrid(*[axis] * dims, indexing="ij"), dim=-1)
     patch = offsets[(slice(search, search + 2 * reach + 1),) * dims]
-    weights = torch.exp(-2 * patch.square().sum(-1) / (reach * step) ** 2)
-    weights = weights / weights.sum()
+    gaussian = torch.exp(-2 * patch.square().sum(-1) / (reach * step) ** 2)
 
     def read(level: Tensor, at: Tensor) -> Tensor:
-        features = normalize(level_features(level[None], at.reshape(1, -1, dims), stride), dim=-1)
-        return features.reshape(*at.shape[:-1], -1).movedim(-1, 1)
+        return level_features(level[None], at.reshape(1, -1, dims), stride).reshape(*at.shape[:-1], -1)
 
     # with one dimension less: each row of the query is compared with each of the patch, as many channels of a fast
     # convolution, and then those that a displacement brings together are summed
     correlate = {2: conv1d, 3: conv2d}[dims]
     maps = []
     for point, place in zip(points, places, strict=True):
-        mine = weights.unsqueeze(1) * read(template, point + patch)
-        rows = correlate(read(query, place + offsets @ linear.T), mine)
+        weights = gaussian[..., None] * read(salient[None], point + patch)
+        mine = weights / weights.sum() * normalize(read(template, point + patch), dim=-1)
+        its = normalize(read(query, place + offsets @ linear.T), dim=-1)
+        rows = correlate(its.movedim(-1, 1), mine.movedim(-1, 1))
         maps.append(torch.stack([rows.diagonal(-move).sum(-1) for move in range(2 * search + 1)]))
     return torch.stack(maps)

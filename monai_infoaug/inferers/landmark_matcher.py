@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
-from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, support_points
+from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
 __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
@@ -42,11 +42,12 @@ def match_points(
 
     With a ``neighbourhood`` the search is a registration by embeddings [1]. 1000 points where the template's embedding
     changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the places to
-    which it takes 300 of them, the finest level is searched for the patches of embeddings around these points. Their
-    matches bend the map: each point has an affine map of its own, fitted to the matches near by (Gaussian weights with
-    a standard deviation of twice the neighbourhood). Around the place where this map takes the point, its patch is
-    searched. This is far more precise where smooth maps take one image to the other but for some voxels (two scans of
-    a patient, say); a point that lies further away is lost. The best of the templates decides on each point.
+    which it takes 300 of them, the finest level is searched for the patches of embeddings around these points, in which
+    a cell counts by how much it differs from its neighbours. Their matches bend the map: each point has an affine map
+    of its own, fitted to the matches near by (Gaussian weights with a standard deviation of twice the neighbourhood).
+    Around the place where this map takes the point, its patch is searched. This is far more precise where smooth maps
+    take one image to the other but for some voxels (two scans of a patient, say); a point that lies further away is
+    lost. The best of the templates decides on each point.
 
     Args:
         template: levels (T, F, *cells) of the embedding of T templates.
@@ -135,11 +136,12 @@ def _match_by_consensus(
     strides, weights, coarse, coarse_query = zip(*(levels[1:] or levels), strict=True)
     votes = []
     for t, seen in enumerate(points):
-        support = support_points(fine[t], stride, SUPPORT)
+        salient = salience(fine[t])
+        support = support_points(salient, stride, SUPPORT)
         levels = [level[t : t + 1] for level in coarse]
         matches, _ = _match_alone(levels, support[None], coarse_query, strides, size, weights, chunk)
         for b, matched in enumerate(matches):
-            look = partial(_look_around, fine[t], fine_query[b], stride=stride, radius=neighbourhood)
+            look = partial(_look_around, fine[t], salient, fine_query[b], stride=stride, radius=neighbourhood)
             linear, shift = robust_affine(support, matched, stride)
             some = support[:REFINED]
             places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=neighbourhood)
@@ -158,6 +160,7 @@ def _match_by_consensus(
 
 def _look_around(
     template: Tensor,
+    salient: Tensor,
     query: Tensor,
     points: Tensor,
     places: Tensor,
@@ -170,7 +173,9 @@ def _look_around(
     """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells."""
     step = cells * stride
     reach, search = (max(1, round(distance / step)) for distance in (radius, radius_searched))
-    peaks, scores = peak_of(compare_patches(template, points, query, places, linear, stride, step, reach, search))
+    peaks, scores = peak_of(
+        compare_patches(template, salient, points, query, places, linear, stride, step, reach, search)
+    )
     return places + step * (peaks - search) @ linear.T, scores
 
 
