@@ -8,7 +8,8 @@ T2-weighted one or the fiducials before the table is made.
 Rows: the fiducials left in place; registration of the two volumes by mutual information (SimpleITK: rigid, then affine,
 then B-spline); MIND descriptors [1], compared in a neighbourhood, of which the best place within 40 mm is taken; the
 network of the bundle ``landmark_matching_3d``, untrained and trained, by the bundle's neighbourhoods, and with each
-fiducial searched for itself in the whole volume.
+fiducial searched for itself in the whole volume. With ``--guidance`` the same network is also trained with uniform
+changes and points from anywhere, and with the information of another place (the volume's own, turned by half a turn).
 
 Every result is saved as soon as it is there, so that a run that was stopped goes on where it was.
 
@@ -179,6 +180,27 @@ def left(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
     yield "left in place", case.points
 
 
+def uniform(name: str) -> dict[str, Any]:
+    """A named change at the same strength in all tiers."""
+    transform = "monai_infoaug.transforms.RandTierIntensity"
+    return {"_target_": transform, "transforms": name, "strengths": [1, 1, 1]}
+
+
+def guidance(parser: ConfigParser) -> dict[str, dict[str, Any]]:
+    """Settings of the bundle for each training: as it is, without guidance by information, and with a wrong one."""
+    maps = ["information", "tiers", "small_information", "small_tiers"]
+    turn = {"_target_": "monai.transforms.Flipd", "keys": maps, "spatial_axis": [1, 2]}
+    return {
+        "trained": {},
+        "uniform": {
+            "template_intensity": uniform("rich"),
+            "query_intensity": uniform("cross_contrast"),
+            "shares": None,
+        },
+        "shuffled": {"information_transforms": [*parser["information_transforms"], turn]},
+    }
+
+
 class Networks:
     """The rows of the bundle's network: one training a seed, on the T1w volume alone.
 
@@ -209,20 +231,21 @@ class Networks:
         parser = self._parser(seed)
         yield from self._match("untrained", case, parser, parser.get_parsed_content("network_def"))
 
-    def trained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
-        output = self.out / f"training{seed}"
+    def trained(self, case: Case, seed: int, name: str = "trained") -> Iterator[tuple[str, Tensor]]:
+        output = self.out / f"{'training' if name == 'trained' else name}{seed}"
+        parser = self._parser(seed)
+        settings = self.settings | guidance(parser)[name]
         places = {"dataset_dir": str(self.folder), "output_dir": str(output)}
         threads = torch.get_num_threads()
         flow = ConfigWorkflow(
-            str(self.config), workflow_type="train", **self.settings, **places, seed=seed, bundle_root=str(output)
+            str(self.config), workflow_type="train", **settings, **places, seed=seed, bundle_root=str(output)
         )
         flow.initialize()
         flow.run()
         flow.finalize()
         torch.set_num_threads(threads)
-        parser = self._parser(seed)
         network = load_weights(parser.get_parsed_content("network_def"), output / "checkpoint.pt")
-        yield from self._match("trained", case, parser, network)
+        yield from self._match(name, case, parser, network)
 
     @staticmethod
     def _match(name: str, case: Case, parser: ConfigParser, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -285,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the two volumes and the fiducials")
     parser.add_argument("--seeds", type=int, default=5, help="each one change and one training (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/afids"), help="results and trainings (%(default)s)")
+    parser.add_argument("--guidance", action="store_true", help="also train without guidance, and with a wrong one")
     parser.add_argument("--epochs", type=int, help="of the training; default: the bundle's")
     options = parser.parse_args(arguments)
     settings = {} if options.epochs is None else {"max_epochs": options.epochs}
@@ -302,6 +326,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         networks.untrained: ["untrained", "untrained, points alone"],
         networks.trained: ["trained", "trained, points alone"],
     }
+    for name in ("uniform", "shuffled") if options.guidance else ():
+        groups[partial(networks.trained, name=name)] = [name, f"{name}, points alone"]
     seeds, start = range(options.seeds), time.perf_counter()
     for seed in seeds:
         case = cache(partial(make_case, options.data, options.out, seed))
