@@ -16,7 +16,7 @@ import torch
 from monai.data import MetaTensor
 from monai.data.utils import set_rnd
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Spacing, SqueezeDim
-from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
+from monai.utils import convert_to_tensor, ensure_tuple_rep
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -25,11 +25,11 @@ from monai_infoaug._require import require
 from monai_infoaug.anchor_loss import anchor_losses, fit_curve, loss_cuts
 from monai_infoaug.data import SimpleITKReader, image_datalist
 from monai_infoaug.information import TIERS, assign_tiers, mutual_information
-from monai_infoaug.inspection import guess_modality, read_image
+from monai_infoaug.inspection import check_settings, guess_modality, read_image
 from monai_infoaug.match import load_network, read_config
 from monai_infoaug.transforms import AssignPixdimd, InformationMap, ModalityPreset
 from monai_infoaug.transforms._calibration import VERSION
-from monai_infoaug.transforms.tier_intensity import NAMES, preset
+from monai_infoaug.transforms.tier_intensity import preset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,19 +115,9 @@ def calibrate(
         [2] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
         2025, arXiv:2211.07118.
     """
-    InformationMap(window, window_mm, num_bins)  # the settings first: reading may take long
-    if modality is not None:
-        ModalityPreset(modality)
-    require(intensity in NAMES, "intensity", repr(intensity), f"one of {NAMES}")
-    require(
-        lambda: working_pixdim is None or min(ensure_tuple(working_pixdim)) > 0,
-        "working_pixdim",
-        working_pixdim,
-        "positive, in mm",
-    )
+    check_settings(window, window_mm, num_bins, modality, intensity, working_pixdim, seed)
     require(0 < alpha < math.inf, "alpha", alpha, "a number above 0")
     require(num_images >= 2, "images", num_images, "at least 2")
-    require(seed >= 0, "seed", seed, "at least 0")
     out = Path(out)
     writable = out.absolute().parent.is_dir() and not out.is_dir() and out.suffix != ".png"
     require(writable, "out", out, "a file in a folder that exists, and no .png, which the picture is")

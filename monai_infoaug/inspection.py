@@ -88,18 +88,8 @@ def inspect_image(
         >>> (folder / "blob.html").stat().st_size > 0
         True
     """
-    InformationMap(window, window_mm, num_bins)  # the settings first: reading may take long
+    check_settings(window, window_mm, num_bins, modality, intensity, working_pixdim, seed)
     InformationTiers(thresholds)
-    if modality is not None:
-        ModalityPreset(modality)
-    require(intensity in NAMES, "intensity", repr(intensity), f"one of {NAMES}")
-    require(
-        lambda: working_pixdim is None or min(ensure_tuple(working_pixdim)) > 0,
-        "working_pixdim",
-        working_pixdim,
-        "positive, in mm",
-    )
-    require(seed >= 0, "seed", seed, "at least 0")
     writable = Path(out).absolute().parent.is_dir() and not Path(out).is_dir()
     require(writable, "out", out, "a file in a folder that exists")
 
@@ -176,6 +166,33 @@ def read_image(path: str | os.PathLike, reading: Callable[[dict[str, Any]], Mapp
     accepted = "a 2D or 3D image with one channel or three"
     require(drawable, "path", f"{path} of shape {tuple(image.shape)}", accepted)
     return image
+
+
+def check_settings(
+    window: int | Sequence[int],
+    window_mm: float | Sequence[float] | None,
+    num_bins: int,
+    modality: str | None,
+    intensity: str,
+    working_pixdim: float | Sequence[float] | None,
+    seed: int,
+) -> None:
+    """Refuse what no image can go with, before any is read.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    InformationMap(window, window_mm, num_bins)
+    if modality is not None:
+        ModalityPreset(modality)
+    require(intensity in NAMES, "intensity", repr(intensity), f"one of {NAMES}")
+    require(
+        lambda: working_pixdim is None or min(ensure_tuple(working_pixdim)) > 0,
+        "working_pixdim",
+        working_pixdim,
+        "positive, in mm",
+    )
+    require(seed >= 0, "seed", seed, "at least 0")
 
 
 def guess_modality(image: Tensor) -> str:
