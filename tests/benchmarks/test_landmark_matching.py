@@ -57,7 +57,7 @@ def run(data, *more, out="out"):
 def printed_tables(capsys):
     printed = capsys.readouterr().out
     return json.loads(printed.splitlines()[-1]) | {
-        "text": printed[printed.index("by neigh") : printed.index(" minutes.")]
+        "text": printed[printed.index("by neigh") : printed.index(" seeds x")]
     }
 
 
