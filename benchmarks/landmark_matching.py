@@ -37,10 +37,9 @@ References:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,20 +48,29 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Resize
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks._baselines import CEPHALOGRAM_WAYS
+from benchmarks._landmarks import (
+    Cases,
+    common_options,
+    kept_result,
+    named,
+    print_difference,
+    print_end,
+    print_table,
+    run_bundle,
+    summary,
+)
 from monai_infoaug._require import require
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.calibration import calibrate
-from monai_infoaug.data import image_datalist, landmark_datalist
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher, to_voxels, to_world
-from monai_infoaug.metrics import SuccessDetectionRate
 
 BUNDLE = "landmark_pretraining"
 CONFIG = find_bundle(BUNDLE) / "configs" / "train.json"
@@ -71,9 +79,6 @@ BUDGETS = {  # settings of the bundle
     "full": {"max_epochs": 120, "working_pixdim": 0.4, "view_size": [384, 448]},  # a GPU
 }
 BEST_STRENGTH = 1.0  # of a uniform change, by --tune
-RADII = (2.0, 2.5, 3.0, 4.0)  # mm
-DRAWS = 10_000  # of the bootstrap
-HELD_OUT = 5  # one in so many training images, the last ones
 
 
 def jitter(brightness: Sequence[float], contrast: Sequence[float]) -> dict[str, Any]:
@@ -204,28 +209,20 @@ class Matching:
         What does not learn has no seed.
         """
         seed = 0 if name in CEPHALOGRAM_WAYS else seed
-        folder = self.out / name / str(seed)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = self.settings | policy(name, self.out) | {"seed": seed}
-        wanted = json.loads(json.dumps(settings))
-        kept, result = folder / "settings.json", folder / "result.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-        same = json.loads(kept.read_text(encoding="utf-8")) == wanted
-        require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
-        if not result.exists():
-            start = time.perf_counter()
-            if name not in CEPHALOGRAM_WAYS:
-                if settings.get("calibration"):
-                    self._calibrate(Path(settings["calibration"]))
-                self._train(settings, folder)
-            trained = time.perf_counter()
-            found = self._match(name, settings, folder / "checkpoint.pt")
-            seconds = {"training": trained - start, "matching": time.perf_counter() - trained}
-            part = result.with_suffix(".part")
-            part.write_text(json.dumps(found | {"seconds": seconds}), encoding="utf-8")
-            part.replace(result)
-        return json.loads(result.read_text(encoding="utf-8"))
+        folder = self.out / name / str(seed)
+        return kept_result(folder, settings, partial(self._make, name, settings, folder))
+
+    def _make(self, name: str, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        start = time.perf_counter()
+        if name not in CEPHALOGRAM_WAYS:
+            if settings.get("calibration"):
+                self._calibrate(Path(settings["calibration"]))
+            data = {"train#dataset#data": [{"image": image} for image in self.train]}
+            run_bundle(BUNDLE, "train", folder=folder, **settings, **data)
+        trained = time.perf_counter()
+        found = self._match(name, settings, folder / "checkpoint.pt")
+        return found | {"seconds": {"training": trained - start, "matching": time.perf_counter() - trained}}
 
     def _calibrate(self, file: Path) -> None:
         folder = self.out / "training images"
@@ -236,17 +233,6 @@ class Matching:
                 if not link.exists():
                     link.symlink_to(image.resolve())
             calibrate(folder, file, **{name: self.settings[name] for name in ("modality", "pixdim", "working_pixdim")})
-
-    def _train(self, settings: Mapping[str, Any], folder: Path) -> None:
-        threads = torch.get_num_threads()
-        data = {"train#dataset#data": [{"image": image} for image in self.train]}
-        flow = ConfigWorkflow(
-            str(CONFIG), workflow_type="train", **settings, **data, output_dir=str(folder), bundle_root=str(folder)
-        )
-        flow.initialize()
-        flow.run()
-        flow.finalize()
-        torch.set_num_threads(threads)
 
     def _match(self, name: str, settings: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
         parser = ConfigParser()
@@ -284,123 +270,39 @@ class Matching:
         return lambda image: to_world(way(template, image, voxels)[None].to(voxels), image)[0]
 
 
-def paired_interval(errors: np.ndarray, others: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """How much larger the mean error is than another one, with its 95 % interval by a bootstrap over the images.
-
-    Args:
-        errors, others: (seeds, images, landmarks).
-        seed: of the bootstrap.
-
-    Returns:
-        Difference of the means, its 2.5 and its 97.5 percentile.
-    """
-    difference = errors.mean((0, 2)) - others.mean((0, 2))
-    drawn = np.random.default_rng(seed).integers(len(difference), size=(DRAWS, len(difference)))
-    low, high = np.percentile(difference[drawn].mean(1), (2.5, 97.5))
-    return float(difference.mean()), float(low), float(high)
-
-
-def summary(name: str, errors: np.ndarray, seconds: float) -> dict[str, Any]:
-    """A row of the table: errors (seeds, images, landmarks) in mm."""
-    means = errors.mean((1, 2))
-    rates = SuccessDetectionRate(RADII)
-    rates(torch.from_numpy(errors)[..., None].flatten(0, 1), torch.zeros(*errors.shape, 1).flatten(0, 1))
-    return {
-        "policy": name,
-        "seeds": len(errors),
-        "mre": round(float(means.mean()), 3),
-        "sd_of_seeds": round(float(means.std(ddof=1)), 3) if len(means) > 1 else None,
-        "median": round(float(np.median(errors)), 3),
-        "sdr": [round(100 * float(rate), 1) for rate in rates.aggregate()],
-        "seconds": round(seconds),
-    }
-
-
-def print_table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
-    print(f"\n{title:26}{'MRE':>7}{'SD':>6}{'median':>8}" + "".join(f"{f'<{radius:g}':>7}" for radius in RADII))
-    for row in rows:
-        spread = "" if row["sd_of_seeds"] is None else f"{row['sd_of_seeds']:.2f}"
-        rates = "".join(f"{rate:7.1f}" for rate in row["sdr"])
-        print(f"{row['policy']:26}{row['mre']:7.2f}{spread:>6}{row['median']:8.2f}{rates}{row['seconds']:8.0f} s")
+def settings_of(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the bundle that all policies share."""
+    settings = {"modality": "xray", "pixdim": options.pixdim, "origin": options.origin, "working_pixdim": 0.625}
+    settings |= BUDGETS[options.budget] | {"val_interval": 10**6} | more  # its validation would choose nothing
+    return settings | ({"working_pixdim": options.working_pixdim} if options.working_pixdim else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and match what is missing, then print the tables and a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with images and tables, see above")
+    parser = common_options(__doc__.split("\n\n")[0], BUDGETS, "runs/landmark_matching")
     parser.add_argument("--policies", default="weak,best_uniform,shuffled,full", help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of a policy (%(default)s)")
-    parser.add_argument("--budget", choices=BUDGETS, default="small")
-    parser.add_argument("--test", default="test1", help="name of the test images (%(default)s)")
-    parser.add_argument("--tune", action="store_true", help="test on training images that are held out instead")
-    parser.add_argument("--template", default="115", help="training image whose landmarks are known (%(default)s)")
-    parser.add_argument("--pixdim", type=float, default=0.3, help="mm a pixel of the images (%(default)s)")
-    parser.add_argument("--origin", type=float, default=0.1, help="mm of the first pixel's centre (%(default)s)")
-    parser.add_argument("--working-pixdim", type=float, help="mm to work at; default: of the budget, or 0.625")
-    parser.add_argument("--out", type=Path, default=Path("runs/landmark_matching"), help="results (%(default)s)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
     options = parser.parse_args(arguments)
-    settings = {"modality": "xray", "pixdim": options.pixdim, "origin": options.origin, "working_pixdim": 0.625}
-    settings |= BUDGETS[options.budget] | {"val_interval": 10**6}  # its validation would choose nothing
-    settings |= {name: json.loads(value) for name, _, value in (item.partition("=") for item in options.set)}
-    if options.working_pixdim:
-        settings["working_pixdim"] = options.working_pixdim
     names, start = options.policies.split(","), time.perf_counter()
-
-    train = [item["image"] for item in image_datalist(options.data / "train")]
-    (template,) = (image for image in train if Path(image).stem == options.template)
-    table = options.data / "train_landmarks_mm.csv"
-    (known,) = landmark_datalist(template, table, "LPS")
-    if options.tune:
-        first = len(train) - len(train) // HELD_OUT
-        images, train = [image for image in train[first:] if image != template], train[:first]
-    else:
-        images = [item["image"] for item in image_datalist(options.data / options.test)]
-    out = options.out / options.budget / ("tune" if options.tune else options.test)
+    cases = Cases(options)
+    out = options.out / cases.folder
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         policy(name, out)  # a name that is wrong, before the work
-    matching = Matching(train, known, images, settings, out)
-    results = {}
+    matching = Matching(cases.train, cases.template, cases.test, settings_of(options, named(options.set)), out)
+    results: dict[str, list] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
-            results[name, seed] = matching(name, seed)
+            results[name].append(matching(name, seed))
 
-    folder = options.data / ("train" if options.tune else options.test)
-    table = table if options.tune else options.data / f"{options.test}_landmarks_mm.csv"
-    labelled = {item["image"]: item for item in landmark_datalist(folder, table, "LPS", known["labels"])}
-    truth = np.stack([labelled[image]["landmarks"] for image in images])
     tables, pairs = {}, {}
+    seconds = {name: np.mean([sum(made["seconds"].values()) for made in results[name]]) for name in names}
     for row, title in (("found", "by neighbourhoods, mm"), ("alone", "each landmark alone, mm")):
-        errors = {
-            name: np.stack([np.linalg.norm(results[name, seed][row] - truth, axis=-1) for seed in range(options.seeds)])
-            for name in names
-        }
-        seconds = {
-            name: np.mean([sum(results[name, seed]["seconds"].values()) for seed in range(options.seeds)])
-            for name in names
-        }
+        errors = {name: cases.errors([made[row] for made in results[name]]) for name in names}
         tables[row] = [summary(name, errors[name], seconds[name]) for name in names]
         print_table(tables[row], title)
-        last = names[-1]
-        pairs[row] = {name: paired_interval(errors[last], errors[name]) for name in names[:-1]}
-        for name, (difference, low, high) in pairs[row].items():
-            share = 100 * difference / errors[name].mean()
-            print(f"{last} - {name}: {difference:+.2f} mm ({low:+.2f} to {high:+.2f}), {share:+.0f} %")
+        pairs[row] = {name: print_difference(names[-1], name, errors) for name in names[:-1]}
     minutes = (time.perf_counter() - start) / 60
-    print(f"\n{options.seeds} seeds x {len(images)} images x {len(known['labels'])} landmarks; {minutes:.1f} minutes.")
-    print(
-        json.dumps(
-            {
-                "benchmark": "landmark_matching",
-                "budget": options.budget,
-                "tested_on": "held-out training images" if options.tune else options.test,
-                "threads": torch.get_num_threads(),
-                "tables": tables,
-                "differences": pairs,
-            }
-        )
-    )
+    print_end("landmark_matching", options, cases, minutes, tables=tables, differences=pairs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""What the benchmarks of landmarks in a folder of images share: options, images, kept results, and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigWorkflow
+
+from monai_infoaug._require import require
+from monai_infoaug.bundles import find_bundle
+from monai_infoaug.data import image_datalist, landmark_datalist
+from monai_infoaug.metrics import SuccessDetectionRate
+
+RADII = (2.0, 2.5, 3.0, 4.0)  # mm
+DRAWS = 10_000  # of the bootstrap
+HELD_OUT = 5  # one in so many training images, the last ones
+
+
+def common_options(description: str, budgets: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """Options that the benchmarks share; ``out`` is where the results go by default."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="folder with images and tables, see above")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a row (%(default)s)")
+    parser.add_argument("--budget", choices=budgets, default="small")
+    parser.add_argument("--test", default="test1", help="name of the test images (%(default)s)")
+    parser.add_argument("--tune", action="store_true", help="test on training images that are held out instead")
+    parser.add_argument("--template", default="115", help="training image whose landmarks are known (%(default)s)")
+    parser.add_argument("--pixdim", type=float, default=0.3, help="mm a pixel of the images (%(default)s)")
+    parser.add_argument("--origin", type=float, default=0.1, help="mm of the first pixel's centre (%(default)s)")
+    parser.add_argument("--working-pixdim", type=float, help="mm to work at; default: of the budget, or 0.625")
+    parser.add_argument("--out", type=Path, default=Path(out), help="results (%(default)s)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
+    return parser
+
+
+def named(values: Iterable[str]) -> dict[str, Any]:
+    """Settings given as ``NAME=JSON``."""
+    return {name: json.loads(value) for name, _, value in (item.partition("=") for item in values)}
+
+
+class Cases:
+    """Images to learn from and to test on, and the one annotated template.
+
+    Args:
+        options: of the command line.
+
+    Attributes:
+        train, test: paths; with ``--tune`` the first and the last of the training images.
+        data, table: folder of the training images, and their landmarks.
+        template: item of :py:func:`monai_infoaug.data.landmark_datalist`.
+        folder: for the results.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        tested = "train" if options.tune else options.test
+        self.data, self.table = options.data / "train", options.data / "train_landmarks_mm.csv"
+        self._tested = options.data / tested, options.data / f"{tested}_landmarks_mm.csv"
+        self.train = [item["image"] for item in image_datalist(self.data)]
+        (path,) = (image for image in self.train if Path(image).stem == options.template)
+        (self.template,) = landmark_datalist(path, self.table, "LPS")
+        if options.tune:
+            first = len(self.train) - len(self.train) // HELD_OUT
+            self.test, self.train = [image for image in self.train[first:] if image != path], self.train[:first]
+        else:
+            self.test = [item["image"] for item in image_datalist(self._tested[0])]
+        self.folder = Path(options.budget, "tune" if options.tune else options.test)
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """Landmarks (images, L, D) of the test images, which are not read before."""
+        items = landmark_datalist(*self._tested, "LPS", self.template["labels"])
+        known = {item["image"]: item["landmarks"] for item in items}
+        return np.stack([known[image] for image in self.test])
+
+    def errors(self, found: Sequence[Any]) -> np.ndarray:
+        """Errors (seeds, images, L) in mm of landmarks (seeds, images, L, D)."""
+        return np.linalg.norm(np.asarray(found) - self.truth, axis=-1)
+
+
+def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> None:
+    """Run a bundle of the package, with files of its ``configs``; ``folder`` gets what it writes."""
+    threads = torch.get_num_threads()
+    files = [str(find_bundle(bundle) / "configs" / f"{name}.json") for name in configs]
+    flow = ConfigWorkflow(files, workflow_type="train", **settings, output_dir=str(folder), bundle_root=str(folder))
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    torch.set_num_threads(threads)
+
+
+def kept_result(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result in a folder, made if it is not there yet.
+
+    Raises:
+        ValueError: for a folder of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = json.loads(json.dumps(settings))
+    kept, result = folder / "settings.json", folder / "result.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    same = json.loads(kept.read_text(encoding="utf-8")) == wanted
+    require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
+    if not result.exists():
+        part = result.with_suffix(".part")
+        part.write_text(json.dumps(make()), encoding="utf-8")
+        part.replace(result)
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def paired_interval(errors: np.ndarray, others: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """How much larger the mean error is than another one, with its 95 % interval by a bootstrap over the images.
+
+    Args:
+        errors, others: (seeds, images, landmarks).
+        seed: of the bootstrap.
+
+    Returns:
+        Difference of the means, its 2.5 and its 97.5 percentile.
+    """
+    difference = errors.mean((0, 2)) - others.mean((0, 2))
+    drawn = np.random.default_rng(seed).integers(len(difference), size=(DRAWS, len(difference)))
+    low, high = np.percentile(difference[drawn].mean(1), (2.5, 97.5))
+    return float(difference.mean()), float(low), float(high)
+
+
+def summary(name: str, errors: np.ndarray, seconds: float) -> dict[str, Any]:
+    """A row of the table: errors (seeds, images, landmarks) in mm."""
+    means = errors.mean((1, 2))
+    rates = SuccessDetectionRate(RADII)
+    rates(torch.from_numpy(errors)[..., None].flatten(0, 1), torch.zeros(*errors.shape, 1).flatten(0, 1))
+    return {
+        "row": name,
+        "seeds": len(errors),
+        "mre": round(float(means.mean()), 3),
+        "sd_of_seeds": round(float(means.std(ddof=1)), 3) if len(means) > 1 else None,
+        "median": round(float(np.median(errors)), 3),
+        "sdr": [round(100 * float(rate), 1) for rate in rates.aggregate()],
+        "seconds": round(seconds),
+    }
+
+
+def print_table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
+    print(f"\n{title:26}{'MRE':>7}{'SD':>6}{'median':>8}" + "".join(f"{f'<{radius:g}':>7}" for radius in RADII))
+    for row in rows:
+        spread = "" if row["sd_of_seeds"] is None else f"{row['sd_of_seeds']:.2f}"
+        rates = "".join(f"{rate:7.1f}" for rate in row["sdr"])
+        print(f"{row['row']:26}{row['mre']:7.2f}{spread:>6}{row['median']:8.2f}{rates}{row['seconds']:8.0f} s")
+
+
+def print_difference(name: str, other: str, errors: Mapping[str, np.ndarray]) -> tuple[float, float, float]:
+    """Print and return the :py:func:`paired_interval` of two rows."""
+    difference, low, high = paired_interval(errors[name], errors[other])
+    share = 100 * difference / errors[other].mean()
+    print(f"{name} - {other}: {difference:+.2f} mm ({low:+.2f} to {high:+.2f}), {share:+.0f} %")
+    return difference, low, high
+
+
+def print_end(benchmark: str, options: argparse.Namespace, cases: Cases, minutes: float, **results: Any) -> None:
+    """Print how much was measured, and the JSON line."""
+    size = f"{options.seeds} seeds x {len(cases.test)} images x {len(cases.template['labels'])} landmarks"
+    print(f"\n{size}; {minutes:.1f} minutes.")
+    tested = "held-out training images" if options.tune else options.test
+    about = {"benchmark": benchmark, "budget": options.budget, "tested_on": tested}
+    print(json.dumps(about | {"threads": torch.get_num_threads()} | results))
