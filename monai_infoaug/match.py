@@ -78,10 +78,10 @@ def match_images(
 
     A landmark is *low*, that is, somebody should look at it, if its match, searched in the template in turn, is not
     found where it came from, or if its score is below ``min_score``. On the cephalometric images of the bundle
-    ``landmark_pretraining``, where 17 % of the errors are above 5 mm, the defaults call 17 % of the landmarks low: 42 %
-    of the errors above 5 mm and 69 % of those above 10 mm are among them, and the mean error is 5.0 mm for the low ones
-    against 2.8 mm. (The rule was chosen on training images.) The score alone tells less: below 0.8 are 11 % of the
-    landmarks, with 20 % of the errors above 5 mm.
+    ``landmark_pretraining``, where 14 % of the errors are above 5 mm, the defaults call 9 % of the landmarks low: 33 %
+    of the errors above 5 mm and 73 % of those above 10 mm are among them, and the mean error is 6.2 mm for the low ones
+    against 2.5 mm. (The rule was chosen on training images.) The score alone tells less: below 0.65 are 15 % of the
+    landmarks, with 35 % of the errors above 5 mm and 57 % of those above 10 mm.
 
     Args:
         checkpoint: of a training with a bundle that has a network and preprocessing for matching.
