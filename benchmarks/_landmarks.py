@@ -59,11 +59,13 @@ class Cases:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
+        require(options.seeds >= 1, "seeds", options.seeds, "at least 1")
         tested = "train" if options.tune else options.test
         self.data, self.table = options.data / "train", options.data / "train_landmarks_mm.csv"
         self._tested = options.data / tested, options.data / f"{tested}_landmarks_mm.csv"
         self.train = [item["image"] for item in image_datalist(self.data)]
-        (path,) = (image for image in self.train if Path(image).stem == options.template)
+        path = next((image for image in self.train if Path(image).stem == options.template), None)
+        require(path is not None, "template", repr(options.template), f"the name of an image of '{self.data}'")
         (self.template,) = landmark_datalist(path, self.table, "LPS")
         if options.tune:
             first = len(self.train) - len(self.train) // HELD_OUT

@@ -75,7 +75,7 @@ from monai_infoaug.inferers import LandmarkMatcher, to_voxels, to_world
 BUNDLE = "landmark_pretraining"
 CONFIG = find_bundle(BUNDLE) / "configs" / "train.json"
 BUDGETS = {  # settings of the bundle
-    "small": {"max_epochs": 16},  # two CPU cores
+    "small": {"batch_size": 2, "max_epochs": 12},  # two CPU cores
     "full": {"max_epochs": 120, "working_pixdim": 0.4, "view_size": [384, 448]},  # a GPU
 }
 BEST_STRENGTH = 1.0  # of a uniform change, by --tune

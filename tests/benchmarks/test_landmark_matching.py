@@ -112,7 +112,13 @@ def test_tuning_reads_no_test_image(data, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, message", [(("--policies", "better"), "`policies` must be"), (("--policies", "uniform_x"), "uniform")]
+    "arguments, message",
+    [
+        (("--policies", "better"), "`policies` must be"),
+        (("--policies", "uniform_x"), "uniform_x"),
+        (("--template", "9"), "`template` must be the name of an image"),
+        (("--seeds", "0"), "`seeds` must be at least 1"),
+    ],
 )
 def test_bad_arguments_are_named(data, arguments, message):
     with pytest.raises(ValueError, match=message):
