@@ -310,4 +310,4 @@ def test_onnx_export(trained, network, tmp_path):
     )
     image = torch.rand(1, channels, *another_size(bundle))
     (got,) = runtime.InferenceSession(str(tmp_path / "network.onnx")).run(None, {"image": image.numpy()})
-    torch.testing.assert_close(torch.from_numpy(got), network(image), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(got), network(image), atol=1e-4, rtol=0)  # logits are no unit vectors
