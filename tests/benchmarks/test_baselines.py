@@ -97,7 +97,7 @@ def test_daisy_has_a_descriptor_for_every_voxel():
 @pytest.mark.parametrize("kind", [torch.as_tensor, MetaTensor])
 def test_descriptors_find_a_shift(find, dims, kind):
     if find is baselines.by_daisy:
-        pytest.importorskip("skimage")
+        pytest.importorskip("skimage", reason="scikit-image has DAISY")
     image = smooth_image(dims, 16)
     query, points, truth = moved(image, shift=5)
     found = find(kind(image), kind(query), points, search=8, reach=1, step=4)
@@ -134,8 +134,8 @@ def test_registration_finds_a_bent_image():
 
 @pytest.mark.parametrize("name", baselines.CEPHALOGRAM_WAYS)
 def test_ways_for_cephalograms_find_a_shift(name):
-    if name == "DAISY":
-        pytest.importorskip("skimage")
+    if name == "daisy":
+        pytest.importorskip("skimage", reason="scikit-image has DAISY")
     image = smooth_image(2, 16)
     query, points, truth = moved(image, shift=5)
     error = mean_error(baselines.CEPHALOGRAM_WAYS[name](MetaTensor(image), MetaTensor(query), points), truth)
