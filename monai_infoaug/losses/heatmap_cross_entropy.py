@@ -54,5 +54,5 @@ class HeatmapCrossEntropyLoss(nn.Module):
             used = (mass > 0) & (weights > 0)
             if not used.any():
                 return logits.nan_to_num(0, 0, 0).sum() * 0
-            logits, target, weights = logits[used], target[used] / mass[used, None], weights[used]
+            logits, target, weights = logits[used], target[used] / mass[used][:, None], weights[used]
             return -(target * logits.log_softmax(1)).sum(1) @ weights / weights.sum()
