@@ -22,7 +22,7 @@ __all__ = ["LandmarkHeatmap", "LandmarkHeatmapD", "LandmarkHeatmapDict", "Landma
 class LandmarkHeatmap(Transform):
     """A Gaussian around each landmark, in the coordinates that an image has kept.
 
-    The map of landmark p is exp(-|c - p|^2 / 2 sigma^2) at the cells, c being their coordinates from
+    The map of landmark p is ``exp(-|c - p|^2 / 2 sigma^2)`` at the cells, c being their coordinates from
     :py:class:`CoordinateMap`, scaled to a mass of 1 or of the landmark's weight. Coordinates that went with the image
     through random spatial transforms put it on the landmark exactly, whatever the transforms are. (MONAI's
     ``GenerateHeatmap`` wants points in the voxels of the changed image, which no affine gives after an elastic change.)
