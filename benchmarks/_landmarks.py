@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_infoaug._require import require
 from monai_infoaug.bundles import find_bundle
@@ -84,6 +84,15 @@ class Cases:
     def errors(self, found: Sequence[Any]) -> np.ndarray:
         """Errors (seeds, images, L) in mm of landmarks (seeds, images, L, D)."""
         return np.linalg.norm(np.asarray(found) - self.truth, axis=-1)
+
+
+def bundle_config(bundle: str, settings: Mapping[str, Any] | None = None) -> ConfigParser:
+    """The training configuration of a bundle of the package, with some settings changed, ready to be parsed."""
+    parser = ConfigParser()
+    parser.read_config(find_bundle(bundle) / "configs" / "train.json")
+    parser.update(dict(settings or {}))
+    parser.get_parsed_content("imports")
+    return parser
 
 
 def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> None:

@@ -34,15 +34,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 import numpy as np
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from monai.transforms import Compose, LoadImage
 from monai.transforms.utils import create_rotate
 from torch import Tensor, nn
 
 from benchmarks._baselines import by_mind, register, to_sitk
+from benchmarks._landmarks import bundle_config, run_bundle
 from monai_infoaug._grid import sample_at
 from monai_infoaug._require import require
-from monai_infoaug.bundles import find_bundle
 from monai_infoaug.data import SimpleITKReader, read_landmarks
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher
@@ -212,38 +212,22 @@ class Networks:
 
     def __init__(self, data: Path, out: Path, settings: dict[str, Any]) -> None:
         self.out, self.settings = out, settings | {"val_interval": 10**6}
-        self.config = find_bundle(BUNDLE) / "configs" / "train.json"
         self.folder = out / "t1w"
         self.folder.mkdir(parents=True, exist_ok=True)
         link = self.folder / TEMPLATE.format("T1w.nii.gz")
         if not link.exists():
             link.symlink_to((data / link.name).resolve())
 
-    def _parser(self, seed: int) -> ConfigParser:
-        parser = ConfigParser()
-        parser.read_config(self.config)
-        parser.update(self.settings | {"seed": seed})
-        parser.get_parsed_content("imports")
-        return parser
-
     def untrained(self, case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
         torch.manual_seed(seed)
-        parser = self._parser(seed)
+        parser = bundle_config(BUNDLE, self.settings)
         yield from self._match("untrained", case, parser, parser.get_parsed_content("network_def"))
 
     def trained(self, case: Case, seed: int, name: str = "trained") -> Iterator[tuple[str, Tensor]]:
         output = self.out / f"{'training' if name == 'trained' else name}{seed}"
-        parser = self._parser(seed)
-        settings = self.settings | guidance(parser)[name]
-        places = {"dataset_dir": str(self.folder), "output_dir": str(output)}
-        threads = torch.get_num_threads()
-        flow = ConfigWorkflow(
-            str(self.config), workflow_type="train", **settings, **places, seed=seed, bundle_root=str(output)
-        )
-        flow.initialize()
-        flow.run()
-        flow.finalize()
-        torch.set_num_threads(threads)
+        parser = bundle_config(BUNDLE, self.settings)
+        settings = self.settings | guidance(parser)[name] | {"seed": seed, "dataset_dir": str(self.folder)}
+        run_bundle(BUNDLE, "train", folder=output, **settings)
         network = load_weights(parser.get_parsed_content("network_def"), output / "checkpoint.pt")
         yield from self._match(name, case, parser, network)
 

@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(good, "labels", options.labels, f"from 1 to {len(cases.train)}, the training images, each")
     pretraining = landmark_matching.settings_of(options, named(options.set_pretraining))
     out = options.pretrained / cases.folder
-    matching = landmark_matching.Matching(cases.train, cases.template, cases.test, pretraining, out)
+    matching = landmark_matching.Matching(cases, pretraining, out)
     settings = BUDGETS[options.budget] | {"val_interval": 10**6, "val_images": 1} | named(options.set)
     detection = Detection(cases, matching, options.policy, settings, options.out / cases.folder)
     supervised = [(f"pretrained {number}", f"scratch {number}") for number in numbers]

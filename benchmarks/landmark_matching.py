@@ -48,7 +48,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Resize
 from torch import Tensor, nn
@@ -57,6 +56,7 @@ from tqdm import tqdm
 from benchmarks._baselines import CEPHALOGRAM_WAYS
 from benchmarks._landmarks import (
     Cases,
+    bundle_config,
     common_options,
     kept_result,
     named,
@@ -67,13 +67,11 @@ from benchmarks._landmarks import (
     summary,
 )
 from monai_infoaug._require import require
-from monai_infoaug.bundles import find_bundle
 from monai_infoaug.calibration import calibrate
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher, to_voxels, to_world
 
 BUNDLE = "landmark_pretraining"
-CONFIG = find_bundle(BUNDLE) / "configs" / "train.json"
 BUDGETS = {  # settings of the bundle
     "small": {"batch_size": 2, "max_epochs": 12},  # two CPU cores
     "full": {"max_epochs": 120, "working_pixdim": 0.4, "view_size": [384, 448]},  # a GPU
@@ -143,14 +141,12 @@ def policy(name: str, out: Path) -> dict[str, Any]:
 
 
 def borrowed() -> dict[str, Any]:
-    parser = ConfigParser()
-    parser.read_config(CONFIG)
     return {
         "_target_": "benchmarks.landmark_matching.BorrowedInformationd",
         "keys": "image",
         "images": "$[item['image'] for item in @train#dataset#data]",
         "preprocessing": "$@preprocessing_transforms",
-        "information": parser["information_transforms"],
+        "information": bundle_config(BUNDLE)["information_transforms"],
     }
 
 
@@ -185,23 +181,13 @@ class Matching:
     """Trainings and the landmarks that they find.
 
     Args:
-        train: training images.
-        template: item of :py:func:`monai_infoaug.data.landmark_datalist`, the only label that there is.
-        images: to find the landmarks in.
+        cases: images to learn from, the template, and the images to find its landmarks in.
         settings: of the bundle, shared by all policies.
         out: folder of the results.
     """
 
-    def __init__(
-        self,
-        train: Sequence[str],
-        template: Mapping[str, Any],
-        images: Sequence[str],
-        settings: Mapping[str, Any],
-        out: Path,
-    ) -> None:
-        self.train, self.template, self.images, self.out = train, template, images, out
-        self.settings = dict(settings)
+    def __init__(self, cases: Cases, settings: Mapping[str, Any], out: Path) -> None:
+        self.cases, self.settings, self.out = cases, dict(settings), out
 
     def __call__(self, name: str, seed: int) -> dict[str, Any]:
         """Results of a policy and seed: ``found`` (images, L, D) in mm, ``alone`` likewise without neighbourhoods.
@@ -218,7 +204,7 @@ class Matching:
         if name not in CEPHALOGRAM_WAYS:
             if settings.get("calibration"):
                 self._calibrate(Path(settings["calibration"]))
-            data = {"train#dataset#data": [{"image": image} for image in self.train]}
+            data = {"train#dataset#data": [{"image": image} for image in self.cases.train]}
             run_bundle(BUNDLE, "train", folder=folder, **settings, **data)
         trained = time.perf_counter()
         found = self._match(name, settings, folder / "checkpoint.pt")
@@ -228,20 +214,17 @@ class Matching:
         folder = self.out / "training images"
         if not file.exists():
             folder.mkdir(exist_ok=True)
-            for image in map(Path, self.train):
+            for image in map(Path, self.cases.train):
                 link = folder / image.name
                 if not link.exists():
                     link.symlink_to(image.resolve())
             calibrate(folder, file, **{name: self.settings[name] for name in ("modality", "pixdim", "working_pixdim")})
 
     def _match(self, name: str, settings: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
-        parser = ConfigParser()
-        parser.read_config(CONFIG)
-        parser.update(dict(settings))
-        parser.get_parsed_content("imports")
+        parser = bundle_config(BUNDLE, settings)
         preprocess = Compose(parser.get_parsed_content("preprocessing_transforms"))
-        template = preprocess({"image": self.template["image"]})["image"]
-        points = torch.from_numpy(self.template["landmarks"])
+        template = preprocess({"image": self.cases.template["image"]})["image"]
+        points = torch.from_numpy(self.cases.template["landmarks"])
         if name in CEPHALOGRAM_WAYS:
             ways = dict.fromkeys(("found", "alone"), self._without_learning(name, template, points))
         else:
@@ -253,7 +236,7 @@ class Matching:
                 for matcher in [LandmarkMatcher(template, points, True, parser["level_weights"], None, neighbourhood)]
             }
         found: dict[str, list] = {row: [] for row in ways}
-        for path in tqdm(self.images, f"match {name}", disable=None):
+        for path in tqdm(self.cases.test, f"match {name}", disable=None):
             image = preprocess({"image": path})["image"]
             places = {way: way(image).tolist() for way in set(ways.values())}
             for row, way in ways.items():
@@ -288,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         policy(name, out)  # a name that is wrong, before the work
-    matching = Matching(cases.train, cases.template, cases.test, settings_of(options, named(options.set)), out)
+    matching = Matching(cases, settings_of(options, named(options.set)), out)
     results: dict[str, list] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:

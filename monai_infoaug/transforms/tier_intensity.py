@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -78,8 +77,7 @@ def preset(name: str, strength: float) -> Compose:
 
 def _named(name: str, mode: str) -> Mapping[str, Callable] | Callable | None:
     if name != "published":
-        make = partial(preset, name)
-        return make(1.0) if mode == "continuous" else {"low": make(0.5), "medium": make(1.0), "high": make(0.7)}
+        return preset(name, 1.0) if mode == "continuous" else _of_strengths(name, (0.5, 1.0, 0.7), "")
     if mode == "continuous":
         return None  # the published linear form, see `_linear`
     medium = _scale(**MEDIUM)
