@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from monai_infoaug.metrics import SuccessDetectionRate
 RADII = (2.0, 2.5, 3.0, 4.0)  # mm
 DRAWS = 10_000  # of the bootstrap
 HELD_OUT = 5  # one in so many training images, the last ones
+T = TypeVar("T")
 
 
 def common_options(description: str, budgets: Iterable[str], out: str) -> argparse.ArgumentParser:
@@ -36,6 +39,7 @@ def common_options(description: str, budgets: Iterable[str], out: str) -> argpar
     parser.add_argument("--origin", type=float, default=0.1, help="mm of the first pixel's centre (%(default)s)")
     parser.add_argument("--working-pixdim", type=float, help="mm to work at; default: of the budget, or 0.625")
     parser.add_argument("--out", type=Path, default=Path(out), help="results (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, on CPU (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
     return parser
 
@@ -43,6 +47,15 @@ def common_options(description: str, budgets: Iterable[str], out: str) -> argpar
 def named(values: Iterable[str]) -> dict[str, Any]:
     """Settings given as ``NAME=JSON``."""
     return {name: json.loads(value) for name, _, value in (item.partition("=") for item in values)}
+
+
+def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> list[T]:
+    """Results of calls, some at a time, each in a process with its share of the threads."""
+    if jobs == 1:
+        return [make(*call) for call in calls]
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        return list(pool.map(make, *zip(*calls, strict=True)))  # what waits is given up when one fails
 
 
 class Cases:
@@ -59,7 +72,8 @@ class Cases:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        require(options.seeds >= 1, "seeds", options.seeds, "at least 1")
+        for name in ("seeds", "jobs"):
+            require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
         tested = "train" if options.tune else options.test
         self.data, self.table = options.data / "train", options.data / "train_landmarks_mm.csv"
         self._tested = options.data / tested, options.data / f"{tested}_landmarks_mm.csv"

@@ -47,6 +47,7 @@ from benchmarks._landmarks import (
     print_end,
     print_table,
     run_bundle,
+    side_by_side,
     summary,
 )
 from monai_infoaug._require import require
@@ -97,6 +98,10 @@ class Detection:
         about = {"pretraining": None if kind == "scratch" else self.matching.settings | {"policy": self.policy}}
         folder = self._folder(name, seed)
         return kept_result(folder, settings | about, partial(self._make, kind, int(number), settings, folder))
+
+    def all_of(self, names: Sequence[str], seed: int) -> dict[str, dict[str, Any]]:
+        """Results of rows, one after the other: some need those before."""
+        return {name: self(name, seed) for name in names}
 
     def labelled(self, number: int, seed: int) -> list[str]:
         """Names of the labelled images: the template, and others drawn by the seed."""
@@ -179,13 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     supervised = [(f"pretrained {number}", f"scratch {number}") for number in numbers]
     one_shot = [(f"one-shot {number}", "matching") for number in range(1, options.rounds + 1)]
     names = [name for pair in supervised for name in reversed(pair)] + ["matching", *(name for name, _ in one_shot)]
-    results: dict[str, list] = {name: [] for name in names}
-    for seed in range(options.seeds):
-        for name in names:
-            results[name].append(detection(name, seed))
+    calls = [(names, seed) for seed in range(options.seeds)]
+    results = side_by_side(detection.all_of, calls, options.jobs)
 
-    errors = {name: cases.errors([made["found"] for made in results[name]]) for name in names}
-    seconds = {name: np.mean([sum(made["seconds"].values()) for made in results[name]]) for name in names}
+    errors = {name: cases.errors([made[name]["found"] for made in results]) for name in names}
+    seconds = {name: np.mean([sum(made[name]["seconds"].values()) for made in results]) for name in names}
     table = [summary(name, errors[name], seconds[name]) for name in names]
     print_table(table, "mm")
     differences = {f"{name} - {other}": print_difference(name, other, errors) for name, other in supervised + one_shot}

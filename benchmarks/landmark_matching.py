@@ -64,6 +64,7 @@ from benchmarks._landmarks import (
     print_end,
     print_table,
     run_bundle,
+    side_by_side,
     summary,
 )
 from monai_infoaug._require import require
@@ -203,15 +204,16 @@ class Matching:
         start = time.perf_counter()
         if name not in CEPHALOGRAM_WAYS:
             if settings.get("calibration"):
-                self._calibrate(Path(settings["calibration"]))
+                self.calibrate()
             data = {"train#dataset#data": [{"image": image} for image in self.cases.train]}
             run_bundle(BUNDLE, "train", folder=folder, **settings, **data)
         trained = time.perf_counter()
         found = self._match(name, settings, folder / "checkpoint.pt")
         return found | {"seconds": {"training": trained - start, "matching": time.perf_counter() - trained}}
 
-    def _calibrate(self, file: Path) -> None:
-        folder = self.out / "training images"
+    def calibrate(self) -> None:
+        """Make the calibration file of the training images if it is not there yet."""
+        file, folder = self.out / "calibration.json", self.out / "training images"
         if not file.exists():
             folder.mkdir(exist_ok=True)
             for image in map(Path, self.cases.train):
@@ -272,10 +274,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         policy(name, out)  # a name that is wrong, before the work
     matching = Matching(cases, settings_of(options, named(options.set)), out)
+    if "calibrated" in names:
+        matching.calibrate()  # once, not by several processes
+    calls = [(name, seed) for seed in range(options.seeds) for name in names]
     results: dict[str, list] = {name: [] for name in names}
-    for seed in range(options.seeds):
-        for name in names:
-            results[name].append(matching(name, seed))
+    for (name, _), made in zip(calls, side_by_side(matching, calls, options.jobs), strict=True):
+        results[name].append(made)
 
     tables, pairs = {}, {}
     seconds = {name: np.mean([sum(made["seconds"].values()) for made in results[name]]) for name in names}

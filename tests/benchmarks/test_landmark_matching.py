@@ -78,8 +78,11 @@ def test_every_policy_runs_and_the_table_is_printed(data, capsys):
 
 
 def test_a_second_run_reads_the_results_of_the_first(data, capsys, monkeypatch):
-    run(data, "--policies", "weak,full", "--seeds", "2")
+    run(data, "--policies", "weak,full", "--seeds", "2", "--jobs", "2")
     tables = printed_tables(capsys)
+    run(data, "--policies", "full", "--seeds", "1", out="alone")
+    assert found(data, "full", "alone")["found"] == found(data, "full")["found"]  # jobs change no result
+    capsys.readouterr()
     monkeypatch.setattr(landmark_matching, "run_bundle", None)
     run(data, "--policies", "weak,full", "--seeds", "2")
     assert printed_tables(capsys) == tables
@@ -118,6 +121,7 @@ def test_tuning_reads_no_test_image(data, capsys):
         (("--policies", "uniform_x"), "uniform_x"),
         (("--template", "9"), "`template` must be the name of an image"),
         (("--seeds", "0"), "`seeds` must be at least 1"),
+        (("--jobs", "0"), "`jobs` must be at least 1"),
     ],
 )
 def test_bad_arguments_are_named(data, arguments, message):
