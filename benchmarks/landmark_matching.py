@@ -77,7 +77,7 @@ BUDGETS = {  # settings of the bundle
     "small": {"batch_size": 2, "max_epochs": 12},  # two CPU cores
     "full": {"max_epochs": 120, "working_pixdim": 0.4, "view_size": [384, 448]},  # a GPU
 }
-BEST_STRENGTH = 1.0  # of a uniform change, by --tune
+BEST_STRENGTH = 0.25  # of a uniform change, of 0.25, 0.5 and 1 by --tune
 
 
 def jitter(brightness: Sequence[float], contrast: Sequence[float]) -> dict[str, Any]:
@@ -91,15 +91,6 @@ def jitter(brightness: Sequence[float], contrast: Sequence[float]) -> dict[str, 
     return {"_target_": "monai.transforms.Compose", "transforms": made}
 
 
-def rich(strengths: Sequence[float] | None = None, mode: str = "blend") -> dict[str, Any]:
-    return {
-        "_target_": "monai_infoaug.transforms.RandTierIntensity",
-        "transforms": "rich",
-        "strengths": strengths,
-        "mode": mode,
-    }
-
-
 def policy(name: str, out: Path) -> dict[str, Any]:
     """Settings of the bundle for a policy; ``out`` has the calibration file, or will have it."""
     anywhere = {"shares": None}
@@ -108,13 +99,13 @@ def policy(name: str, out: Path) -> dict[str, Any]:
         "none": {"intensity": None, **anywhere},
         "weak": {"intensity": weak, **anywhere},
         "strong": {"intensity": jitter((0.505, 1.997), (0.340, 2.329)), **anywhere},
-        "best_uniform": {"intensity": rich([BEST_STRENGTH] * 3), **anywhere},
+        "best_uniform": {"strengths": [BEST_STRENGTH] * 3, **anywhere},
         "entropy_sampling": {"intensity": weak, "gamma": 0.3, **anywhere},
-        "tier_sampling": {"intensity": rich([BEST_STRENGTH] * 3)},
+        "tier_sampling": {"strengths": [BEST_STRENGTH] * 3},
         "tier_intensity": anywhere,
         "full": {},
-        "full_anchor": {"intensity": rich(mode="anchor")},
-        "full_continuous": {"intensity": rich(mode="continuous")},
+        "full_anchor": {"intensity#mode": "anchor"},
+        "full_continuous": {"intensity#mode": "continuous", "strengths": None, "intensity#weights": [0.1, 0.3]},
         "shuffled": {"information_transforms": [borrowed()]},
         "calibrated": {"calibration": str(out / "calibration.json")},
         "mochi": {
@@ -135,7 +126,7 @@ def policy(name: str, out: Path) -> dict[str, Any]:
     kind, _, strength = name.partition("_")
     if kind == "uniform":
         require(lambda: 0 <= float(strength) < np.inf, "policies", repr(name), "with a number of at least 0 for S")
-        return {"intensity": rich([float(strength)] * 3), **anywhere}
+        return {"strengths": [float(strength)] * 3, **anywhere}
     known = policies | {way: {} for way in CEPHALOGRAM_WAYS}
     require(name in known, "policies", repr(name), f"among {', '.join(known)} and uniform_S")
     return known[name]
