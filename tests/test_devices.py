@@ -9,7 +9,7 @@ from monai.networks.nets import UNet
 
 from monai_infoaug.inferers import HeatmapDetector, LandmarkMatcher, match_points
 from monai_infoaug.information import assign_tiers, local_entropy, mutual_information, tier_thresholds
-from monai_infoaug.losses import HeatmapCrossEntropyLoss, PixelInfoNCELoss
+from monai_infoaug.losses import HeatmapCrossEntropyLoss, PixelInfoNCELoss, PixelSupConLoss
 from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric, SuccessDetectionRate
 from monai_infoaug.networks import (
     DenseDescriptor,
@@ -56,6 +56,15 @@ def test_heatmap_loss(gpu, weighted):
         loss = HeatmapCrossEntropyLoss()(logits, target, torch.rand(2, 5) if weighted else None)
         loss.backward()
         assert loss.is_cuda and logits.grad.is_cuda
+
+
+@pytest.mark.parametrize("scope", ["image", "cross", "batch"])
+def test_label_based_loss(gpu, scope):
+    with gpu:
+        features = on_gpu(2, 5, 8, 8).requires_grad_()
+        loss = PixelSupConLoss(scope=scope)(features, torch.randint(0, 3, (2, 1, 8, 8)))
+        loss.backward()
+        assert loss.is_cuda and features.grad.is_cuda
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -1,0 +1,177 @@
+"""Contrast of pixels by their labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, softplus
+from torch.utils.checkpoint import checkpoint
+
+from monai_infoaug._require import require
+
+__all__ = ["PixelSupConLoss"]
+
+SCOPES = ("image", "cross", "batch")
+DENOMINATORS = ("all", "negatives", "ratio")
+VIEWS = ("pooled", "each", "across")
+ENTRIES = 2**24  # of the similarity matrix that exist at once
+NONE = -1e30  # in place of the similarity of what does not count; finite, so that no gradient is NaN
+
+
+class PixelSupConLoss(nn.Module):
+    """Supervised contrast of pixels: those of one class attract each other, those of different classes repel [1-3].
+
+    For an anchor pixel p with the positives P (pixels of its class) and the negatives N (pixels of other classes) among
+    the pixels that it is compared with, and s the cosine similarity divided by the temperature, its loss is
+
+    - ``denominator="all"``: the mean over q in P of ``-s_pq + log sum exp s_pk`` over k in P and N, as in SupCon [1]
+      and in the formulas of [2];
+    - ``"negatives"``: the same, over k in N and q itself, as in the code published with [2];
+    - ``"ratio"``: ``-1/|P| log(sum_P exp s / sum_N exp s)``, as printed in [3].
+
+    The loss is exact, and its memory grows with the number of pixels N and not with N^2, backward included: the
+    similarities are made in pieces, and made again for the gradient.
+
+    Args:
+        temperature: divisor of the similarities, above 0.
+        scope: what a pixel is compared with: ``"image"``, its own image; ``"cross"``, its own image and the positives,
+            not the negatives, of the next image of the batch [2]; ``"batch"``, all images.
+        denominator: ``"all"``, ``"negatives"`` or ``"ratio"``.
+        views: how two views of the images meet: ``"pooled"``, as one set [3]; ``"each"``, every view for itself;
+            ``"across"``, anchors in view 1 against view 2 [2].
+        include_background: whether pixels of class 0 are anchors, too. They are compared with in any case.
+        ignore_index: label of pixels that have no part.
+        self_pairs: whether a pixel is a positive of itself, as in the code published with [2].
+        normalize: divide the features by their norms.
+
+    Shape:
+        - features1, features2: (B, F, *S), any number of spatial dimensions, of the two views or of one.
+        - labels1, labels2: (B, 1, *S) class numbers of any type.
+        - output: scalar, mean over the anchors that have a positive (for ``"ratio"`` also a negative), at least float32
+          under every autocast. Without such an anchor it is 0, and ``backward`` still works.
+
+    Raises:
+        ValueError: for an unknown option, a temperature out of range, shapes that do not fit, one view where the
+            ``views`` are ``"across"``, or one image where the ``scope`` is ``"cross"``.
+
+    References:
+        1. Khosla et al., "Supervised contrastive learning", NeurIPS 2020, arXiv:2004.11362.
+        2. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
+        3. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI
+           2021, arXiv:2109.07407.
+
+    Example:
+        >>> labels = torch.tensor([[[[0, 0, 1, 1]]]])
+        >>> loss = PixelSupConLoss(temperature=0.1)
+        >>> bool(loss(torch.cat([labels == 0, labels == 1], 1).float(), labels) < loss(torch.ones(1, 2, 1, 4), labels))
+        True
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        scope: str = "image",
+        denominator: str = "all",
+        views: str = "pooled",
+        include_background: bool = True,
+        ignore_index: int | None = None,
+        self_pairs: bool = False,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
+        require(scope in SCOPES, "scope", repr(scope), f"one of {SCOPES}")
+        require(denominator in DENOMINATORS, "denominator", repr(denominator), f"one of {DENOMINATORS}")
+        require(views in VIEWS, "views", repr(views), f"one of {VIEWS}")
+        self.temperature, self.scope, self.denominator, self.views = temperature, scope, denominator, views
+        self.include_background, self.ignore_index = include_background, ignore_index
+        self.self_pairs, self.normalize = self_pairs, normalize
+
+    def forward(
+        self, features1: Tensor, labels1: Tensor, features2: Tensor | None = None, labels2: Tensor | None = None
+    ) -> Tensor:
+        """
+        Args:
+            features1, labels1: of the first view, or of the only one.
+            features2, labels2: of the second view.
+        """
+        given = (features2 is None) == (labels2 is None)
+        require(given, "labels2", "one of `features2` and `labels2` alone", "given with `features2`, or neither")
+        require(features2 is not None or self.views != "across", "features2", None, "given where views are 'across'")
+        views = [(features1, labels1)] if features2 is None else [(features1, labels1), (features2, labels2)]
+        shapes = [tuple(view[0].shape[:2]) for view in views]
+        require(shapes[-1] == shapes[0], "features2", f"of shape {shapes[-1]}", f"of shape {(*shapes[0], '*S')}")
+        with torch.autocast(features1.device.type, enabled=False):
+            features, labels = zip(*(self._pixels(*view, f"{i}") for i, view in enumerate(views, 1)), strict=True)
+            if self.views == "across":
+                sets = [(features[0], labels[0], features[1], labels[1])]
+            elif self.views == "pooled":
+                sets = [(torch.cat(features, 1), torch.cat(labels, 1)) * 2]
+            else:
+                sets = [view * 2 for view in zip(features, labels, strict=True)]
+            total, count = map(sum, zip(*(self._between(*each) for each in sets), strict=True))
+            return total / count.clamp_min(1)
+
+    def _pixels(self, features: Tensor, labels: Tensor, view: str) -> tuple[Tensor, Tensor]:
+        """Features (B, N, F) and labels (B, N) of a view."""
+        good = features.ndim >= 3 and features.is_floating_point()
+        require(good, f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
+        enough = len(features) > 1 or self.scope != "cross"
+        require(enough, f"features{view}", "one image", "of several images where the scope is 'cross'")
+        wanted = (len(features), 1, *features.shape[2:])
+        require(labels.shape == wanted, f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+        features = features.as_subclass(Tensor).flatten(2).mT.to(torch.promote_types(features.dtype, torch.float32))
+        labels = labels.as_subclass(Tensor).flatten(1).to(features.device)
+        return normalize(features, dim=-1) if self.normalize else features, labels
+
+    def _between(self, rows: Tensor, classes: Tensor, columns: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of the anchors among rows (B, N, F) compared with columns (B, M, F), and their number.
+
+        Args:
+            rows, classes: pixels and labels (B, N) of what may be an anchor.
+            columns, others: pixels and labels (B, M) of what it is compared with, the rows unless views meet across.
+        """
+        negatives = columns.shape[1]  # the columns from here on are positives alone
+        if self.scope == "batch":
+            rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
+            classes, others = (y.flatten()[None] for y in (classes, others))
+            negatives = columns.shape[1]
+        elif self.scope == "cross":
+            columns, others = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others))
+        total, count = rows.sum() * 0, rows.new_zeros(())
+        width = max(1, ENTRIES // columns.shape[1])  # rows at once
+        sets = max(1, width // rows.shape[1])
+        for at in (slice(i, i + sets) for i in range(0, len(rows), sets)):
+            for start in range(0, rows.shape[1], width):
+                part = slice(start, start + width)
+                arguments = rows[at, part], classes[at, part], columns[at], others[at], negatives
+                first = None if self.self_pairs or self.views == "across" else start
+                losses, used = checkpoint(self._piece, *arguments, first, use_reentrant=False, preserve_rng_state=False)
+                total, count = total + losses, count + used
+        return total, count
+
+    def _piece(self, rows: Tensor, classes: Tensor, columns: Tensor, others: Tensor, negatives: int, first: int | None):
+        """As :py:meth:`_between`; row i is the column ``first + i``, which is no positive of its own."""
+        similarity = rows @ columns.mT / self.temperature
+        same = classes[..., None] == others[:, None]
+        index = torch.arange(columns.shape[1], device=rows.device)
+        positive, negative = same, ~same & (index < negatives)
+        if first is not None:
+            positive = same & (index != first + torch.arange(rows.shape[1], device=rows.device)[:, None])
+        used = classes != 0 if not self.include_background else torch.ones_like(classes, dtype=torch.bool)
+        if self.ignore_index is not None:
+            there = (others != self.ignore_index)[:, None]
+            positive, negative, used = positive & there, negative & there, used & (classes != self.ignore_index)
+        number = positive.sum(-1)
+        used = used & (number > 0)
+        if self.denominator == "all":
+            everything = similarity.masked_fill(~(positive | negative), NONE).logsumexp(-1)
+            losses = everything - (similarity * positive).sum(-1) / number.clamp_min(1)
+        else:
+            against = similarity.masked_fill(~negative, NONE).logsumexp(-1)
+            if self.denominator == "negatives":
+                losses = (softplus(against[..., None] - similarity) * positive).sum(-1) / number.clamp_min(1)
+            else:
+                used = used & negative.any(-1)
+                losses = (against - similarity.masked_fill(~positive, NONE).logsumexp(-1)) / number.clamp_min(1)
+        return losses.masked_fill(~used, 0).sum(), used.sum()
