@@ -3,6 +3,15 @@
 from monai_infoaug.losses.dense_info_nce import DenseInfoNCELoss
 from monai_infoaug.losses.heatmap_cross_entropy import HeatmapCrossEntropyLoss
 from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
+from monai_infoaug.losses.pixel_samplers import BlockPixels, DrawnPixels, StridePixels
 from monai_infoaug.losses.pixel_sup_con import PixelSupConLoss
 
-__all__ = ["DenseInfoNCELoss", "HeatmapCrossEntropyLoss", "PixelInfoNCELoss", "PixelSupConLoss"]
+__all__ = [
+    "BlockPixels",
+    "DenseInfoNCELoss",
+    "DrawnPixels",
+    "HeatmapCrossEntropyLoss",
+    "PixelInfoNCELoss",
+    "PixelSupConLoss",
+    "StridePixels",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, softplus
@@ -43,10 +45,12 @@ class PixelSupConLoss(nn.Module):
         ignore_index: label of pixels that have no part.
         self_pairs: whether a pixel is a positive of itself, as in the code published with [2].
         normalize: divide the features by their norms.
+        sampler: which pixels have a part, such as :py:class:`DrawnPixels`; None: all.
 
     Shape:
         - features1, features2: (B, F, *S), any number of spatial dimensions, of the two views or of one.
         - labels1, labels2: (B, 1, *S) class numbers of any type.
+        - tiers1, tiers2: (B, 1, *S) with 0 low, 1 medium, 2 high information, for a sampler that asks for them.
         - output: scalar, mean over the anchors that have a positive (for ``"ratio"`` also a negative), at least float32
           under every autocast. Without such an anchor it is 0, and ``backward`` still works.
 
@@ -77,6 +81,7 @@ class PixelSupConLoss(nn.Module):
         ignore_index: int | None = None,
         self_pairs: bool = False,
         normalize: bool = True,
+        sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
         require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
@@ -85,85 +90,118 @@ class PixelSupConLoss(nn.Module):
         require(views in VIEWS, "views", repr(views), f"one of {VIEWS}")
         self.temperature, self.scope, self.denominator, self.views = temperature, scope, denominator, views
         self.include_background, self.ignore_index = include_background, ignore_index
-        self.self_pairs, self.normalize = self_pairs, normalize
+        self.self_pairs, self.normalize, self.sampler = self_pairs, normalize, sampler
 
     def forward(
-        self, features1: Tensor, labels1: Tensor, features2: Tensor | None = None, labels2: Tensor | None = None
+        self,
+        features1: Tensor,
+        labels1: Tensor,
+        features2: Tensor | None = None,
+        labels2: Tensor | None = None,
+        tiers1: Tensor | None = None,
+        tiers2: Tensor | None = None,
     ) -> Tensor:
         """
         Args:
-            features1, labels1: of the first view, or of the only one.
-            features2, labels2: of the second view.
+            features1, labels1, tiers1: of the first view, or of the only one.
+            features2, labels2, tiers2: of the second view.
         """
         given = (features2 is None) == (labels2 is None)
         require(given, "labels2", "one of `features2` and `labels2` alone", "given with `features2`, or neither")
         require(features2 is not None or self.views != "across", "features2", None, "given where views are 'across'")
-        views = [(features1, labels1)] if features2 is None else [(features1, labels1), (features2, labels2)]
+        views = [(features1, labels1, tiers1), (features2, labels2, tiers2)][: 1 + (features2 is not None)]
         shapes = [tuple(view[0].shape[:2]) for view in views]
         require(shapes[-1] == shapes[0], "features2", f"of shape {shapes[-1]}", f"of shape {(*shapes[0], '*S')}")
         with torch.autocast(features1.device.type, enabled=False):
-            features, labels = zip(*(self._pixels(*view, f"{i}") for i, view in enumerate(views, 1)), strict=True)
+            x, y, valid = zip(*(self._pixels(*view, f"{i}") for i, view in enumerate(views, 1)), strict=True)
             if self.views == "across":
-                sets = [(features[0], labels[0], features[1], labels[1])]
+                sets = [(x[0], y[0], valid[0], x[1], y[1], valid[1])]
             elif self.views == "pooled":
-                sets = [(torch.cat(features, 1), torch.cat(labels, 1)) * 2]
+                sets = [tuple(torch.cat(both, 1) for both in (x, y, valid)) * 2]
             else:
-                sets = [view * 2 for view in zip(features, labels, strict=True)]
+                sets = [view * 2 for view in zip(x, y, valid, strict=True)]
             total, count = map(sum, zip(*(self._between(*each) for each in sets), strict=True))
             return total / count.clamp_min(1)
 
-    def _pixels(self, features: Tensor, labels: Tensor, view: str) -> tuple[Tensor, Tensor]:
-        """Features (B, N, F) and labels (B, N) of a view."""
+    def _pixels(
+        self, features: Tensor, labels: Tensor, tiers: Tensor | None, view: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, N, F), labels (B, N) and valid (B, N) of a view."""
         good = features.ndim >= 3 and features.is_floating_point()
         require(good, f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
         enough = len(features) > 1 or self.scope != "cross"
         require(enough, f"features{view}", "one image", "of several images where the scope is 'cross'")
         wanted = (len(features), 1, *features.shape[2:])
         require(labels.shape == wanted, f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
-        features = features.as_subclass(Tensor).flatten(2).mT.to(torch.promote_types(features.dtype, torch.float32))
-        labels = labels.as_subclass(Tensor).flatten(1).to(features.device)
-        return normalize(features, dim=-1) if self.normalize else features, labels
+        features, labels = features.as_subclass(Tensor), labels.as_subclass(Tensor).to(features.device)
+        valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
+        if self.sampler is not None:
+            features, labels, valid = self.sampler(features, labels, valid, tiers)
+        features = features.flatten(2).mT.to(torch.promote_types(features.dtype, torch.float32))
+        features = normalize(features, dim=-1) if self.normalize else features
+        return features, labels.flatten(1), valid.flatten(1)
 
-    def _between(self, rows: Tensor, classes: Tensor, columns: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    def _between(
+        self, rows: Tensor, classes: Tensor, anchors: Tensor, columns: Tensor, others: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Sum of the losses of the anchors among rows (B, N, F) compared with columns (B, M, F), and their number.
 
         Args:
-            rows, classes: pixels and labels (B, N) of what may be an anchor.
-            columns, others: pixels and labels (B, M) of what it is compared with, the rows unless views meet across.
+            rows, classes, anchors: pixels, their labels (B, N), and whether they may be anchors (B, N).
+            columns, others, valid: pixels, labels and validity (B, M) of what they are compared with; the rows unless
+                views meet across.
         """
-        negatives = columns.shape[1]  # the columns from here on are positives alone
+        total, count = rows.sum() * 0, rows.new_zeros(())
+        first = None if self.self_pairs or self.views == "across" else 0
+        if not self.include_background:
+            anchors = anchors & (classes != 0)
         if self.scope == "batch":
             rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
-            classes, others = (y.flatten()[None] for y in (classes, others))
-            negatives = columns.shape[1]
-        elif self.scope == "cross":
-            columns, others = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others))
-        total, count = rows.sum() * 0, rows.new_zeros(())
+            classes, anchors, others, valid = (x.flatten()[None] for x in (classes, anchors, others, valid))
+        negatives = columns.shape[1]  # the columns from here on are positives alone
+        if self.scope == "cross":
+            columns, others, valid = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others, valid))
+        some = anchors.any(1)  # what has no anchor has no loss
+        rows, classes, anchors, columns, others, valid = (
+            x[some] for x in (rows, classes, anchors, columns, others, valid)
+        )
         width = max(1, ENTRIES // columns.shape[1])  # rows at once
         sets = max(1, width // rows.shape[1])
         for at in (slice(i, i + sets) for i in range(0, len(rows), sets)):
             for start in range(0, rows.shape[1], width):
-                part = slice(start, start + width)
-                arguments = rows[at, part], classes[at, part], columns[at], others[at], negatives
-                first = None if self.self_pairs or self.views == "across" else start
-                losses, used = checkpoint(self._piece, *arguments, first, use_reentrant=False, preserve_rng_state=False)
+                here = (at, slice(start, start + width))
+                losses, used = checkpoint(
+                    self._piece,
+                    *(x[here] for x in (rows, classes, anchors)),
+                    *(x[at] for x in (columns, others, valid)),
+                    negatives,
+                    None if first is None else start,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
                 total, count = total + losses, count + used
         return total, count
 
-    def _piece(self, rows: Tensor, classes: Tensor, columns: Tensor, others: Tensor, negatives: int, first: int | None):
+    def _piece(
+        self,
+        rows: Tensor,
+        classes: Tensor,
+        anchors: Tensor,
+        columns: Tensor,
+        others: Tensor,
+        valid: Tensor,
+        negatives: int,
+        first: int | None,
+    ) -> tuple[Tensor, Tensor]:
         """As :py:meth:`_between`; row i is the column ``first + i``, which is no positive of its own."""
         similarity = rows @ columns.mT / self.temperature
-        same = classes[..., None] == others[:, None]
         index = torch.arange(columns.shape[1], device=rows.device)
-        positive, negative = same, ~same & (index < negatives)
+        same = classes[..., None] == others[:, None]
+        positive, negative = same & valid[:, None], ~same & (valid & (index < negatives))[:, None]
         if first is not None:
-            positive = same & (index != first + torch.arange(rows.shape[1], device=rows.device)[:, None])
-        used = classes != 0 if not self.include_background else torch.ones_like(classes, dtype=torch.bool)
-        if self.ignore_index is not None:
-            there = (others != self.ignore_index)[:, None]
-            positive, negative, used = positive & there, negative & there, used & (classes != self.ignore_index)
+            positive = positive & (index != first + torch.arange(rows.shape[1], device=rows.device)[:, None])
         number = positive.sum(-1)
-        used = used & (number > 0)
+        used = anchors & (number > 0)
         if self.denominator == "all":
             everything = similarity.masked_fill(~(positive | negative), NONE).logsumexp(-1)
             losses = everything - (similarity * positive).sum(-1) / number.clamp_min(1)
