@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import normalize, softplus
 from torch.utils.checkpoint import checkpoint
 
@@ -31,13 +33,19 @@ class PixelSupConLoss(nn.Module):
     - ``"negatives"``: the same, over k in N and q itself, as in the code published with [2];
     - ``"ratio"``: ``-1/|P| log(sum_P exp s / sum_N exp s)``, as printed in [3].
 
+    Image-level contrast is that of images of one pixel: with features (B, F, 1) and ``scope="batch"`` the loss is
+    SupCon [1], and with the number of the image as the label and two views it is SimCLR's.
+
     The loss is exact, and its memory grows with the number of pixels N and not with N^2, backward included: the
     similarities are made in pieces, and made again for the gradient.
 
     Args:
         temperature: divisor of the similarities, above 0.
         scope: what a pixel is compared with: ``"image"``, its own image; ``"cross"``, its own image and the positives,
-            not the negatives, of the next image of the batch [2]; ``"batch"``, all images.
+            not the negatives, of the next image of the batch [2]; ``"batch"``, all images, those of the other processes
+            of ``torch.distributed`` too. All processes then need features of the same shape, and each gets its part of
+            the loss, so that the mean over the processes, which ``DistributedDataParallel`` takes of the gradients, is
+            that of one process with all images.
         denominator: ``"all"``, ``"negatives"`` or ``"ratio"``.
         views: how two views of the images meet: ``"pooled"``, as one set [3]; ``"each"``, every view for itself;
             ``"across"``, anchors in view 1 against view 2 [2].
@@ -121,7 +129,11 @@ class PixelSupConLoss(nn.Module):
             else:
                 sets = [view * 2 for view in zip(x, y, valid, strict=True)]
             total, count = map(sum, zip(*(self._between(*each) for each in sets), strict=True))
-            return total / count.clamp_min(1)
+            if self.scope == "batch" and dist.is_initialized() and dist.get_world_size() > 1:
+                count = count.double()
+                dist.all_reduce(count)
+                total = total * dist.get_world_size()
+            return total / count.clamp_min(1).to(total)
 
     def _pixels(
         self, features: Tensor, labels: Tensor, tiers: Tensor | None, view: str
@@ -158,6 +170,9 @@ class PixelSupConLoss(nn.Module):
         if self.scope == "batch":
             rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
             classes, anchors, others, valid = (x.flatten()[None] for x in (classes, anchors, others, valid))
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                first = None if first is None else dist.get_rank() * rows.shape[1]
+                columns, others, valid = (torch.cat(all_gather(x.contiguous()), 1) for x in (columns, others, valid))
         negatives = columns.shape[1]  # the columns from here on are positives alone
         if self.scope == "cross":
             columns, others, valid = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others, valid))
@@ -175,7 +190,7 @@ class PixelSupConLoss(nn.Module):
                     *(x[here] for x in (rows, classes, anchors)),
                     *(x[at] for x in (columns, others, valid)),
                     negatives,
-                    None if first is None else start,
+                    None if first is None else first + start,
                     use_reentrant=False,
                     preserve_rng_state=False,
                 )

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.functional import cosine_similarity
 
 import monai_infoaug.losses.pixel_sup_con as module
@@ -197,3 +198,44 @@ def test_bad_options_are_named(options, message):
 def test_bad_input_is_named(options, change, message):
     with pytest.raises(ValueError, match=message):
         PixelSupConLoss(**options)(*change(*views()))
+
+
+def _rank(rank, store, given, results):
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    x1, y1, x2, y2 = (part[2 * rank : 2 * rank + 2] for part in given)
+    inputs = x1.clone().requires_grad_(), x2.clone().requires_grad_()
+    loss = PixelSupConLoss(0.3, "batch", ignore_index=-1)(inputs[0], y1, inputs[1], y2)
+    loss.backward()
+    torch.save([loss.detach(), *(x.grad for x in inputs)], f"{results}.{rank}")
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    given = views(batch=4)
+    given[1][:2] = -1  # one process has fewer anchors
+    given[1][0, 0, 0, 0] = 1
+    torch.multiprocessing.spawn(_rank, (tmp_path / "store", given, tmp_path / "result"), nprocs=2)
+    inputs = [given[0].requires_grad_(), given[2].requires_grad_()]
+    whole = PixelSupConLoss(0.3, "batch", ignore_index=-1)(inputs[0], given[1], inputs[1], given[3])
+    whole.backward()
+    parts = [torch.load(f"{tmp_path / 'result'}.{rank}") for rank in range(2)]
+    torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, whole.detach())
+    for i, x in enumerate(inputs, 1):  # the gradient of the mean over processes
+        torch.testing.assert_close(torch.cat([part[i] for part in parts]) / 2, x.grad)
+
+
+def test_image_level_forms():
+    """With one pixel an image the loss is SupCon, and SimCLR's where every image is its own class."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(5, 8, 1, generator=generator, dtype=torch.float64) for _ in range(2))
+    numbers = torch.arange(5).view(5, 1, 1)
+    both = torch.nn.functional.normalize(torch.cat([first, second])[..., 0], dim=1)
+    similarity = both @ both.T / 0.5
+    similarity.fill_diagonal_(-torch.inf)
+    simclr = torch.nn.functional.cross_entropy(similarity, torch.arange(10).roll(5))
+    assert float(PixelSupConLoss(0.5, "batch")(first, numbers, second, numbers)) == pytest.approx(float(simclr))
+    metric = pytest.importorskip("pytorch_metric_learning.losses", reason="the peer is optional")
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    peer = metric.SupConLoss(temperature=0.5)(torch.cat([first, second])[..., 0], labels.repeat(2))
+    ours = PixelSupConLoss(0.5, "batch")(first, labels.view(5, 1, 1), second, labels.view(5, 1, 1))
+    assert float(ours) == pytest.approx(float(peer))
