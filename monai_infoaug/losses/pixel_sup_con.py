@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import normalize, softplus
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +21,7 @@ __all__ = ["PixelSupConLoss"]
 SCOPES = ("image", "cross", "batch")
 DENOMINATORS = ("all", "negatives", "ratio")
 VIEWS = ("pooled", "each", "across")
-ENTRIES = 2**24  # of the similarity matrix that exist at once
+ENTRIES = 2**21  # of the similarity matrix that exist at once
 NONE = -1e30  # in place of the similarity of what does not count; finite, so that no gradient is NaN
 
 
@@ -129,7 +132,7 @@ class PixelSupConLoss(nn.Module):
             else:
                 sets = [view * 2 for view in zip(x, y, valid, strict=True)]
             total, count = map(sum, zip(*(self._between(*each) for each in sets), strict=True))
-            if self.scope == "batch" and dist.is_initialized() and dist.get_world_size() > 1:
+            if self.scope == "batch" and _several_processes():
                 count = count.double()
                 dist.all_reduce(count)
                 total = total * dist.get_world_size()
@@ -163,68 +166,130 @@ class PixelSupConLoss(nn.Module):
             columns, others, valid: pixels, labels and validity (B, M) of what they are compared with; the rows unless
                 views meet across.
         """
-        total, count = rows.sum() * 0, rows.new_zeros(())
-        first = None if self.self_pairs or self.views == "across" else 0
+        first = 0  # column of the first row
         if not self.include_background:
             anchors = anchors & (classes != 0)
         if self.scope == "batch":
             rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
             classes, anchors, others, valid = (x.flatten()[None] for x in (classes, anchors, others, valid))
-            if dist.is_initialized() and dist.get_world_size() > 1:
-                first = None if first is None else dist.get_rank() * rows.shape[1]
+            if _several_processes():
+                first = dist.get_rank() * rows.shape[1]
                 columns, others, valid = (torch.cat(all_gather(x.contiguous()), 1) for x in (columns, others, valid))
         negatives = columns.shape[1]  # the columns from here on are positives alone
         if self.scope == "cross":
             columns, others, valid = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others, valid))
-        some = anchors.any(1)  # what has no anchor has no loss
-        rows, classes, anchors, columns, others, valid = (
-            x[some] for x in (rows, classes, anchors, columns, others, valid)
-        )
-        width = max(1, ENTRIES // columns.shape[1])  # rows at once
-        sets = max(1, width // rows.shape[1])
-        for at in (slice(i, i + sets) for i in range(0, len(rows), sets)):
-            for start in range(0, rows.shape[1], width):
-                here = (at, slice(start, start + width))
-                losses, used = checkpoint(
-                    self._piece,
-                    *(x[here] for x in (rows, classes, anchors)),
-                    *(x[at] for x in (columns, others, valid)),
-                    negatives,
-                    None if first is None else first + start,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
-                total, count = total + losses, count + used
-        return total, count
-
-    def _piece(
-        self,
-        rows: Tensor,
-        classes: Tensor,
-        anchors: Tensor,
-        columns: Tensor,
-        others: Tensor,
-        valid: Tensor,
-        negatives: int,
-        first: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        """As :py:meth:`_between`; row i is the column ``first + i``, which is no positive of its own."""
-        similarity = rows @ columns.mT / self.temperature
-        index = torch.arange(columns.shape[1], device=rows.device)
-        same = classes[..., None] == others[:, None]
-        positive, negative = same & valid[:, None], ~same & (valid & (index < negatives))[:, None]
-        if first is not None:
-            positive = positive & (index != first + torch.arange(rows.shape[1], device=rows.device)[:, None])
-        number = positive.sum(-1)
+        nothing = (rows.sum() + columns.sum()) * 0
+        # nothing but anchors is a row from here on, but for a set that has fewer of them than another one
+        order = anchors.byte().argsort(dim=1, descending=True, stable=True)[:, : int(anchors.sum(1).max())]
+        if order.numel() == 0:
+            return nothing, nothing.detach()
+        rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2])) / self.temperature
+        classes, anchors = classes.gather(1, order), anchors.gather(1, order)
+        itself = None if self.self_pairs or self.views == "across" else first + order
+        number, total = _positives(rows, classes, columns, others, valid, itself)
+        fill = partial(_fill, classes, others, None if valid.all() else valid, itself, negatives)
         used = anchors & (number > 0)
         if self.denominator == "all":
-            everything = similarity.masked_fill(~(positive | negative), NONE).logsumexp(-1)
-            losses = everything - (similarity * positive).sum(-1) / number.clamp_min(1)
+            losses = _LogSumExp.apply(rows, columns, partial(fill, "all")) * number - total
         else:
-            against = similarity.masked_fill(~negative, NONE).logsumexp(-1)
-            if self.denominator == "negatives":
-                losses = (softplus(against[..., None] - similarity) * positive).sum(-1) / number.clamp_min(1)
+            against = _LogSumExp.apply(rows, columns, partial(fill, "negative"))
+            if self.denominator == "ratio":
+                used = used & (against > NONE / 2)
+                losses = against - _LogSumExp.apply(rows, columns, partial(fill, "positive"))
             else:
-                used = used & negative.any(-1)
-                losses = (against - similarity.masked_fill(~positive, NONE).logsumexp(-1)) / number.clamp_min(1)
-        return losses.masked_fill(~used, 0).sum(), used.sum()
+                losses = _with_negatives(rows, columns, against, partial(fill, "positive"))
+        return nothing + (losses / number.clamp_min(1)).masked_fill(~used, 0).sum(), used.sum()
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _positives(
+    rows: Tensor, classes: Tensor, columns: Tensor, others: Tensor, valid: Tensor, itself: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Number of positives of each row, and the sum of their similarities: its product with the sum of its class."""
+    known, index = torch.cat([classes, others], 1).unique(return_inverse=True)
+    size, sets = len(known), torch.arange(len(rows), device=rows.device)[:, None]
+    mine, theirs = (index + size * sets).split([classes.shape[1], others.shape[1]], 1)
+    kept = columns * valid[..., None]
+    sums = columns.new_zeros(len(rows) * size, columns.shape[2]).index_add(0, theirs.flatten(), kept.flatten(0, 1))
+    number = theirs[valid].bincount(minlength=len(sums))[mine]
+    total = (rows * sums[mine]).sum(-1)
+    if itself is not None:
+        number = number - 1
+        total = total - (rows * columns.gather(1, itself[..., None].expand_as(rows))).sum(-1)
+    return number, total
+
+
+def _pieces(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Sets and rows, a limited number of similarities at once."""
+    width = max(1, ENTRIES // columns.shape[1])
+    sets = max(1, width // rows.shape[1])
+    for at in range(0, len(rows), sets):
+        for start in range(0, rows.shape[1], width):
+            yield slice(at, at + sets), slice(start, start + width)
+
+
+def _fill(
+    classes: Tensor,
+    others: Tensor,
+    valid: Tensor | None,
+    itself: Tensor | None,
+    negatives: int,
+    kept: str,
+    similarity: Tensor,
+    at: slice,
+    part: slice,
+) -> Tensor:
+    """Fill, in place, the similarities of a piece that are not ``kept``: all, or the positive or negative ones."""
+    if valid is not None:
+        similarity.masked_fill_(~valid[at, None], NONE)
+    if kept != "negative" and itself is not None:
+        similarity.scatter_(2, itself[at, part, None], NONE)
+    begin = negatives if kept == "all" else 0
+    if begin < similarity.shape[2]:
+        same = classes[at, part, None] == others[at, None, begin:]
+        similarity[..., begin:].masked_fill_(same if kept == "negative" else ~same, NONE)
+    if kept == "negative":
+        similarity[..., negatives:] = NONE
+    return similarity
+
+
+class _LogSumExp(torch.autograd.Function):
+    """(B, N) log of the sum of exp of the similarities of rows (B, N, F) with columns (B, M, F) that are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, fill: Callable[..., Tensor]) -> Tensor:
+        result = rows.new_empty(rows.shape[:2])
+        for at, part in _pieces(rows, columns):
+            result[at, part] = fill(rows[at, part] @ columns[at].mT, at, part).logsumexp(-1)
+        ctx.save_for_backward(rows, columns, result)
+        ctx.fill = fill
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, columns, result = ctx.saved_tensors
+        to_rows, to_columns = torch.empty_like(rows), torch.zeros_like(columns)
+        for at, part in _pieces(rows, columns):
+            weight = ctx.fill(rows[at, part] @ columns[at].mT, at, part)
+            weight.sub_(result[at, part, None]).exp_().mul_(gradient[at, part, None])
+            to_rows[at, part] = weight @ columns[at]
+            to_columns[at] += weight.mT @ rows[at, part]
+        return to_rows, to_columns, None
+
+
+def _with_negatives(rows: Tensor, columns: Tensor, against: Tensor, fill: Callable[..., Tensor]) -> Tensor:
+    """(B, N) sum over the positives of ``log(1 + sum_N exp s / exp s)``, made again for the gradient."""
+
+    def piece(rows: Tensor, columns: Tensor, against: Tensor, at: slice, part: slice) -> Tensor:
+        similarity = fill(rows @ columns.mT, at, part)
+        return (softplus(against[..., None] - similarity) * (similarity > NONE / 2)).sum(-1)
+
+    losses = torch.zeros_like(against)
+    for at, part in _pieces(rows, columns):
+        arguments = rows[at, part], columns[at], against[at, part], at, part
+        losses[at, part] = checkpoint(piece, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return losses
