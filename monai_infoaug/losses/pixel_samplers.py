@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.utils import ensure_tuple_rep
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -27,7 +26,7 @@ def _checked(features: Tensor, labels: Tensor, valid: Tensor | None) -> tuple[Te
 
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
     require(np.shape(value) in ((), (dims,)), name, value, f"one number, or one for each of {dims} axes")
-    return ensure_tuple_rep(value, dims)
+    return tuple(np.broadcast_to(value, dims).tolist())
 
 
 def _shared(weights: Tensor, groups: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from monai_infoaug.networks.dense_descriptor import DenseDescriptor
 from monai_infoaug.networks.embedding_heads import EmbeddingHeads
 from monai_infoaug.networks.landmark_heatmap import LandmarkHeatmapNet
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "GlobalLocalEmbeddingNet",
     "LandmarkHeatmapNet",
     "PixelEmbeddingNet",
+    "PixelProjectionHead",
     "SelfSimilarity",
 ]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 import torch
-from monai.networks.blocks import Convolution
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from monai_infoaug._require import require
+from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 
 __all__ = ["EmbeddingHeads"]
 
@@ -35,7 +35,8 @@ class EmbeddingHeads(nn.Module):
         in_channels: channels of the image.
         spatial_size: size of an image that every layer's stride divides, for the one forward pass in which channels
             and strides are found out (in eval mode, without gradients; training modes are put back).
-        projection: three 1x1 convolutions with ReLU between them (a projection head as in [1]) instead of one.
+        hidden: channels of the hidden convolutions of each head, see :py:class:`PixelProjectionHead`; (256, 256) with
+            256 for ``embedding_dim`` are those of [1].
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
@@ -50,7 +51,7 @@ class EmbeddingHeads(nn.Module):
             the backbone does not take, or a stride that is no whole number or differs between the dimensions.
 
     References:
-        1. Chen et al., "Big self-supervised models are strong semi-supervised learners", NeurIPS 2020.
+        1. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
 
     Example:
         >>> from monai.networks.nets import BasicUNet
@@ -68,7 +69,7 @@ class EmbeddingHeads(nn.Module):
         in_channels: int = 1,
         *,
         spatial_size: Sequence[int],
-        projection: bool = False,
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
@@ -85,14 +86,10 @@ class EmbeddingHeads(nn.Module):
         self.layers = tuple(sorted(self.layers, key=strides.get))
         self.strides = tuple(strides[layer] for layer in self.layers)
 
-        def conv(inputs: int, outputs: int) -> nn.Module:
-            return Convolution(len(spatial_size), inputs, outputs, kernel_size=1, conv_only=True)
-
-        def head(channels: int) -> nn.Module:
-            hidden = [conv(channels, channels), nn.ReLU(), conv(channels, channels), nn.ReLU()] if projection else []
-            return nn.Sequential(*hidden, conv(channels, embedding_dim))
-
-        self.heads = nn.ModuleList(head(maps[layer].shape[1]) for layer in self.layers)
+        widths = (*hidden, embedding_dim)
+        self.heads = nn.ModuleList(
+            PixelProjectionHead(len(spatial_size), maps[layer].shape[1], widths) for layer in self.layers
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self._feature_maps(image)

@@ -87,8 +87,8 @@ def test_embeddings_are_the_heads_of_the_layers():
     torch.testing.assert_close(small(backbone=net, layers="").backbone(x), net(x))  # "" is the network's own output
 
 
-def test_projection():
-    heads = small(projection=True)
+def test_hidden_layers():
+    heads = small(hidden=(7, 9))
     assert [[type(m).__name__ for m in head] for head in heads.heads] == [
         ["Convolution", "ReLU"] * 2 + ["Convolution"]
     ] * 2
