@@ -1,0 +1,113 @@
+"""Time and memory of the label-based contrast against its peer: ``python -m benchmarks.pixel_sup_con``.
+
+Loss and gradient of N pixels of 64 features and 4 classes, all compared with all: the forms of ``PixelSupConLoss``, and
+``SupConLoss`` of pytorch-metric-learning, which is its form "all". Times are medians of interleaved repeats in one
+process; memory is what the call adds to the peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on busy cores its waiting threads take all the time
+
+import torch
+from torch import Tensor
+
+from monai_infoaug.losses import PixelSupConLoss
+from monai_infoaug.losses.pixel_sup_con import DENOMINATORS
+
+FEATURES, CLASSES, TEMPERATURE, REPEATS, THREADS, PEER = 64, 4, 0.1, 5, 2, "pytorch-metric-learning"
+PEER_LIMIT = 8192  # pixels: its memory grows with their square
+
+
+def pixels(number: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, FEATURES, number, generator=generator)
+    return features, torch.randint(0, CLASSES, (1, 1, number), generator=generator)
+
+
+def loss_of(way: str, features: Tensor, labels: Tensor) -> Tensor:
+    if way == PEER:
+        from pytorch_metric_learning.losses import SupConLoss
+
+        return SupConLoss(TEMPERATURE)(features[0].T, labels[0, 0])
+    return PixelSupConLoss(TEMPERATURE, denominator=way)(features, labels)
+
+
+def run(way: str, number: int) -> float:
+    """Value of the loss; its gradient is found, too."""
+    features, labels = pixels(number)
+    value = loss_of(way, features.requires_grad_(), labels)
+    value.backward()
+    return float(value.detach())
+
+
+def seconds(way: str, number: int) -> float:
+    start = time.perf_counter()
+    run(way, number)
+    return time.perf_counter() - start
+
+
+def peak() -> float:
+    """MB that this process has had at most; Linux only."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
+def megabytes(way: str, number: int) -> float:
+    """What one call adds to the peak of this process, which must be a new one."""
+    torch.set_num_threads(THREADS)
+    run(way, 64)  # loads what is needed
+    before = peak()
+    run(way, number)
+    return peak() - before
+
+
+def alone(call: Callable[[], float]) -> float:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(call).result()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a table and a JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pixels", type=int, nargs="+", default=[1024, 4096, 16384, 65536], help="%(default)s")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(THREADS)
+    peers = [PEER] if find_spec("pytorch_metric_learning") else []
+    print(f"{THREADS} threads, median of {REPEATS}\n{'pixels':>8} {'way':26}{'loss':>10}{'s':>9}{'MB':>9}{'faster':>8}")
+    rows = []
+    for number in options.pixels:
+        ways = [*DENOMINATORS, *(peers if number <= PEER_LIMIT else [])]
+        values = {way: run(way, number) for way in ways}
+        if number > PEER_LIMIT:
+            times = {way: [seconds(way, number)] for way in ways}
+        else:
+            rounds = [{way: seconds(way, number) for way in ways} for _ in range(REPEATS)]
+            times = {way: [each[way] for each in rounds] for way in ways}
+            if peers:
+                torch.testing.assert_close(values["all"], values[PEER], rtol=1e-3, atol=0)
+        for way in ways:
+            row = {"pixels": number, "way": way, "loss": values[way], "seconds": statistics.median(times[way])}
+            row["megabytes"] = alone(partial(megabytes, way, number))
+            row["times_faster"] = statistics.median(times[PEER]) / row["seconds"] if PEER in times else None
+            faster = "" if row["times_faster"] is None else f"{row['times_faster']:.1f}"
+            numbers = f"{row['loss']:10.4f}{row['seconds']:9.3f}{row['megabytes']:9.0f}{faster:>8}"
+            print(f"{number:8} {way:26}{numbers}", flush=True)
+            rows.append(row)
+    print(json.dumps({"benchmark": "pixel_sup_con", "threads": THREADS, "features": FEATURES, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
