@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import normalize, softplus
-from torch.utils.checkpoint import checkpoint
 
 from monai_infoaug._require import require
 
@@ -190,14 +189,14 @@ class PixelSupConLoss(nn.Module):
         fill = partial(_fill, classes, others, None if valid.all() else valid, itself, negatives)
         used = anchors & (number > 0)
         if self.denominator == "all":
-            losses = _LogSumExp.apply(rows, columns, partial(fill, "all")) * number - total
+            losses = _LogSumExp.apply(rows, columns, partial(fill, "all", NONE)) * number - total
         else:
-            against = _LogSumExp.apply(rows, columns, partial(fill, "negative"))
+            against = _LogSumExp.apply(rows, columns, partial(fill, "negative", NONE))
             if self.denominator == "ratio":
                 used = used & (against > NONE / 2)
-                losses = against - _LogSumExp.apply(rows, columns, partial(fill, "positive"))
+                losses = against - _LogSumExp.apply(rows, columns, partial(fill, "positive", NONE))
             else:
-                losses = _with_negatives(rows, columns, against, partial(fill, "positive"))
+                losses = _AgainstNegatives.apply(rows, columns, against, partial(fill, "positive", -NONE))
         return nothing + (losses / number.clamp_min(1)).masked_fill(~used, 0).sum(), used.sum()
 
 
@@ -238,21 +237,22 @@ def _fill(
     itself: Tensor | None,
     negatives: int,
     kept: str,
+    value: float,
     similarity: Tensor,
     at: slice,
     part: slice,
 ) -> Tensor:
-    """Fill, in place, the similarities of a piece that are not ``kept``: all, or the positive or negative ones."""
+    """Put a value in place of the similarities of a piece that are not kept: all, or the positive or negative ones."""
     if valid is not None:
-        similarity.masked_fill_(~valid[at, None], NONE)
+        similarity.masked_fill_(~valid[at, None], value)
     if kept != "negative" and itself is not None:
-        similarity.scatter_(2, itself[at, part, None], NONE)
+        similarity.scatter_(2, itself[at, part, None], value)
     begin = negatives if kept == "all" else 0
     if begin < similarity.shape[2]:
         same = classes[at, part, None] == others[at, None, begin:]
-        similarity[..., begin:].masked_fill_(same if kept == "negative" else ~same, NONE)
+        similarity[..., begin:].masked_fill_(same if kept == "negative" else ~same, value)
     if kept == "negative":
-        similarity[..., negatives:] = NONE
+        similarity[..., negatives:] = value
     return similarity
 
 
@@ -281,15 +281,28 @@ class _LogSumExp(torch.autograd.Function):
         return to_rows, to_columns, None
 
 
-def _with_negatives(rows: Tensor, columns: Tensor, against: Tensor, fill: Callable[..., Tensor]) -> Tensor:
-    """(B, N) sum over the positives of ``log(1 + sum_N exp s / exp s)``, made again for the gradient."""
+class _AgainstNegatives(torch.autograd.Function):
+    """(B, N) sum over the kept columns of ``log(1 + exp(against - s))``, with ``against`` (B, N)."""
 
-    def piece(rows: Tensor, columns: Tensor, against: Tensor, at: slice, part: slice) -> Tensor:
-        similarity = fill(rows @ columns.mT, at, part)
-        return (softplus(against[..., None] - similarity) * (similarity > NONE / 2)).sum(-1)
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, against: Tensor, fill: Callable[..., Tensor]) -> Tensor:
+        result = torch.empty_like(against)
+        for at, part in _pieces(rows, columns):
+            similarity = fill(rows[at, part] @ columns[at].mT, at, part)
+            result[at, part] = softplus(against[at, part, None] - similarity).sum(-1)
+        ctx.save_for_backward(rows, columns, against)
+        ctx.fill = fill
+        return result
 
-    losses = torch.zeros_like(against)
-    for at, part in _pieces(rows, columns):
-        arguments = rows[at, part], columns[at], against[at, part], at, part
-        losses[at, part] = checkpoint(piece, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return losses
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        rows, columns, against = ctx.saved_tensors
+        to_rows, to_columns, to_against = torch.empty_like(rows), torch.zeros_like(columns), torch.empty_like(against)
+        for at, part in _pieces(rows, columns):
+            weight = ctx.fill(rows[at, part] @ columns[at].mT, at, part)
+            weight.sub_(against[at, part, None]).neg_().sigmoid_().mul_(gradient[at, part, None])
+            to_against[at, part] = weight.sum(-1)
+            to_rows[at, part] = -weight @ columns[at]
+            to_columns[at] -= weight.mT @ rows[at, part]
+        return to_rows, to_columns, to_against, None

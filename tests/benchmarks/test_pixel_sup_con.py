@@ -5,6 +5,7 @@ import sys
 from functools import partial
 
 import pytest
+import torch
 
 from benchmarks import pixel_sup_con
 from monai_infoaug.losses.pixel_sup_con import DENOMINATORS
@@ -18,6 +19,7 @@ def test_memory_does_not_grow_with_the_square(denominator):
 
 def test_table(capsys, monkeypatch):
     monkeypatch.setattr(pixel_sup_con, "REPEATS", 1)
+    monkeypatch.setattr(pixel_sup_con, "THREADS", torch.get_num_threads())  # as they are in the other tests
     monkeypatch.setattr(pixel_sup_con, "alone", lambda call: 0.0)
     monkeypatch.setattr(pixel_sup_con, "PEER_LIMIT", 100)
     pixel_sup_con.main(["--pixels", "64", "128"])
