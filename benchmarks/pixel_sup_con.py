@@ -53,10 +53,10 @@ def run(way: str, number: int) -> float:
     return float(value.detach())
 
 
-def seconds(way: str, number: int) -> float:
+def timed(way: str, number: int) -> tuple[float, float]:
+    """Value of the loss, and seconds."""
     start = time.perf_counter()
-    run(way, number)
-    return time.perf_counter() - start
+    return run(way, number), time.perf_counter() - start
 
 
 def peak() -> float:
@@ -90,14 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for number in options.pixels:
         ways = [*DENOMINATORS, *(peers if number <= PEER_LIMIT else [])]
-        values = {way: run(way, number) for way in ways}
-        if number > PEER_LIMIT:
-            times = {way: [seconds(way, number)] for way in ways}
-        else:
-            rounds = [{way: seconds(way, number) for way in ways} for _ in range(REPEATS)]
-            times = {way: [each[way] for each in rounds] for way in ways}
-            if peers:
-                torch.testing.assert_close(values["all"], values[PEER], rtol=1e-3, atol=0)
+        once = number > PEER_LIMIT  # takes long
+        rounds = [{way: timed(way, number) for way in ways} for _ in range(1 if once else 1 + REPEATS)]
+        values = {way: value for way, (value, _) in rounds[0].items()}
+        times = {way: [each[way][1] for each in rounds[0 if once else 1 :]] for way in ways}
+        if PEER in ways:
+            torch.testing.assert_close(values["all"], values[PEER], rtol=1e-3, atol=0)
         for way in ways:
             row = {"pixels": number, "way": way, "loss": values[way], "seconds": statistics.median(times[way])}
             row["megabytes"] = alone(partial(megabytes, way, number))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 
 def require(
@@ -51,3 +53,13 @@ def require_device(device: str) -> None:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"`device` must be one that PyTorch finds here, such as cpu, got {device}.") from error
+
+
+def require_shares(shares: Sequence[float] | None) -> None:
+    """Raise ``ValueError`` unless the shares of the (low, medium, high) tier are None, or sum to one."""
+    require(
+        lambda: shares is None or (len(shares) == 3 and min(shares) >= 0 and np.isclose(sum(shares), 1)),
+        "shares",
+        shares,
+        "three shares (low, medium, high), not negative, that sum to one",
+    )

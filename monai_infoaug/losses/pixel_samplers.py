@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,19 +10,40 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import require, require_shares
 
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
 
 
-def _checked(features: Tensor, labels: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    require(features.ndim >= 3, "features", f"shape {tuple(features.shape)}", "of shape (B, F, *S)")
-    wanted = (len(features), 1, *features.shape[2:])
-    require(labels.shape == wanted, "labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
-    valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-    good = valid.shape == wanted and valid.dtype == torch.bool
-    require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {wanted}")
-    return tuple(x.as_subclass(Tensor) for x in (features, labels, valid))
+class PixelSampler(ABC):
+    """What the samplers have in common: what they take, and the checks of it."""
+
+    def __call__(
+        self, features: Tensor, labels: Tensor, valid: Tensor | None = None, tiers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample.
+
+        Args:
+            features, labels: (B, F, *S) and (B, 1, *S).
+            valid: (B, 1, *S) bool, the pixels that may have a part; None: all.
+            tiers: (B, 1, *S) with 0, 1 or 2, for a sampler that asks for them.
+
+        Returns:
+            Features, labels and valid of the sample, (B', F, *S'), (B', 1, *S') and (B', 1, *S').
+        """
+        require(features.ndim >= 3, "features", f"shape {tuple(features.shape)}", "of shape (B, F, *S)")
+        wanted = (len(features), 1, *features.shape[2:])
+        require(labels.shape == wanted, "labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+        valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
+        good = valid.shape == wanted and valid.dtype == torch.bool
+        require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {wanted}")
+        return self._sample(*(x.as_subclass(Tensor) for x in (features, labels, valid)), tiers)
+
+    @abstractmethod
+    def _sample(
+        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As :py:meth:`__call__`."""
 
 
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
@@ -35,7 +57,7 @@ def _shared(weights: Tensor, groups: Tensor) -> Tensor:
     return weights / totals.gather(1, groups).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-class StridePixels:
+class StridePixels(PixelSampler):
     """Every so many pixels along each axis; the similarities shrink by the fourth power of the stride in 2D [1].
 
     Args:
@@ -58,29 +80,19 @@ class StridePixels:
         require(lambda: np.min(stride) >= 1, "stride", stride, "at least 1")
         self.stride = stride
 
-    def __call__(
-        self, features: Tensor, labels: Tensor, valid: Tensor | None = None, tiers: Tensor | None = None
+    def _sample(
+        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample.
-
-        Args:
-            features, labels: (B, F, *S) and (B, 1, *S).
-            valid: (B, 1, *S) bool, the pixels that may have a part.
-            tiers: have no part here.
-
-        Returns:
-            Features, labels and valid of the sample, shaped alike.
-        """
-        maps = _checked(features, labels, valid)
         steps = _each_axis(self.stride, "stride", features.ndim - 2)
         index = (..., *(slice(None, None, step) for step in steps))
-        return tuple(x[index] for x in maps)
+        return features[index], labels[index], valid[index]
 
 
-class BlockPixels:
+class BlockPixels(PixelSampler):
     """Blocks in place of images, so that a pixel is compared within its block [1].
 
-    No pixel is left out: what a last block has beyond the border is not valid.
+    No pixel is left out: what a last block has beyond the border is not valid. (B, F, *S) becomes
+    (B * blocks, F, *size), image by image.
 
     Args:
         size: pixels of a block, one number or one for each axis.
@@ -102,21 +114,11 @@ class BlockPixels:
         require(lambda: np.min(size) >= 1, "size", size, "at least 1")
         self.size = size
 
-    def __call__(
-        self, features: Tensor, labels: Tensor, valid: Tensor | None = None, tiers: Tensor | None = None
+    def _sample(
+        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample.
-
-        Args:
-            features, labels: (B, F, *S) and (B, 1, *S).
-            valid: (B, 1, *S) bool, the pixels that may have a part.
-            tiers: have no part here.
-
-        Returns:
-            Features, labels and valid of the blocks, (B * blocks, ..., *size), image by image.
-        """
         size = _each_axis(self.size, "size", features.ndim - 2)
-        return tuple(self._divided(x, size) for x in _checked(features, labels, valid))
+        return tuple(self._divided(x, size) for x in (features, labels, valid))
 
     @staticmethod
     def _divided(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -128,11 +130,13 @@ class BlockPixels:
         return x.permute(0, *numbers, 1, *(number + 1 for number in numbers)).flatten(0, len(size))
 
 
-class DrawnPixels:
+class DrawnPixels(PixelSampler):
     """Pixels drawn at random without replacement, in each image the same number.
 
     What decides a pixel's chance: its class (all classes of an image get the same share), its tier of information
     (the guidance of [1], here for pixels with labels), both, or nothing.
+
+    (B, F, *S) becomes (B, F, number).
 
     Args:
         number: of pixels to draw from each image; where there are fewer, the rest is not valid.
@@ -156,24 +160,13 @@ class DrawnPixels:
 
     def __init__(self, number: int, balanced: bool = False, shares: Sequence[float] | None = None) -> None:
         require(lambda: number >= 1, "number", number, "at least 1")
-        good = shares is None or (len(shares) == 3 and min(shares) >= 0 and np.isclose(sum(shares), 1))
-        require(good, "shares", shares, "three shares (low, medium, high), not negative, that sum to one")
+        require_shares(shares)
         self.number, self.balanced, self.shares = number, balanced, shares
 
-    def __call__(
-        self, features: Tensor, labels: Tensor, valid: Tensor | None = None, tiers: Tensor | None = None
+    def _sample(
+        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample.
-
-        Args:
-            features, labels: (B, F, *S) and (B, 1, *S).
-            valid: (B, 1, *S) bool, the pixels that may be drawn.
-            tiers: (B, 1, *S), 0, 1 or 2.
-
-        Returns:
-            Features (B, F, number), labels and valid (B, 1, number) of the sample.
-        """
-        features, labels, valid = (x.flatten(2) for x in _checked(features, labels, valid))
+        features, labels, valid = (x.flatten(2) for x in (features, labels, valid))
         classes = labels.unique(return_inverse=True)[1][:, 0]
         density = valid[:, 0].to(torch.float32)
         if self.shares is not None:

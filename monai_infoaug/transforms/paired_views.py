@@ -15,7 +15,7 @@ from monai.utils import MAX_SEED, TransformBackends, convert_to_tensor, ensure_t
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import require, require_shares
 from monai_infoaug.transforms._correspondence import (
     OUTSIDE,
     Frame,
@@ -164,12 +164,7 @@ class RandPairedViews(Randomizable, Transform):
         self.intensity = _pair(intensity, isinstance(intensity, (tuple, list)))
         require(lambda: num_points >= 0, "num_points", num_points, "at least 0")
         require(shares is None or gamma is None, "gamma", gamma, "None when `shares` are given")
-        require(
-            lambda: shares is None or (len(shares) == 3 and min(shares) >= 0 and np.isclose(sum(shares), 1)),
-            "shares",
-            shares,
-            "three shares (low, medium, high), not negative, that sum to one",
-        )
+        require_shares(shares)
         require(lambda: gamma is None or gamma >= 0, "gamma", gamma, "at least 0")
         require(lambda: 0 <= min_overlap <= 1, "min_overlap", min_overlap, "in [0, 1]")
         require(lambda: max_redraws >= 0, "max_redraws", max_redraws, "at least 0")

@@ -97,10 +97,6 @@ def test_draws_are_valid_and_without_replacement(number):
         assert all(abs(count - wanted) < 5 * wanted**0.5 + 1e-9 for at, count in counts.items() if at[0] == b)
 
 
-def share_of(pixels, condition):
-    return float(condition[pixels].float().mean())
-
-
 def test_classes_get_equal_shares():
     labels = torch.zeros(1, 1, 40, 50)
     labels[..., :5, :10], labels[..., 20:, :] = 1, 2
