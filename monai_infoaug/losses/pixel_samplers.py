@@ -15,7 +15,7 @@ from monai_infoaug._require import require, require_shares
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
 
 
-class PixelSampler(ABC):
+class _PixelSampler(ABC):
     """What the samplers have in common: what they take, and the checks of it."""
 
     def __call__(
@@ -57,8 +57,11 @@ def _shared(weights: Tensor, groups: Tensor) -> Tensor:
     return weights / totals.gather(1, groups).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-class StridePixels(PixelSampler):
+class StridePixels(_PixelSampler):
     """Every so many pixels along each axis; the similarities shrink by the fourth power of the stride in 2D [1].
+
+    Called with features (B, F, *S), labels (B, 1, *S) and, if not all pixels may have a part, valid (B, 1, *S) bool, it
+    returns all three for the sample. The other samplers are called alike.
 
     Args:
         stride: pixels, one number or one for each axis.
@@ -88,7 +91,7 @@ class StridePixels(PixelSampler):
         return features[index], labels[index], valid[index]
 
 
-class BlockPixels(PixelSampler):
+class BlockPixels(_PixelSampler):
     """Blocks in place of images, so that a pixel is compared within its block [1].
 
     No pixel is left out: what a last block has beyond the border is not valid. (B, F, *S) becomes
@@ -130,7 +133,7 @@ class BlockPixels(PixelSampler):
         return x.permute(0, *numbers, 1, *(number + 1 for number in numbers)).flatten(0, len(size))
 
 
-class DrawnPixels(PixelSampler):
+class DrawnPixels(_PixelSampler):
     """Pixels drawn at random without replacement, in each image the same number.
 
     What decides a pixel's chance: its class (all classes of an image get the same share), its tier of information
