@@ -1,6 +1,12 @@
 """Landmark tables, data lists, data sets and readers."""
 
-from monai_infoaug.data.datalists import annotated_datalist, image_datalist, image_name, landmark_datalist
+from monai_infoaug.data.datalists import (
+    annotated_datalist,
+    image_datalist,
+    image_name,
+    landmark_datalist,
+    segmentation_datalist,
+)
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.data.seeding import SeededDataset
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader
@@ -14,5 +20,6 @@ __all__ = [
     "image_name",
     "landmark_datalist",
     "read_landmarks",
+    "segmentation_datalist",
     "write_landmarks",
 ]

@@ -1,9 +1,9 @@
-"""Lists of images, with their landmarks, for MONAI's data sets."""
+"""Lists of images, with their landmarks or labels, for MONAI's data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, so
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks
 from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, open_header, series_uids
 
-__all__ = ["annotated_datalist", "image_datalist", "image_name", "landmark_datalist"]
+__all__ = ["annotated_datalist", "image_datalist", "image_name", "landmark_datalist", "segmentation_datalist"]
+
+PARTS = ("train", "val", "test")
 
 
 def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, str]]:
@@ -79,7 +81,7 @@ def annotated_datalist(
     table: PathLike,
     space: str = "RAS",
     labels: Sequence[str] | None = None,
-    labelled: int | Sequence[str] | None = None,
+    labelled: int | float | Sequence[str] | None = None,
     seed: int = 0,
     min_score: float = 0.0,
 ) -> list[dict[str, str | np.ndarray | list[str]]]:
@@ -87,7 +89,8 @@ def annotated_datalist(
 
     Args:
         images, table, space, labels: see :func:`landmark_datalist`; images that the table lacks are passed over.
-        labelled: names of the images to take; or how many, drawn by ``seed`` (fewer are a part of more); or None: all.
+        labelled: names of the images to take; or how many, or which share in (0, 1] of them (a float), drawn by
+            ``seed`` (fewer are a part of more); or None: all.
         seed: non-negative integer.
         min_score: landmarks whose score in the table is below get weight 0.
 
@@ -109,19 +112,87 @@ def annotated_datalist(
     items = image_datalist(images)
     known = {image_name(item["image"]): item for item in items if names is None or image_name(item["image"]) in names}
     require(len(known) > 0, "table", f"'{path}'", f"a table with an image of '{images}'")
-    chosen = list(known) if labelled is None else labelled
-    if isinstance(labelled, Integral):
-        require(1 <= labelled <= len(known), "labelled", labelled, f"from 1 to {len(known)}, the images with landmarks")
-        require(lambda: seed >= 0, "seed", seed, "a non-negative integer")
-        chosen = np.random.RandomState(seed).permutation(list(known))[:labelled]
-    accepted = f"a number, or a list of images with landmarks, which are {some(list(known))}"
-    good = not isinstance(chosen, str) and (lambda: len(chosen) > 0 and set(chosen) <= set(known))
-    require(good, "labelled", repr(labelled), accepted)
+    chosen = _chosen(list(known), labelled, seed, "images with landmarks")
     items, scores = _with_landmarks([item for name, item in known.items() if name in chosen], path, space, labels)
     for item, score in zip(items, scores, strict=True):
         weights = np.where(np.isnan(score), 1, np.where(score < min_score, 0, score.clip(0, 1)))
         item["weights"] = weights.astype(np.float32)
     return items
+
+
+def segmentation_datalist(
+    images: PathLike,
+    labels: PathLike,
+    part: str | None = None,
+    labelled: int | float | Sequence[str] | None = None,
+    seed: int = 0,
+    test_every: int | None = 4,
+    val_every: int | None = 7,
+) -> list[dict[str, str]]:
+    """Images of a folder, with the label images of some of them, as a MONAI data list, split by case.
+
+    Of the cases, sorted by path, every fourth is of the test part and every seventh of the others of the validation
+    part. Of the training part only those that are ``labelled`` have a label in the list: who trains on it cannot see
+    more labels than it is given.
+
+    Args:
+        images: folder with the images, a case each.
+        labels: folder with label images of the same names (apart from the suffix), for all of the images or some.
+        part: ``"train"``, ``"val"`` or ``"test"``; None: all cases, as one part to train on.
+        labelled: names of the training cases that keep their label; or how many, or which share in (0, 1] of them (a
+            float; at least one case), drawn by ``seed`` (fewer are a part of more); or None: all.
+        seed: non-negative integer.
+        test_every: one in so many cases is of the test part, the last one of each group; None: none.
+        val_every: one in so many of the others is of the validation part; None: none.
+
+    Returns:
+        ``[{"image": path, "name": name, "label": path}, ...]`` sorted by path, without ``"label"`` for cases that are
+        not labelled.
+
+    Raises:
+        ValueError: for a folder without images, labels of no training case, a case of the validation or test part
+            without a label, a part without cases, or ``labelled`` that is out of range or names other cases.
+
+    Example:
+        >>> segmentation_datalist("images", "labels", "train", labelled=0.05)  # doctest: +SKIP
+        [{'image': 'images/01.nii.gz', 'name': '01'}, {'image': 'images/02.nii.gz', 'name': '02', 'label': ...}, ...]
+    """
+    require(part is None or part in PARTS, "part", repr(part), f"one of {PARTS}, or None")
+    for name, every in (("test_every", test_every), ("val_every", val_every)):
+        require(lambda every=every: every is None or every >= 2, name, every, "at least 2, or None")
+    known = {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
+    items = [item | {"name": image_name(item["image"])} for item in image_datalist(images)]
+    for item in items:
+        item |= {"label": known[item["name"]]} if item["name"] in known else {}
+    if part is not None:
+        test = items[test_every - 1 :: test_every] if test_every else []
+        rest = [item for item in items if item not in test]
+        val = rest[val_every - 1 :: val_every] if val_every else []
+        items = {"test": test, "val": val, "train": [item for item in rest if item not in val]}[part]
+        require(len(items) > 0, "part", repr(part), f"one with cases: '{images}' has too few, or the part is left out")
+    bare = [item["name"] for item in items if "label" not in item]
+    if part in ("val", "test"):
+        require(not bare, "labels", f"'{labels}' without {some(bare)}", f"labels of all cases of the part '{part}'")
+        return items
+    names = [item["name"] for item in items if "label" in item]
+    require(len(names) > 0, "labels", f"'{labels}'", f"a folder with labels of training cases of '{images}'")
+    kept = _chosen(names, labelled, seed, "training cases with a label")
+    return [item if item["name"] in kept else {k: v for k, v in item.items() if k != "label"} for item in items]
+
+
+def _chosen(names: list[str], labelled: int | float | Sequence[str] | None, seed: int, what: str) -> Sequence[str]:
+    """Some of the names: those given, a number or a share of all drawn by the seed, or all."""
+    if labelled is None:
+        return names
+    if isinstance(labelled, Real):
+        number = labelled if isinstance(labelled, Integral) else max(1, round(labelled * len(names)))
+        good = 1 <= number <= len(names) and (isinstance(labelled, Integral) or 0 < labelled <= 1)
+        require(good, "labelled", labelled, f"from 1 to {len(names)}, the {what}, or a share in (0, 1]")
+        require(lambda: seed >= 0, "seed", seed, "a non-negative integer")
+        return np.random.RandomState(seed).permutation(names)[:number].tolist()
+    good = not isinstance(labelled, str) and (lambda: len(labelled) > 0 and set(labelled) <= set(names))
+    require(good, "labelled", repr(labelled), f"a number, a share, or a list of {what}, which are {some(names)}")
+    return labelled
 
 
 def _with_landmarks(

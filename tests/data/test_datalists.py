@@ -16,6 +16,7 @@ from monai_infoaug.data import (
     image_datalist,
     image_name,
     landmark_datalist,
+    segmentation_datalist,
     write_landmarks,
 )
 
@@ -230,8 +231,8 @@ def test_annotated_images_of_slicer(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labelled": 0}, "`labelled` must be from 1 to 4, the images with landmarks, got 0"),
-        ({"labelled": 5}, "`labelled` must be from 1 to 4, the images with landmarks, got 5"),
+        ({"labelled": 0}, r"`labelled` must be from 1 to 4, the images with landmarks, or a share in \(0, 1\], got 0"),
+        ({"labelled": 5}, "`labelled` must be from 1 to 4, .* got 5"),
         ({"labelled": ["1", "4"]}, r"`labelled` must be .* '0', '1', '2', '3', got \['1', '4'\]"),
         ({"labelled": []}, r"`labelled` must be .*, got \[\]"),
         ({"labelled": "1"}, "`labelled` must be .*, got '1'"),
@@ -263,3 +264,71 @@ def test_real_table():
     np.testing.assert_allclose(item["landmarks"], [[float(row[axis]) for axis in "xy"] for row in rows], rtol=1e-6)
     extent = 0.3 * np.array(LoadImage(reader=SimpleITKReader())(item["image"]).shape)
     assert (item["landmarks"] >= 0).all() and (item["landmarks"] <= extent).all()
+
+
+@pytest.fixture
+def cases(tmp_path):
+    """16 images, and labels of all but one of them."""
+    images(tmp_path / "images", *(f"{i:02}.png" for i in range(16)))
+    images(tmp_path / "labels", *(f"{i:02}.nii.gz" for i in range(16) if i != 1))
+    return tmp_path / "images", tmp_path / "labels"
+
+
+def named(items):
+    return [int(item["name"]) for item in items]
+
+
+def test_cases_are_split(cases):
+    parts = {part: segmentation_datalist(*cases, part) for part in ("train", "val", "test")}
+    assert named(parts["test"]) == [3, 7, 11, 15] and named(parts["val"]) == [8]
+    assert named(parts["train"]) == [0, 1, 2, 4, 5, 6, 9, 10, 12, 13, 14]
+    assert parts["test"][0] == {
+        "image": str(cases[0] / "03.png"),
+        "name": "03",
+        "label": str(cases[1] / "03.nii.gz"),
+    }
+    assert "label" not in parts["train"][1] and all("label" in item for item in parts["train"] if item["name"] != "01")
+    assert named(segmentation_datalist(*cases)) == [*range(16)]
+    assert named(segmentation_datalist(*cases, "train", test_every=None, val_every=None)) == [*range(16)]
+
+
+@pytest.mark.parametrize(("labelled", "number"), [(None, 10), (1, 1), (4, 4), (1.0, 10), (0.25, 2), (0.01, 1)])
+def test_labelled_cases(cases, labelled, number):
+    items = segmentation_datalist(*cases, "train", labelled)
+    assert len(items) == 11 and sum("label" in item for item in items) == number
+    assert all(Path(item.get("label", item["image"])).exists() for item in items)
+
+
+def test_drawn_cases_depend_on_the_seed_alone(cases):
+    def chosen(number, seed):
+        return {
+            item["name"] for item in segmentation_datalist(*cases, "train", number, seed=seed) if "label" in item
+        }
+
+    assert chosen(3, 0) == chosen(3, 0) < chosen(5, 0) and len({frozenset(chosen(3, seed)) for seed in range(8)}) > 1
+    assert chosen(["00", "14"], 0) == {"00", "14"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"part": "all"}, "`part` must be one of .*, got 'all'"),
+        ({"part": "test", "test_every": None}, "`part` must be one with cases: .*, got 'test'"),
+        ({"part": "test", "test_every": 2}, "`labels` must be labels of all cases of the part 'test', .*without '01'"),
+        ({"test_every": 1}, "`test_every` must be at least 2, or None, got 1"),
+        ({"val_every": 0}, "`val_every` must be at least 2, or None, got 0"),
+        ({"labelled": 16}, r"`labelled` must be from 1 to 15, the training cases with a label, or a share .* got 16"),
+        ({"labelled": 1.5}, r"`labelled` must be .* a share in \(0, 1\], got 1.5"),
+        ({"labelled": ["01"]}, "`labelled` must be .*, or a list of training cases with a label, which are '00', '02'"),
+        ({"labelled": 0.5, "seed": -1}, "`seed` must be"),
+    ],
+)
+def test_bad_settings_of_cases(cases, settings, message):
+    with pytest.raises(ValueError, match=message):
+        segmentation_datalist(*cases, **settings)
+
+
+def test_labels_of_other_images(cases, tmp_path):
+    images(tmp_path / "others", "a.png")
+    with pytest.raises(ValueError, match="`labels` must be a folder with labels of training cases of '.*images'"):
+        segmentation_datalist(cases[0], tmp_path / "others", "train")
