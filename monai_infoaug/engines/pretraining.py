@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.engines.utils import IterationEvents
+from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
+from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.inferers import match_points
 from monai_infoaug.losses import PixelInfoNCELoss
 
-__all__ = [
-    "LevelContrast",
-    "PairInferer",
-    "PairMatcher",
-    "PixelContrastiveTrainer",
-    "PixelMatchingEvaluator",
-    "has_fast_half",
-]
-
-
-def has_fast_half(device: str | torch.device = "cpu") -> bool:
-    """Whether mixed precision is worth its while: on every GPU, and on CPUs that compute bfloat16 natively."""
-    cpu_test = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
-    return torch.device(device).type == "cuda" or cpu_test()
-
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The embedding network inside of DistributedDataParallel or its like."""
-    return getattr(network, "module", network)
+__all__ = ["LevelContrast", "PairMatcher", "PixelContrastiveTrainer", "PixelMatchingEvaluator"]
 
 
 class PreparePairs:
@@ -65,26 +46,6 @@ class PreparePairs:
         ]
         names = ("points_view1", "points_view2", "points_valid")
         return views, [{name: get(p + name) for name in names} for p in self.prefixes]
-
-
-class PairInferer(Inferer):
-    """Embeds pairs of views: a list of pairs, one an input of the network, to a list of pairs of levels.
-
-    Args:
-        cpu_amp: compute in bfloat16 where the processor does so safely (MONAI's own ``amp`` is for GPUs only).
-    """
-
-    def __init__(self, cpu_amp: bool = False) -> None:
-        self.cpu_amp = cpu_amp
-
-    def __call__(
-        self, inputs: Sequence[tuple[Tensor, Tensor]], network: nn.Module, *args: Any, **kwargs: Any
-    ) -> list[tuple[Tensor, Tensor]]:
-        with torch.autocast("cpu", torch.bfloat16) if self.cpu_amp else nullcontext():
-            if all(first.shape == second.shape for first, second in inputs):
-                # one pass over both views: cheaper, and batch normalisation sees them together
-                return [tuple(level.chunk(2)) for level in network(*(torch.cat(views) for views in inputs))]
-            return list(zip(*(network(*views) for views in zip(*inputs, strict=True)), strict=True))
 
 
 class LevelContrast(nn.Module):
@@ -124,7 +85,7 @@ class LevelContrast(nn.Module):
         return total
 
 
-class PixelContrastiveTrainer(SupervisedTrainer):
+class PixelContrastiveTrainer(ContrastiveTrainer):
     """MONAI trainer that pulls the embeddings of corresponding pixels together [1].
 
     Everything of ``SupervisedTrainer`` is there: handlers, metrics, mixed precision, gradient accumulation.
@@ -172,7 +133,6 @@ class PixelContrastiveTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
         **kwargs: Any,
     ) -> None:
-        on_cpu = torch.device(device).type == "cpu"
         embedding = unwrap(network)
         require(
             hasattr(embedding, "strides"), "network", type(embedding).__name__, "an embedding network with `strides`"
@@ -180,7 +140,6 @@ class PixelContrastiveTrainer(SupervisedTrainer):
         view_levels = getattr(embedding, "view_levels", [(0, stride) for stride in embedding.strides])
         inputs = len({source for source, _ in view_levels})
         require(len(prefixes) == inputs, "prefixes", tuple(prefixes), f"{inputs} names, one an input of the network")
-        require(max_grad_norm is None or max_grad_norm > 0, "max_grad_norm", max_grad_norm, "above 0, or None")
         super().__init__(
             device,
             max_epochs,
@@ -188,23 +147,12 @@ class PixelContrastiveTrainer(SupervisedTrainer):
             network,
             optimizer,
             LevelContrast(view_levels, loss_function or PixelInfoNCELoss(), radius, level_weights),
-            prepare_batch=PreparePairs(key, prefixes),
-            inferer=inferer or PairInferer(cpu_amp=amp and on_cpu),
-            amp=amp and not on_cpu,
-            decollate=False,
+            PreparePairs(key, prefixes),
+            max_grad_norm,
+            amp,
+            inferer,
             **kwargs,
         )
-        if max_grad_norm is not None:
-            self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients, max_grad_norm)
-
-    def _clip_gradients(self, max_norm: float) -> None:
-        length, steps = self.state.epoch_length, self.accumulation_steps
-        batches = (self.state.iteration - 1) % length + 1 if length else self.state.iteration
-        if batches % steps and batches != length:
-            return  # MONAI will accumulate more gradients before it steps
-        if self.amp and self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
 
 
 class PairMatcher(Inferer):

@@ -37,6 +37,7 @@ class EmbeddingHeads(nn.Module):
             and strides are found out (in eval mode, without gradients; training modes are put back).
         hidden: channels of the hidden convolutions of each head, see :py:class:`PixelProjectionHead`; (256, 256) with
             256 for ``embedding_dim`` are those of [1].
+        pooled: one embedding an image: that of the mean over the cells.
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
@@ -44,7 +45,7 @@ class EmbeddingHeads(nn.Module):
 
     Shape:
         (B, in_channels, *S) to a list of (B, embedding_dim, *S_l), in the order of ``strides``, of unit norm over
-        dimension 1, at least float32.
+        dimension 1, at least float32. ``S_l`` is all ones if ``pooled``.
 
     Raises:
         ValueError: for a layer that the backbone does not have or that gives no feature map, a ``spatial_size`` that
@@ -70,8 +71,10 @@ class EmbeddingHeads(nn.Module):
         *,
         spatial_size: Sequence[int],
         hidden: Sequence[int] = (),
+        pooled: bool = False,
     ) -> None:
         super().__init__()
+        self.pooled = pooled
         require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
         names = [name for name, _ in backbone.named_modules()]
         self.layers = ensure_tuple(layers)
@@ -93,6 +96,9 @@ class EmbeddingHeads(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self._feature_maps(image)
+        if self.pooled:
+            axes = tuple(range(2, image.ndim))
+            maps = {layer: features.mean(axes, keepdim=True) for layer, features in maps.items()}
         embeddings = [head(maps[layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
         # half precision would lose the guard against a division by zero
         return [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]

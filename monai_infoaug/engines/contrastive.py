@@ -1,0 +1,110 @@
+"""What trainers that contrast two views share: embedding the pair, mixed precision, and gradient norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from monai_infoaug._require import require
+
+__all__ = ["ContrastiveTrainer", "PairInferer", "has_fast_half"]
+
+
+def has_fast_half(device: str | torch.device = "cpu") -> bool:
+    """Whether mixed precision is worth its while: on every GPU, and on CPUs that compute bfloat16 natively."""
+    cpu_test = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return torch.device(device).type == "cuda" or cpu_test()
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The embedding network inside of DistributedDataParallel or its like."""
+    return getattr(network, "module", network)
+
+
+class PairInferer(Inferer):
+    """Embeds pairs of views: a list of pairs, one an input of the network, to a list of pairs of levels.
+
+    Args:
+        cpu_amp: compute in bfloat16 where the processor does so safely (MONAI's own ``amp`` is for GPUs only).
+    """
+
+    def __init__(self, cpu_amp: bool = False) -> None:
+        self.cpu_amp = cpu_amp
+
+    def __call__(
+        self, inputs: Sequence[tuple[Tensor, Tensor]], network: nn.Module, *args: Any, **kwargs: Any
+    ) -> list[tuple[Tensor, Tensor]]:
+        with torch.autocast("cpu", torch.bfloat16) if self.cpu_amp else nullcontext():
+            if all(first.shape == second.shape for first, second in inputs):
+                # one pass over both views: cheaper, and batch normalisation sees them together
+                return [tuple(level.chunk(2)) for level in network(*(torch.cat(views) for views in inputs))]
+            return list(zip(*(network(*views) for views in zip(*inputs, strict=True)), strict=True))
+
+
+class ContrastiveTrainer(SupervisedTrainer):
+    """MONAI trainer on pairs of views; :py:class:`PixelContrastiveTrainer` and :py:class:`LabelContrastiveTrainer`.
+
+    Args:
+        device: where to train.
+        max_epochs: number of epochs.
+        train_data_loader: batches of pairs.
+        network: embedding network; the output is a list of levels.
+        optimizer: of the network's parameters.
+        loss_function: of the list of pairs of levels and what ``prepare_batch`` gives beside the views.
+        prepare_batch: from a batch to a list of pairs of views and their targets.
+        max_grad_norm: gradients are scaled down to this norm; None leaves them.
+        amp: mixed precision: MONAI's on a GPU, bfloat16 on the CPU (see :py:func:`has_fast_half`).
+        inferer: default ``PairInferer(cpu_amp=amp)``, GPUs excepted.
+        kwargs: of ``SupervisedTrainer``. ``decollate`` is False: there is nothing to take apart.
+
+    Raises:
+        ValueError: for a ``max_grad_norm`` that is not above 0.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: Callable[..., Tensor],
+        prepare_batch: Callable[..., tuple],
+        max_grad_norm: float | None = None,
+        amp: bool = False,
+        inferer: Inferer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        require(max_grad_norm is None or max_grad_norm > 0, "max_grad_norm", max_grad_norm, "above 0, or None")
+        on_cpu = torch.device(device).type == "cpu"
+        super().__init__(
+            device,
+            max_epochs,
+            train_data_loader,
+            network,
+            optimizer,
+            loss_function,
+            prepare_batch=prepare_batch,
+            inferer=inferer or PairInferer(cpu_amp=amp and on_cpu),
+            amp=amp and not on_cpu,
+            decollate=False,
+            **kwargs,
+        )
+        if max_grad_norm is not None:
+            self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients, max_grad_norm)
+
+    def _clip_gradients(self, max_norm: float) -> None:
+        length, steps = self.state.epoch_length, self.accumulation_steps
+        batches = (self.state.iteration - 1) % length + 1 if length else self.state.iteration
+        if batches % steps and batches != length:
+            return  # MONAI will accumulate more gradients before it steps
+        if self.amp and self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)

@@ -1,0 +1,170 @@
+"""Contrastive training by labels: of pixels, of images, or of each image against all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from monai.inferers import Inferer
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+
+from monai_infoaug._grid import level_shares
+from monai_infoaug._require import require
+from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
+from monai_infoaug.losses import PixelSupConLoss
+
+__all__ = ["LabelContrast", "LabelContrastiveTrainer"]
+
+
+class PrepareLabelledPairs:
+    """``prepare_batch`` of MONAI's engines for two views with what says which pixels or images belong together.
+
+    Args:
+        key, label_key, tiers_key: see :py:class:`LabelContrastiveTrainer`.
+    """
+
+    def __init__(self, key: str, label_key: str | None, tiers_key: str | None) -> None:
+        self.key, self.label_key, self.tiers_key = key, label_key, tiers_key
+
+    def __call__(
+        self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[list[tuple[Tensor, Tensor]], dict[str, tuple[Tensor | None, Tensor | None]]]:
+        def get(name: str) -> Tensor:
+            if name not in batch:
+                raise KeyError(f"The batch lacks `{name}`; it has {sorted(batch)}.")
+            return convert_to_tensor(batch[name], track_meta=False).to(device=device, non_blocking=non_blocking)
+
+        def pair(key: str | None) -> tuple[Tensor | None, Tensor | None]:
+            return (None, None) if key is None else (get(f"{key}_view1"), get(f"{key}_view2"))
+
+        views = tuple(view.to(**kwargs) for view in pair(self.key))
+        if self.label_key is None:
+            rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+            labels = (torch.arange(len(views[0]), device=device) + rank * len(views[0]),) * 2
+        elif self.label_key in batch:
+            labels = (get(self.label_key),) * 2
+        else:
+            labels = pair(self.label_key)
+        return [views], {"labels": labels, "tiers": pair(self.tiers_key)}
+
+
+class LabelContrast(nn.Module):
+    """Contrast of pixels, or of images, by their labels, averaged over the levels of an embedding network.
+
+    Args:
+        strides: voxels a cell of each level.
+        loss: called as ``loss(level1, labels1, level2, labels2, tiers1, tiers2)``.
+        weights: of the levels, default all equal.
+    """
+
+    def __init__(
+        self, strides: Sequence[int], loss: Callable[..., Tensor], weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.strides, self.loss, self.weights = tuple(strides), loss, level_shares(weights, len(strides))
+
+    def forward(
+        self, levels: Sequence[tuple[Tensor, Tensor]], targets: Mapping[str, tuple[Tensor | None, Tensor | None]]
+    ) -> Tensor:
+        """Mean over the levels; a cell has the label and the tier of the pixel in its middle."""
+        total = torch.zeros((), device=levels[0][0].device)
+        for stride, weight, pair in zip(self.strides, self.weights, levels, strict=True):
+            labels, tiers = (
+                [_at_cells(values, level, stride) for values, level in zip(maps, pair, strict=True)]
+                for maps in (targets["labels"], targets["tiers"])
+            )
+            total = total + weight * self.loss(pair[0], labels[0], pair[1], labels[1], *tiers)
+        return total
+
+
+def _at_cells(values: Tensor | None, level: Tensor, stride: int) -> Tensor | None:
+    """Values (B, 1, *S), or one an image, at the cells of a level (B, F, *cells): (B, 1, *cells)."""
+    cells = level.shape[2:]
+    if values is not None and values.ndim <= 2:
+        return values.reshape(-1, 1, *[1] * len(cells)).expand(-1, -1, *cells)
+    if values is None or stride == 1:
+        return values
+    for axis, count in enumerate(cells, start=2):
+        middle = torch.arange(count, device=values.device) * stride + stride // 2
+        values = values.index_select(axis, middle.clamp(max=values.shape[axis] - 1))
+    return values
+
+
+class LabelContrastiveTrainer(ContrastiveTrainer):
+    """MONAI trainer that pulls together the embeddings of pixels of one class, or of images of one class [1-4].
+
+    Everything of ``SupervisedTrainer`` is there: handlers, metrics, mixed precision, gradient accumulation.
+
+    Three kinds of contrast, by what ``label_key`` names:
+
+    - label images ``<label_key>_view1`` and ``<label_key>_view2``, as ``RandPairedViewsd`` makes them: pixels of one
+      class belong together [1, 2];
+    - ``<label_key>`` itself, a class number an image: views of images of one class belong together [3];
+    - None: the two views of an image belong together, against all other images (SimCLR [4]).
+
+    For the latter two take a network whose levels are an embedding an image, such as ``EmbeddingHeads`` with
+    ``pooled=True``, and ``PixelSupConLoss(scope="batch")``.
+
+    Args:
+        device: where to train.
+        max_epochs: number of epochs.
+        train_data_loader: batches with ``<key>_view1`` and ``<key>_view2``, each (B, C, *S).
+        network: embedding network with ``strides``; the output is a list of levels (B, F, *cells).
+        optimizer: of the network's parameters.
+        loss_function: ``PixelSupConLoss()`` if None, or another one that is called alike.
+        key: the image whose views are embedded.
+        label_key: see above.
+        tiers_key: ``<tiers_key>_view1`` and ``<tiers_key>_view2`` are the tiers for a sampler that asks for them.
+        level_weights: weight of each level's loss, default all equal.
+        max_grad_norm, amp, inferer, kwargs: see :py:class:`ContrastiveTrainer`.
+
+    Raises:
+        ValueError: for level weights that do not fit the network.
+        KeyError: naming what a batch lacks.
+
+    References:
+        1. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
+        2. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI
+           2021, arXiv:2109.07407.
+        3. Lee et al., "Attention-guided supervised contrastive learning for semantic segmentation", arXiv:2106.01596.
+        4. Chen et al., "A simple framework for contrastive learning of visual representations", ICML 2020,
+           arXiv:2002.05709.
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device,
+        max_epochs: int,
+        train_data_loader: Any,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_function: Callable[..., Tensor] | None = None,
+        key: str = "image",
+        label_key: str | None = "label",
+        tiers_key: str | None = None,
+        level_weights: Sequence[float] | None = None,
+        max_grad_norm: float | None = None,
+        amp: bool = False,
+        inferer: Inferer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        embedding = unwrap(network)
+        require(
+            hasattr(embedding, "strides"), "network", type(embedding).__name__, "an embedding network with `strides`"
+        )
+        super().__init__(
+            device,
+            max_epochs,
+            train_data_loader,
+            network,
+            optimizer,
+            LabelContrast(embedding.strides, loss_function or PixelSupConLoss(), level_weights),
+            PrepareLabelledPairs(key, label_key, tiers_key),
+            max_grad_norm,
+            amp,
+            inferer,
+            **kwargs,
+        )
