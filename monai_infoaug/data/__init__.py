@@ -8,7 +8,7 @@ from monai_infoaug.data.datalists import (
     segmentation_datalist,
 )
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
-from monai_infoaug.data.seeding import SeededDataset
+from monai_infoaug.data.seeding import SeededDataset, seeded_loader
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "image_name",
     "landmark_datalist",
     "read_landmarks",
+    "seeded_loader",
     "segmentation_datalist",
     "write_landmarks",
 ]

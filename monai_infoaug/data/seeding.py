@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
+from monai.data import DataLoader
+from torch.utils.data import Dataset, DistributedSampler, Subset
 
 from monai_infoaug._require import require
 
-__all__ = ["SeededDataset"]
+__all__ = ["SeededDataset", "seeded_loader"]
 
 
 class SeededDataset(Dataset):
@@ -82,3 +83,36 @@ class SeededDataset(Dataset):
         mixed = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)
         self.dataset.transform.set_random_state(seed=int(mixed[0]))
         return self.dataset[index]
+
+
+def seeded_loader(dataset: Dataset, batch_size: int, seed: int = 0, num_workers: int = 0, **kwargs: Any) -> DataLoader:
+    """Shuffled whole batches of a data set, whose order and random changes are functions of (seed, epoch) alone.
+
+    ``loader.dataset`` is a :py:class:`SeededDataset` and ``loader.sampler`` a ``DistributedSampler``: call
+    ``set_epoch`` of both before each epoch, as the handler ``EpochSetter`` does.
+
+    Args:
+        dataset: see :py:class:`SeededDataset`.
+        batch_size: items a batch, at most all.
+        seed: non-negative integer.
+        num_workers: processes that make the items; they stay from epoch to epoch.
+        kwargs: of ``monai.data.DataLoader``.
+
+    Example:
+        >>> from monai.data import Dataset
+        >>> from monai.transforms import RandScaleIntensity
+        >>> loader = seeded_loader(Dataset([torch.ones(1)] * 5, RandScaleIntensity(0.5, prob=1.0)), batch_size=2)
+        >>> [len(batch) for batch in loader]
+        [2, 2]
+    """
+    require(lambda: batch_size >= 1, "batch_size", batch_size, "at least 1")
+    seeded = SeededDataset(dataset, seed)
+    return DataLoader(
+        seeded,
+        batch_size=min(batch_size, len(seeded)),
+        sampler=DistributedSampler(seeded, num_replicas=1, rank=0, seed=seed),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        drop_last=True,
+        **kwargs,
+    )

@@ -4,6 +4,7 @@ from monai_infoaug.handlers.checkpoint import ResumableCheckpoint, load_weights,
 from monai_infoaug.handlers.epoch import EpochSetter
 from monai_infoaug.handlers.landmark_report import LandmarkReport, draw_landmarks, summarise_errors
 from monai_infoaug.handlers.pictures import PairPictureHandler, draw_pair
+from monai_infoaug.handlers.training import training_handlers
 
 __all__ = [
     "EpochSetter",
@@ -15,4 +16,5 @@ __all__ = [
     "load_weights",
     "read_settings",
     "summarise_errors",
+    "training_handlers",
 ]

@@ -1,6 +1,7 @@
-"""Metrics of landmarks and of embeddings."""
+"""Metrics of landmarks, of embeddings and of segmentations."""
 
 from monai_infoaug.metrics.collapse import PixelEmbeddingCollapseMetric
 from monai_infoaug.metrics.landmarks import MeanRadialError, SuccessDetectionRate
+from monai_infoaug.metrics.surface_distance import MillimetreHausdorffMetric
 
-__all__ = ["MeanRadialError", "PixelEmbeddingCollapseMetric", "SuccessDetectionRate"]
+__all__ = ["MeanRadialError", "MillimetreHausdorffMetric", "PixelEmbeddingCollapseMetric", "SuccessDetectionRate"]

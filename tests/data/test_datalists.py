@@ -301,9 +301,7 @@ def test_labelled_cases(cases, labelled, number):
 
 def test_drawn_cases_depend_on_the_seed_alone(cases):
     def chosen(number, seed):
-        return {
-            item["name"] for item in segmentation_datalist(*cases, "train", number, seed=seed) if "label" in item
-        }
+        return {item["name"] for item in segmentation_datalist(*cases, "train", number, seed=seed) if "label" in item}
 
     assert chosen(3, 0) == chosen(3, 0) < chosen(5, 0) and len({frozenset(chosen(3, seed)) for seed in range(8)}) > 1
     assert chosen(["00", "14"], 0) == {"00", "14"}
@@ -330,5 +328,5 @@ def test_bad_settings_of_cases(cases, settings, message):
 
 def test_labels_of_other_images(cases, tmp_path):
     images(tmp_path / "others", "a.png")
-    with pytest.raises(ValueError, match="`labels` must be a folder with labels of training cases of '.*images'"):
+    with pytest.raises(ValueError, match=r"`labels` must be a folder with labels of training cases of '.*images'"):
         segmentation_datalist(cases[0], tmp_path / "others", "train")

@@ -11,7 +11,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, Lambda, RandGaussianNoise
 from torch.utils.data import Subset
 
-from monai_infoaug.data import SeededDataset
+from monai_infoaug.data import SeededDataset, seeded_loader
 
 LENGTH = 6
 ITEMS = [torch.full((1, 3, 3), float(i)) for i in range(LENGTH)]
@@ -123,3 +123,23 @@ def test_bad_input():
         seeded(seed=0.5)
     with pytest.raises(ValueError, match="`epoch` must be a non-negative integer, got -2"):
         seeded().set_epoch(-2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_of_an_epoch_are_the_same_in_every_run(num_workers):
+    def epochs(seed, workers):
+        loader = seeded_loader(seeded().dataset, 4, seed, workers)
+        assert len(loader) == 1 and loader.dataset.seed == seed
+        for epoch in (1, 2):
+            loader.dataset.set_epoch(epoch), loader.sampler.set_epoch(epoch)
+            yield torch.stack([torch.as_tensor(item) for batch in loader for item in batch])
+
+    first, again, other = (list(epochs(seed, n)) for seed, n in ((0, 0), (0, num_workers), (1, 0)))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
+
+
+def test_a_batch_has_at_most_all_items():
+    assert [len(batch) for batch in seeded_loader(seeded().dataset, 50)] == [LENGTH]
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+        seeded_loader(seeded().dataset, 0)

@@ -96,15 +96,16 @@ def scene(seed, dims):
     size = (24,) * dims
     label = torch.zeros(1, *size)
     label[:, 8:, 4:20], label[:, :10, 12:] = 1, 2
-    return {"image": label + 0.3 * torch.randn(1, *size, generator=generator), "label": label.to(torch.uint8), "tiers": label.to(torch.uint8)}
+    image = label + 0.3 * torch.randn(1, *size, generator=generator)
+    return {"image": image, "label": label.to(torch.uint8), "tiers": label.to(torch.uint8)}
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("shares", [None, (0.2, 0.4, 0.4)])
 def test_paired_views_of_labelled_images_are_learnt_from(dims, shares):
-    pair = RandPairedViewsd(["image", "label", "tiers"], roi_size=(16,) * dims, intensity=RandGaussianNoise(1.0, 0, 0.1),
-                            intensity_keys="image", num_points=0, outputs=())  # fmt: skip
-    pair.set_random_state(0)
+    pair = RandPairedViewsd(
+        ["image", "label", "tiers"], (16,) * dims, intensity=RandGaussianNoise(1.0, 0, 0.1), num_points=0, outputs=()
+    ).set_random_state(0)  # the labels are integers, so their intensities stay
     torch.manual_seed(0)
     heads = EmbeddingHeads(unet(dims), ("model.0", "model.2"), 8, spatial_size=(16,) * dims, hidden=(8,))
     loss = PixelSupConLoss(0.1, denominator="negatives", sampler=DrawnPixels(100, True, shares))

@@ -1,0 +1,59 @@
+"""The handlers that every training of the example bundles has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler
+from monai.utils import optional_import
+
+from monai_infoaug.handlers.checkpoint import ResumableCheckpoint
+from monai_infoaug.handlers.epoch import EpochSetter
+
+ProgressBar, _ = optional_import("ignite.handlers", name="ProgressBar")
+
+__all__ = ["training_handlers"]
+
+
+def _loss(output: Mapping[str, Any]) -> float:
+    return output["loss"].item()
+
+
+def training_handlers(
+    name: str,
+    loader: Any,
+    states: Mapping[str, Any],
+    checkpoint: str | os.PathLike,
+    settings: Mapping[str, Any] | None = None,
+    summary_writer: Any = None,
+) -> list[Any]:
+    """Handlers that set the epoch, change the learning rate, show the loss, and save and resume the training.
+
+    Args:
+        name: of the training, as the progress bar, the log and TensorBoard show it.
+        loader: of :py:func:`monai_infoaug.data.seeded_loader`.
+        states: what is saved by name, see :py:class:`ResumableCheckpoint`: the network, the optimizer and
+            ``"lr_scheduler"``, which is stepped after each iteration.
+        checkpoint: file.
+        settings: kept in the checkpoint.
+        summary_writer: of TensorBoard; None: nothing is written.
+
+    Returns:
+        Handlers for ``train_handlers`` of a MONAI trainer with ``decollate=False``, the one that resumes last.
+
+    Raises:
+        KeyError: for ``states`` without a ``"lr_scheduler"``.
+    """
+    handlers = [
+        EpochSetter([loader.dataset, loader.sampler]),
+        LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
+        StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
+        ProgressBar(desc=name),
+        ResumableCheckpoint(checkpoint, states, settings=settings),
+    ]
+    if summary_writer is not None:
+        board = TensorBoardStatsHandler(summary_writer, output_transform=_loss, tag_name=f"{name}_loss")
+        handlers.insert(-1, board)
+    return handlers

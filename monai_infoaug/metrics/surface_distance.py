@@ -1,0 +1,45 @@
+"""Distances between surfaces in millimetres."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.data import MetaTensor
+from monai.metrics import HausdorffDistanceMetric
+from torch import Tensor
+
+from monai_infoaug._require import require
+
+__all__ = ["MillimetreHausdorffMetric"]
+
+
+class MillimetreHausdorffMetric(HausdorffDistanceMetric):
+    """MONAI's Hausdorff distance in millimetres: the spacing of each image is that of the affine of its truth.
+
+    With it ``IgniteMetricHandler(MillimetreHausdorffMetric(percentile=95), ...)`` reports what is published, also where
+    the images of a folder differ in their spacing.
+
+    Args:
+        kwargs: of ``monai.metrics.HausdorffDistanceMetric``, such as ``percentile=95`` and ``include_background``.
+
+    Shape:
+        - y_pred, y: lists of one-hot tensors (C, *S), or (1, C, *S); y MetaTensors.
+
+    Raises:
+        TypeError: for a truth without an affine.
+        ValueError: for several images in one tensor, whose affines it cannot have.
+
+    Example:
+        >>> import torch
+        >>> square = torch.zeros(1, 16, 16)
+        >>> square[:, 4:8, 4:8] = 1
+        >>> metric = MillimetreHausdorffMetric(include_background=True)
+        >>> affine = torch.diag(torch.tensor([0.5, 0.5, 1.0]))
+        >>> float(metric([square.roll(2, 1)], [MetaTensor(square, affine=affine)]))
+        1.0
+    """
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
+        require(isinstance(y, MetaTensor), "y", type(y).__name__, "MetaTensors, which know their spacing", TypeError)
+        require(len(y) == 1, "y", f"{len(y)} images in one tensor", "a list of images")
+        return super()._compute_tensor(y_pred, y, spacing=y.pixdim.tolist(), **kwargs)
