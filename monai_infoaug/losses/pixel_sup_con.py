@@ -178,10 +178,15 @@ class PixelSupConLoss(nn.Module):
         if self.scope == "cross":
             columns, others, valid = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others, valid))
         nothing = (rows.sum() + columns.sum()) * 0
+        with_anchors = anchors.any(1)
+        if not with_anchors.all():  # many blocks show background alone
+            rows, classes, anchors, columns, others, valid = (
+                x[with_anchors] for x in (rows, classes, anchors, columns, others, valid)
+            )
+            if len(rows) == 0:
+                return nothing, nothing.detach()
         # nothing but anchors is a row from here on, but for a set that has fewer of them than another one
         order = anchors.byte().argsort(dim=1, descending=True, stable=True)[:, : int(anchors.sum(1).max())]
-        if order.numel() == 0:
-            return nothing, nothing.detach()
         rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2])) / self.temperature
         classes, anchors = classes.gather(1, order), anchors.gather(1, order)
         itself = None if self.self_pairs or self.views == "across" else first + order

@@ -1,4 +1,4 @@
-"""Information maps, tiers, intensity by tier, paired views and heat maps as MONAI transforms."""
+"""Information maps, tiers, intensity by tier, paired views, heat maps and label channels as MONAI transforms."""
 
 from monai_infoaug.transforms.coordinate_map import CoordinateMap, CoordinateMapD, CoordinateMapd, CoordinateMapDict
 from monai_infoaug.transforms.foreground import BodyMask, BodyMaskD, BodyMaskd, BodyMaskDict
@@ -18,6 +18,7 @@ from monai_infoaug.transforms.intensity_curve import (
     RandIntensityCurved,
     RandIntensityCurveDict,
 )
+from monai_infoaug.transforms.label_channels import LabelChannels, LabelChannelsD, LabelChannelsd, LabelChannelsDict
 from monai_infoaug.transforms.landmark_heatmap import (
     LandmarkHeatmap,
     LandmarkHeatmapD,
@@ -60,6 +61,10 @@ __all__ = [
     "InformationTiersD",
     "InformationTiersDict",
     "InformationTiersd",
+    "LabelChannels",
+    "LabelChannelsD",
+    "LabelChannelsDict",
+    "LabelChannelsd",
     "LandmarkHeatmap",
     "LandmarkHeatmapD",
     "LandmarkHeatmapDict",
