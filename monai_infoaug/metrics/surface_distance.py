@@ -42,4 +42,4 @@ class MillimetreHausdorffMetric(HausdorffDistanceMetric):
     def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
         require(isinstance(y, MetaTensor), "y", type(y).__name__, "MetaTensors, which know their spacing", TypeError)
         require(len(y) == 1, "y", f"{len(y)} images in one tensor", "a list of images")
-        return super()._compute_tensor(y_pred, y, spacing=y.pixdim.tolist(), **kwargs)
+        return super()._compute_tensor(y_pred, y, spacing=y.pixdim[: y.ndim - 2].tolist(), **kwargs)

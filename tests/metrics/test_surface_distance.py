@@ -48,3 +48,12 @@ def test_what_has_no_affine_is_refused():
         metric([volume], [volume])
     with pytest.raises(ValueError, match="`y` must be a list of images, got 2 images in one tensor"):
         metric(torch.stack([volume] * 2), MetaTensor(torch.stack([volume] * 2)))
+
+
+def test_2d_image_with_a_3d_affine():
+    square = torch.zeros(1, 16, 16)
+    square[:, 4:8, 4:8] = 1
+    metric = MillimetreHausdorffMetric(include_background=True)
+    truth = MetaTensor(square, affine=torch.diag(torch.tensor([0.5, 2.0, 9.0, 1.0])))
+    assert metric([square.roll(3, 1)], [truth]).item() == 1.5
+    assert metric([square.roll(3, 2)], [truth]).item() == 6.0
