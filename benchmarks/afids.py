@@ -9,7 +9,8 @@ Rows: the fiducials left in place; registration of the two volumes by mutual inf
 then B-spline); MIND descriptors [1], compared in a neighbourhood, of which the best place within 40 mm is taken; the
 network of the bundle ``landmark_matching_3d``, untrained and trained, by the bundle's neighbourhoods, and with each
 fiducial searched for itself in the whole volume. With ``--guidance`` the same network is also trained with uniform
-changes and points from anywhere, and with the information of another place (the volume's own, turned by half a turn).
+changes and points from anywhere, and with the information of another place (the volume's own, turned by half a turn);
+the differences come with the intervals of a bootstrap over the fiducials.
 
 Every result is saved as soon as it is there, so that a run that was stopped goes on where it was.
 
@@ -40,7 +41,7 @@ from monai.transforms.utils import create_rotate
 from torch import Tensor, nn
 
 from benchmarks._baselines import by_mind, register, to_sitk
-from benchmarks._landmarks import bundle_config, run_bundle
+from benchmarks._landmarks import bundle_config, print_difference, run_bundle
 from monai_infoaug._grid import sample_at
 from monai_infoaug._require import require
 from monai_infoaug.data import SimpleITKReader, read_landmarks
@@ -262,6 +263,12 @@ def measure(
         print(f"seed {seed}, {name}: {errors.mean():.2f} mm, {result['seconds']:.0f} s", flush=True)
 
 
+def errors_of(seeds: Sequence[int], name: str, out: Path) -> np.ndarray:
+    """Errors (seeds, fiducials) in mm of a row."""
+    files = [out / f"{seed} {name}.json" for seed in seeds]
+    return np.array([json.loads(file.read_text(encoding="utf-8"))["errors"] for file in files])
+
+
 def summary(seeds: Sequence[int], names: Sequence[str], out: Path) -> list[dict[str, Any]]:
     """A row a method: errors in mm over all seeds and fiducials, the seeds' means, and seconds a seed."""
     rows = []
@@ -327,8 +334,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{r['method']:24}{r['mean']:7.2f}{r['median']:8.2f}{r['sd']:6.2f}{r['worst']:7.1f}{spread:>20}"
             f"{r['seconds']:10.0f}"
         )
+    differences = {}
+    for name in ("uniform", "shuffled") if options.guidance else ():
+        for end in ("", ", points alone"):
+            row, other = f"trained{end}", f"{name}{end}"
+            errors = {each: errors_of(seeds, each, options.out)[:, :, None] for each in (row, other)}
+            differences[f"{row} - {other}"] = print_difference(row, other, errors)  # drawn: fiducials
     print(f"\n{len(seeds)} seeds x 32 fiducials; this run took {(time.perf_counter() - start) / 60:.1f} minutes.")
-    print(json.dumps({"benchmark": "afids", "seeds": len(seeds), "threads": torch.get_num_threads(), "rows": rows}))
+    about = {"benchmark": "afids", "seeds": len(seeds), "threads": torch.get_num_threads()}
+    print(json.dumps(about | {"rows": rows, "differences": differences}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler
@@ -28,6 +28,7 @@ def training_handlers(
     checkpoint: str | os.PathLike,
     settings: Mapping[str, Any] | None = None,
     summary_writer: Any = None,
+    seeded: Sequence[Any] = (),
 ) -> list[Any]:
     """Handlers that set the epoch, change the learning rate, show the loss, and save and resume the training.
 
@@ -39,6 +40,7 @@ def training_handlers(
         checkpoint: file.
         settings: kept in the checkpoint.
         summary_writer: of TensorBoard; None: nothing is written.
+        seeded: what else is told the epoch with ``set_epoch``, such as ``DrawnPixels``.
 
     Returns:
         Handlers for ``train_handlers`` of a MONAI trainer with ``decollate=False``, the one that resumes last.
@@ -47,7 +49,7 @@ def training_handlers(
         KeyError: for ``states`` without a ``"lr_scheduler"``.
     """
     handlers = [
-        EpochSetter([loader.dataset, loader.sampler]),
+        EpochSetter([loader.dataset, loader.sampler, *seeded]),
         LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
         StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
         ProgressBar(desc=name),

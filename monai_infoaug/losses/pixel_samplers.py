@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -146,9 +147,12 @@ class DrawnPixels(_PixelSampler):
         balanced: share the draws equally among the classes that an image shows.
         shares: of the (low, medium, high) tier in the draws, not negative, summing to one; tiers that are not there are
             left out and the rest scaled up. With ``balanced``, so in each class.
+        seed: non-negative integer; with ``set_epoch`` at the start of each epoch, a training that was stopped and goes
+            on draws as one that ran through.
 
     Raises:
-        ValueError: for a number below 1, shares that do not sum to one, or no tiers where there are shares.
+        ValueError: for a number below 1, shares that do not sum to one, a negative seed, or no tiers where there are
+            shares.
 
     References:
         1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
@@ -161,10 +165,18 @@ class DrawnPixels(_PixelSampler):
         (torch.Size([1, 8, 3]), torch.Size([1, 1, 3]))
     """
 
-    def __init__(self, number: int, balanced: bool = False, shares: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, number: int, balanced: bool = False, shares: Sequence[float] | None = None, seed: int = 0
+    ) -> None:
         require(lambda: number >= 1, "number", number, "at least 1")
         require_shares(shares)
-        self.number, self.balanced, self.shares = number, balanced, shares
+        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        self.number, self.balanced, self.shares, self.seed = number, balanced, shares, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw from now on as an epoch (non-negative) does from its start."""
+        self.epoch, self.draws = epoch, 0
 
     def _sample(
         self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
@@ -179,7 +191,10 @@ class DrawnPixels(_PixelSampler):
         if self.balanced:
             density = _shared(density, classes)
         # the largest of log density + Gumbel noise are a draw without replacement
-        noise = -torch.empty_like(density).exponential_().log()
+        mixed = np.random.SeedSequence((self.seed, self.epoch, self.draws)).generate_state(1)
+        self.draws += 1
+        generator = torch.Generator().manual_seed(int(mixed[0]))
+        noise = -torch.empty(density.shape).exponential_(generator=generator).log().to(density)
         count = min(self.number, density.shape[1])
         keys, index = (density.log() + noise).topk(count, dim=1)
         drawn = [x.gather(2, index[:, None].expand(-1, x.shape[1], -1)) for x in (features, labels)]

@@ -60,6 +60,18 @@ SMALL = {
         "repeats": 1,
     },
 }
+SEGMENTATION = {
+    "features": [4] * 6,
+    "roi_size": [32] * 3,
+    "widths": [8, 8],
+    "draws": 4,
+    "test_every": None,
+    "val_every": None,
+}
+SMALL |= {
+    "label_efficient_segmentation": SEGMENTATION | {"number": 50, "pretrain_epochs": 1},
+    "local_contrast_segmentation": SEGMENTATION | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
+}
 
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 missing = [name for name in ("ignite", "tensorboard", "matplotlib", "tqdm") if find_spec(name) is None]
@@ -188,15 +200,19 @@ def trained(request, tmp_path_factory):
     table = str(folder / "table.csv")
     write_landmarks(table, LandmarkTable(LABELS, points, space="LPS"))
     template = next((folder / "images").glob("0.*"))
+    (folder / "labels").mkdir()
+    for image in (folder / "images").iterdir():  # half of the brightest are of each class
+        bright = sitk.ReadImage(image) > 200
+        sitk.WriteImage(bright + (bright & (sitk.ReadImage(image) > 228)), folder / "labels" / image.name)
     settings = {
         "bundle_root": str(bundle),
         "dataset_dir": str(folder / "images"),
         "output_dir": str(folder / "out"),
-        **QUICK,
-        **SMALL.get(bundle.name, {}),
     }
-    annotated = {"template": str(template), "template_landmarks": table}
     parser = config(bundle, "train")
+    settings |= {key: value for key, value in QUICK.items() if key in parser} | SMALL.get(bundle.name, {})
+    annotated = {"template": str(template), "template_landmarks": table}
+    settings |= {"labels_dir": str(folder / "labels")} if "labels_dir" in parser else {}
     settings |= {"landmarks": table} if "landmarks" in parser else {}
     assert [key for key in settings if key not in parser] == []
     run(bundle, "train", settings)
@@ -233,16 +249,36 @@ def test_evaluate_and_infer(trained, kind, output):
         annotated = annotated | {
             "evaluation_dir": settings["dataset_dir"],
             "landmarks": annotated["template_landmarks"],
+            "part": None,
         }
     parser = config(bundle, *WORKFLOWS[kind])
     run(bundle, kind, settings | {key: value for key, value in annotated.items() if key in parser})
-    (table,) = Path(settings["output_dir"], output).glob("landmarks*.csv")
+    results = Path(settings["output_dir"], output)
+    if "labels_dir" in parser:
+        check_segmentation(results, settings)
+        return
+    (table,) = results.glob("landmarks*.csv")
     found = read_landmarks(table).to("LPS")
     assert set(found.points) == {"0", "1", "2"} and found.labels == LABELS
     truth = read_landmarks(annotated["template_landmarks"]).points["0"]
     if "template" in parser:
         np.testing.assert_allclose(found.points["0"], truth, atol=4)  # it finds itself, to a cell or two
     assert all(np.isfinite(points).all() for points in found.points.values())
+
+
+def check_segmentation(results: Path, settings: dict) -> None:
+    """A mask an image on the image's grid, or Dice by image and class."""
+    images = {path.name: sitk.ReadImage(path) for path in Path(settings["dataset_dir"]).iterdir()}
+    if results.name == "inference":
+        masks = {path.name: sitk.ReadImage(path) for path in results.iterdir()}
+        assert masks.keys() == images.keys()
+        for name, mask in masks.items():
+            assert mask.GetSize() == images[name].GetSize() and mask.GetOrigin() == images[name].GetOrigin()
+            assert set(np.unique(sitk.GetArrayFromImage(mask))) <= {0, 1, 2}
+    else:
+        header, *rows = (results / "mean_dice_raw.csv").read_text().splitlines()
+        assert header == "filename,class0,class1,mean" and len(rows) == len(images)
+        assert (results / "hausdorff_95_mm_raw.csv").exists()
 
 
 def export_arguments(bundle: Path, settings: dict) -> dict:
@@ -258,6 +294,8 @@ def export_arguments(bundle: Path, settings: dict) -> dict:
 
 def another_size(bundle: Path) -> list[int]:
     dims = spatial_dims(bundle)
+    if "labels_dir" in config(bundle, "train"):
+        return [48, 32, 64]
     return [SIZE[dims] + odd for odd in (7, 0, -5)][:dims]
 
 

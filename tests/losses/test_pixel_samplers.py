@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -74,7 +75,6 @@ def test_blocks_are_compared_within_themselves():
 
 
 def drawn_places(sampler, *maps, times=300):
-    torch.manual_seed(0)
     for _ in range(times):
         features, labels, valid = sampler(*maps)
         assert features.shape[2:] == labels.shape[2:] == valid.shape[2:] == (sampler.number,)
@@ -141,11 +141,23 @@ def test_the_loss_takes_the_draw():
     features, labels, _ = numbered()
     features, tiers = features.double(), labels.clone()
     sampler = DrawnPixels(8, shares=(0.2, 0.4, 0.4))
-    torch.manual_seed(3)
     x, y, valid = sampler(features, labels, labels != 2, tiers)
-    torch.manual_seed(3)
+    sampler.set_epoch(0)
     got = PixelSupConLoss(sampler=sampler, ignore_index=2)(features, labels, tiers1=tiers)
     assert float(got) == pytest.approx(float(PixelSupConLoss(ignore_index=2)(x, y.where(valid, 2))))
+
+
+def test_an_epoch_is_drawn_alike_by_all_that_have_the_seed():
+    def epochs(seed, first):
+        sampler = copy.deepcopy(DrawnPixels(8, seed=seed))
+        for epoch in range(first, 3):
+            sampler.set_epoch(epoch)
+            yield [sampler(*numbered())[0] for _ in range(2)]
+
+    whole, resumed, other = (list(epochs(*which)) for which in ((5, 0), (5, 1), (6, 0)))
+    torch.testing.assert_close(whole[1:], resumed)
+    draws = [draw for epoch in (*whole, *other) for draw in epoch]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(draws, 2))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,7 @@ def test_the_loss_takes_the_draw():
         (lambda: StridePixels(0), "`stride` must be at least 1"),
         (lambda: BlockPixels((2, 0)), "`size` must be at least 1"),
         (lambda: DrawnPixels(0), "`number` must be at least 1"),
+        (lambda: DrawnPixels(5, seed=-1), "`seed` must be a non-negative integer"),
         (lambda: DrawnPixels(5, shares=(0.5, 0.5)), "`shares` must be three shares"),
         (lambda: DrawnPixels(5, shares=(0.5, 0.5, 0.5)), "`shares` must be three shares"),
     ],

@@ -1,0 +1,197 @@
+"""The bundles that segment from few labels, end to end on small pictures: learning, what is read, rounds, resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.bundle import ConfigWorkflow
+
+pytest.importorskip("ignite", reason="bundles need the extra train")
+pytest.importorskip("tensorboard", reason="bundles need the extra train")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DATA = Path(__file__).parents[3] / "shared" / "data"
+SMALL = {
+    "spatial_dims": 2,
+    "modality": "xray",
+    "pixdim": 1.0,
+    "classes": ["square", "bar"],
+    "roi_size": [48, 64],
+    "features": [8, 8, 8, 8, 16, 8],
+    "widths": [16, 16],
+    "draws": 8,
+    "batch_size": 4,
+    "max_epochs": 1,
+    "val_interval": 1,
+    "num_workers": 0,
+}
+STAGES = {
+    "label_efficient_segmentation": {"pretrain_epochs": 1, "number": 100},
+    "local_contrast_segmentation": {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 4},
+}
+both = pytest.mark.parametrize("bundle", STAGES)
+
+
+def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy picture (64, 48) of a square and a bar, which may cross, and its bits; nothing in it is symmetric."""
+    generator = np.random.default_rng(seed)
+    bits = np.zeros((64, 48), np.uint8)
+    row, column = generator.integers(4, 14, 2)
+    bits[row : row + 16, column : column + 16] |= 1
+    row, column = generator.integers(28, 40), generator.integers(14, 20)
+    bits[row : row + 20, column : column + 8] |= 2
+    image = 60 + 80 * (bits & 1) + 60 * (bits & 2)
+    return (image + generator.normal(0, 10, image.shape)).clip(0, 255).astype(np.uint8), bits
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve pictures and their labels."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for seed in range(12):
+        for name, array in zip(("images", "labels"), picture(seed), strict=True):
+            sitk.WriteImage(sitk.GetImageFromArray(array), tmp_path / name / f"{seed:02}.png")
+    return tmp_path
+
+
+def run(folder: Path, bundle: str, *names: str, **settings) -> ConfigWorkflow:
+    configs = EXAMPLES / bundle / "configs"
+    places = {"dataset_dir": str(folder / "images"), "labels_dir": str(folder / "labels")}
+    flow = ConfigWorkflow(
+        config_file=[str(configs / f"{name}.json") for name in names],
+        meta_file=str(configs / "metadata.json"),
+        workflow_type="train",
+        **{**places, "output_dir": str(folder / "out"), **SMALL, **STAGES[bundle], **settings},
+    )
+    flow.initialize()
+    torch.set_num_threads(1)
+    flow.run()
+    flow.finalize()
+    return flow
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Bundles take all cores; other tests compare bits."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def dice(found: np.ndarray, truth: np.ndarray) -> float:
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
+@both
+def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
+    settings = {"labelled": 4, "label_bits": [1, 2], "draws": 32, "max_epochs": 12, "learning_rate": 0.01}
+    run(folder, bundle, "train", **settings)
+    run(folder, bundle, "train", "evaluate", **settings)
+    run(folder, bundle, "train", "inference", **settings, suffix=".png")
+    header, *rows = (folder / "out" / "evaluation" / "mean_dice_raw.csv").read_text().splitlines()
+    assert header == "filename,class0,class1,mean" and [Path(row.split(",")[0]).stem for row in rows] == [
+        "03",
+        "07",
+        "11",
+    ]
+    for row in rows:
+        name, *values = row.split(",")
+        found = sitk.GetArrayFromImage(sitk.ReadImage(folder / "out" / "inference" / Path(name).name))
+        truth = sitk.GetArrayFromImage(sitk.ReadImage(folder / "labels" / Path(name).name))
+        by_hand = [dice(found & bit > 0, truth & bit > 0) for bit in (1, 2)]
+        assert [float(value) for value in values] == pytest.approx([*by_hand, np.mean(by_hand)], abs=1e-4)
+        assert min(by_hand) > 0.8
+
+
+@both
+def test_no_label_but_those_allowed_is_read(folder, bundle):
+    """Pre-training and fine-tuning run where the other labels are no images at all."""
+    chosen = ["01", "05"]
+    for path in (folder / "labels").iterdir():
+        if path.stem not in [*chosen, "08"]:  # "08" is of validation
+            path.write_bytes(b"not an image")
+    flow = run(folder, bundle, "train", labelled=chosen, label_bits=[1, 2])
+    assert [item["name"] for item in flow.parser.get_parsed_content("labelled_datalist")] == chosen
+    assert torch.load(folder / "out" / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 1
+
+
+@both
+def test_every_stage_goes_on_where_it_was_stopped(folder, bundle):
+    settings = {"labelled": 2, "label_bits": [1, 2], "max_epochs": 2}
+    stages = [name.removesuffix("_epochs") for name in STAGES[bundle] if name.endswith("_epochs")]
+    longer = {f"{stage}_epochs": 2 for stage in stages}
+    whole = run(folder, bundle, "train", **settings, **longer, output_dir=str(folder / "whole"))
+    for number, last in enumerate(
+        [stages[-1], "train"]
+    ):  # stopped within the last pre-training, and within fine-tuning
+        begun = [f"$@{stage}#trainer.run()" for stage in [*stages, "train"][: len(stages) + number]]
+        run(folder, bundle, "train", **settings, **longer, **{f"{last}#trainer#max_epochs": 1, "run": begun})
+    parts = run(folder, bundle, "train", **settings, **longer)
+    states = [flow.parser.get_parsed_content("network_def").state_dict() for flow in (whole, parts)]
+    torch.testing.assert_close(*states, atol=1e-5, rtol=0)
+
+
+def test_a_round_learns_from_segmentations_of_unlabelled_training_cases_alone(folder):
+    bundle, settings = "label_efficient_segmentation", {"labelled": ["01", "05"], "label_bits": [1, 2]}
+    run(folder, bundle, "train", **settings)
+    run(folder, bundle, "train", "inference", **settings, suffix=".png")
+    pseudo = folder / "out" / "inference"
+    assert len(list(pseudo.iterdir())) == 12
+    flow = run(folder, bundle, "train", **settings, pseudo_labels=str(pseudo), output_dir=str(folder / "round"))
+    used = {item["name"]: Path(item["label"]).parent for item in flow.parser.get_parsed_content("labelled_datalist")}
+    names = ["00", "01", "02", "04", "05", "06", "09", "10"]
+    assert used == {name: folder / "labels" if name in ("01", "05") else pseudo for name in names}
+
+
+@both
+def test_without_pre_training_it_is_plain_supervised_training(folder, bundle):
+    nothing = {name: 0 for name in STAGES[bundle] if name.endswith("_epochs")}
+    run(folder, bundle, "train", label_bits=[1, 2], **nothing)
+    assert {path.name for path in (folder / "out").glob("*.pt")} == {"checkpoint.pt"}
+
+
+@both
+@pytest.mark.skipif(not (DATA / "hippocampus").exists(), reason="the hippocampus data are not at hand")
+def test_volumes(folder, bundle):
+    """Real volumes of several sizes, class numbers instead of bits, NIfTI out."""
+    for name, kind in (("images3d", "images"), ("labels3d", "labels")):
+        (folder / name).mkdir()
+        for path in sorted((DATA / "hippocampus" / kind).iterdir())[:10]:
+            (folder / name / path.name).symlink_to(path)
+    there = {"dataset_dir": str(folder / "images3d"), "labels_dir": str(folder / "labels3d"), "spatial_dims": 3,
+             "modality": "mr", "pixdim": None, "roi_size": [32, 32, 32], "window": 3, "draws": 4}  # fmt: skip
+    run(folder, bundle, "train", **there)
+    run(folder, bundle, "train", "evaluate", **there)
+    run(folder, bundle, "train", "inference", **there)
+    assert len((folder / "out" / "evaluation" / "mean_dice_raw.csv").read_text().splitlines()) == 3
+    for path in (folder / "out" / "inference").iterdir():
+        mask, image = sitk.ReadImage(path), sitk.ReadImage(folder / "images3d" / path.name)
+        assert mask.GetSize() == image.GetSize() and np.allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
+
+
+def fault(error: BaseException) -> str:
+    """The whole chain of errors: MONAI wraps them."""
+    return f"{error} {fault(error.__cause__)}" if error.__cause__ else str(error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset_dir": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"labels_dir": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"labelled": 9}, "`labelled` must be from 1 to 8, the training cases with a label"),
+        ({"classes": ["square"]}, "`img` must be class numbers from 0 to 1, got labels [2.0"),
+        ({"label_bits": [1, 3]}, "`bits` must be different powers of two"),
+        ({"modality": "sonar"}, "`modality` must be"),
+    ],
+)
+def test_bad_settings(folder, settings, message):
+    with pytest.raises(Exception) as caught:
+        run(folder, "label_efficient_segmentation", "train", **{"pretrain_epochs": 0} | settings)
+    assert message in fault(caught.value)
+    assert not (folder / "out" / "checkpoint.pt").exists()
