@@ -237,7 +237,10 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=1.0,
         metavar="X",
-        help="stop at this share of the mutual information of corresponding patches (%(default)s)",
+        help="a change may go down to this share of the mutual information of corresponding patches (%(default)s)",
+    )
+    command.add_argument(
+        "--keep", type=float, default=0.5, metavar="X", help="share of the way down to there that is left (%(default)s)"
     )
     command.add_argument(
         "--images", type=int, default=20, dest="num_images", metavar="N", help="that are drawn (%(default)s)"

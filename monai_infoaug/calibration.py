@@ -67,6 +67,7 @@ def calibrate(
     num_bins: int = 32,
     intensity: str = "rich",
     alpha: float = 1.0,
+    keep: float = 0.5,
     num_images: int = 20,
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
@@ -77,11 +78,11 @@ def calibrate(
     - The thresholds of the tiers: the tertiles of the information of all images, inside the foreground. With a
       ``checkpoint``: where the smooth curve of its loss over the information crosses the mean loss [2]; the tertiles
       again if it does not cross it exactly twice.
-    - How strong the change of each tier may be, by the InfoMin principle [1]: it is raised step by step until the
-      mutual information of patches with their changed selves has fallen to ``alpha`` times that of corresponding
-      patches of different images. Of several random changes of an image the one that leaves least counts, as strengths
-      are ends of ranges. Patches that correspond are found by registration, affine and then by a B-spline, of each
-      image to the next.
+    - How strong the change of each tier may be, by the InfoMin principle [1]: it is raised step by step, and the mutual
+      information of patches with their changed selves falls, at the end to ``alpha`` times that of corresponding
+      patches of different images. The share ``keep`` of this way is left, as short trainings want. Of several random
+      changes of an image the one that leaves least counts, as strengths are ends of ranges. Patches that correspond are
+      found by registration, affine and then by a B-spline, of each image to the next.
 
     :py:class:`monai_infoaug.transforms.InformationMap`, :py:class:`monai_infoaug.transforms.InformationTiers` and
     :py:class:`monai_infoaug.transforms.RandTierIntensity` take the file.
@@ -97,7 +98,8 @@ def calibrate(
         window, window_mm, num_bins: see :py:class:`monai_infoaug.transforms.InformationMap`.
         intensity: ``"rich"``, ``"published"`` or ``"cross_contrast"``, see
             :py:class:`monai_infoaug.transforms.RandTierIntensity`.
-        alpha: share of the mutual information of corresponding patches at which to stop, above 0.
+        alpha: share of the mutual information of corresponding patches at which the way ends, above 0.
+        keep: share of the way that is left, in [0, 1): 0 goes it to the end.
         num_images: at most, drawn from the folder, at least 2.
         seed: of what is drawn.
         checkpoint: of a training with a bundle of this package.
@@ -117,6 +119,7 @@ def calibrate(
     """
     check_settings(window, window_mm, num_bins, modality, intensity, working_pixdim, seed)
     require(0 < alpha < math.inf, "alpha", alpha, "a number above 0")
+    require(0 <= keep < 1, "keep", keep, "in [0, 1)")
     require(num_images >= 2, "images", num_images, "at least 2")
     out = Path(out)
     writable = out.absolute().parent.is_dir() and not out.is_dir() and out.suffix != ".png"
@@ -156,8 +159,9 @@ def calibrate(
     corresponding, unrelated = _across(images, views, value_range)
     accepted = "images of one anatomy with low, medium and high information"
     require(bool(np.isfinite(corresponding).all()), "data", f"'{data}' without patches that correspond", accepted)
-    stop = alpha * corresponding
-    strengths, curves = _weakened(views, intensity, value_range, stop, seed)
+    own = _mean([[_bits(p, p, value_range) for p in _tier_patches(view)] for view in views])
+    stop = alpha * corresponding + keep * (own - alpha * corresponding).clip(0)
+    strengths, curves = _weakened(views, intensity, value_range, own, stop, seed)
     calibration = {
         "version": VERSION,
         "information": {"window": window, "window_mm": window_mm, "num_bins": num_bins, "value_range": value_range},
@@ -170,6 +174,7 @@ def calibrate(
             "strength": strengths,
             "changed": _by_tier(curves.T.tolist()),
             "stop": _by_tier(stop.tolist()),
+            "corresponding": _by_tier(corresponding.tolist()),
             "unrelated": _by_tier(unrelated.tolist()),
         },
         "made_from": {
@@ -178,6 +183,7 @@ def calibrate(
             "pixdim": pixdim,
             "working_pixdim": working_pixdim,
             "alpha": alpha,
+            "keep": keep,
             "seed": seed,
             "checkpoint": None if checkpoint is None else Path(checkpoint).name,
         },
@@ -242,6 +248,11 @@ def _patches(image: Tensor, centres: Tensor) -> Tensor:
     return image[(slice(None), *(centres - side // 2).T)].transpose(0, 1)
 
 
+def _tier_patches(view: View) -> list[Tensor]:
+    """The patches of each tier."""
+    return [_patches(view.image, centres) for centres in view.centres]
+
+
 def _bits(first: Tensor, second: Tensor, value_range: tuple[float, float]) -> float:
     """The mean mutual information of patches (N, C, *P); NaN without one."""
     if len(first) == 0:
@@ -297,15 +308,19 @@ def _across(
 
 
 def _weakened(
-    views: Sequence[View], intensity: str, value_range: tuple[float, float], stop: np.ndarray, seed: int
+    views: Sequence[View],
+    intensity: str,
+    value_range: tuple[float, float],
+    own: np.ndarray,
+    stop: np.ndarray,
+    seed: int,
 ) -> tuple[list[float], np.ndarray]:
-    """The mutual information of patches with their changed selves, until it has fallen to ``stop`` in every tier.
+    """The mutual information of patches with their changed selves, from ``own`` until it is at ``stop`` in every tier.
 
     Returns:
         the strengths that were tried, from 0, and for each (rows) the bits of each tier.
     """
-    patches = [[_patches(view.image, centres) for centres in view.centres] for view in views]
-    curves = [_mean([[_bits(p, p, value_range) for p in tiers] for tiers in patches])]
+    patches, curves = [_tier_patches(view) for view in views], [own]
     for strength in tqdm(STRENGTHS, "Raising the strength", unit="step", disable=None):
         change, rows = preset(intensity, strength), np.empty((DRAWS, len(views), len(TIERS)))
         for draw, number in np.ndindex(rows.shape[:2]):

@@ -106,12 +106,15 @@ def test_the_same_seed_gives_the_same_file(images, calibrated, tmp_path):
     assert (tmp_path / "again.json").read_text() == calibrated[0].read_text()
 
 
-def test_larger_alpha_stops_sooner(images, calibrated, tmp_path):
-    sooner = calibrate(images, tmp_path / "found.json", window=5, alpha=1.5)
+@pytest.mark.parametrize(("alpha", "keep"), [(1.0, 0.0), (1.5, 0.0), (1.0, 0.9)])
+def test_stop_is_on_the_way_from_the_image_itself_to_what_corresponds(images, calibrated, tmp_path, alpha, keep):
+    found = calibrate(images, tmp_path / "found.json", window=5, alpha=alpha, keep=keep)
+    bits, strengths = found["mutual_information"], found["intensity"]["strengths"]
     for name in TIERS:
-        once, more = (each["mutual_information"]["stop"][name] for each in (calibrated[1], sooner))
-        assert more == pytest.approx(1.5 * once)
-        assert sooner["intensity"]["strengths"][name] < calibrated[1]["intensity"]["strengths"][name]
+        first, last = bits["changed"][name][0], alpha * bits["corresponding"][name]
+        assert bits["stop"][name] == pytest.approx(last + keep * (first - last))
+        milder = bits["stop"][name] > calibrated[1]["mutual_information"]["stop"][name]
+        assert milder == (strengths[name] < calibrated[1]["intensity"]["strengths"][name])
 
 
 def test_images_that_are_all_the_same_want_no_change(tmp_path):
@@ -184,7 +187,9 @@ def test_curves_are_of_the_draw_that_leaves_least(monkeypatch):
         calibration._view(torch.from_numpy(anatomy((50, 48), s)[None] / 255.0), torch.full((1, 50, 48), s), generator)
         for s in (0, 2)
     ]
-    strengths, curves = calibration._weakened(views, "rich", (0.0, 0.9), np.zeros(3), 7)
+    itself = [[calibration._bits(p, p, (0.0, 0.9)) for p in calibration._tier_patches(view)] for view in views]
+    own = calibration._mean(itself)
+    strengths, curves = calibration._weakened(views, "rich", (0.0, 0.9), own, np.zeros(3), 7)
     assert strengths == [0, 0.5, 1]
     assert np.isnan(curves[:, 1]).all()  # a tier that no image has
     for tier, view in ((0, views[0]), (2, views[1])):
@@ -231,6 +236,7 @@ def test_registration_finds_the_same_place(turned, spacing):
     "arguments, named",
     [
         (["--alpha", "0"], "`alpha` must be a number above 0, got 0.0"),
+        (["--keep", "1"], "`keep` must be in [0, 1), got 1.0"),
         (["--images", "1"], "`images` must be at least 2, got 1"),
         (["--seed", "-1"], "`seed` must be at least 0"),
         (["--window", "8"], "`window` must be odd"),
@@ -278,7 +284,7 @@ def test_unreadable_image_is_named(images, tmp_path):
 
 def test_command_passes_everything_on(images, tmp_path, capsys):
     options = "--pixdim 0.5 --working-pixdim 0.6 --window-mm 3 --bins 16 --modality xray --intensity published"
-    options += " --alpha 1.2 --images 2 --seed 2"
+    options += " --alpha 1.2 --keep 0.3 --images 2 --seed 2"
     out = tmp_path / "a.json"
     assert main(["calibrate", "--data", str(images), "--out", str(out), *options.split()]) == 0
     said = capsys.readouterr().out
@@ -292,6 +298,7 @@ def test_command_passes_everything_on(images, tmp_path, capsys):
         num_bins=16,
         intensity="published",
         alpha=1.2,
+        keep=0.3,
         num_images=2,
         seed=2,
     )
