@@ -1,29 +1,23 @@
-"""What the benchmarks of landmarks in a folder of images share: options, images, kept results, and tables."""
+"""What the benchmarks of landmarks in a folder of images share: options, images, and tables."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_infoaug._require import require
-from monai_infoaug.bundles import find_bundle
 from monai_infoaug.data import image_datalist, landmark_datalist
 from monai_infoaug.metrics import SuccessDetectionRate
 
 RADII = (2.0, 2.5, 3.0, 4.0)  # mm
-DRAWS = 10_000  # of the bootstrap
 HELD_OUT = 5  # one in so many training images, the last ones
-T = TypeVar("T")
 
 
 def common_options(description: str, budgets: Iterable[str], out: str) -> argparse.ArgumentParser:
@@ -42,20 +36,6 @@ def common_options(description: str, budgets: Iterable[str], out: str) -> argpar
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, on CPU (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
     return parser
-
-
-def named(values: Iterable[str]) -> dict[str, Any]:
-    """Settings given as ``NAME=JSON``."""
-    return {name: json.loads(value) for name, _, value in (item.partition("=") for item in values)}
-
-
-def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> list[T]:
-    """Results of calls, some at a time, each in a process with its share of the threads."""
-    if jobs == 1:
-        return [make(*call) for call in calls]
-    threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        return list(pool.map(make, *zip(*calls, strict=True)))  # what waits is given up when one fails
 
 
 class Cases:
@@ -100,62 +80,6 @@ class Cases:
         return np.linalg.norm(np.asarray(found) - self.truth, axis=-1)
 
 
-def bundle_config(bundle: str, settings: Mapping[str, Any] | None = None) -> ConfigParser:
-    """The training configuration of a bundle of the package, with some settings changed, ready to be parsed."""
-    parser = ConfigParser()
-    parser.read_config(find_bundle(bundle) / "configs" / "train.json")
-    parser.update(dict(settings or {}))
-    parser.get_parsed_content("imports")
-    return parser
-
-
-def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> None:
-    """Run a bundle of the package, with files of its ``configs``; ``folder`` gets what it writes."""
-    threads = torch.get_num_threads()
-    files = [str(find_bundle(bundle) / "configs" / f"{name}.json") for name in configs]
-    flow = ConfigWorkflow(files, workflow_type="train", **settings, output_dir=str(folder), bundle_root=str(folder))
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    torch.set_num_threads(threads)
-
-
-def kept_result(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result in a folder, made if it is not there yet.
-
-    Raises:
-        ValueError: for a folder of other settings.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(json.dumps(settings))
-    kept, result = folder / "settings.json", folder / "result.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    same = json.loads(kept.read_text(encoding="utf-8")) == wanted
-    require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
-    if not result.exists():
-        part = result.with_suffix(".part")
-        part.write_text(json.dumps(make()), encoding="utf-8")
-        part.replace(result)
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
-def paired_interval(errors: np.ndarray, others: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """How much larger the mean error is than another one, with its 95 % interval by a bootstrap over the images.
-
-    Args:
-        errors, others: (seeds, images, landmarks).
-        seed: of the bootstrap.
-
-    Returns:
-        Difference of the means, its 2.5 and its 97.5 percentile.
-    """
-    difference = errors.mean((0, 2)) - others.mean((0, 2))
-    drawn = np.random.default_rng(seed).integers(len(difference), size=(DRAWS, len(difference)))
-    low, high = np.percentile(difference[drawn].mean(1), (2.5, 97.5))
-    return float(difference.mean()), float(low), float(high)
-
-
 def summary(name: str, errors: np.ndarray, seconds: float) -> dict[str, Any]:
     """A row of the table: errors (seeds, images, landmarks) in mm."""
     means = errors.mean((1, 2))
@@ -178,14 +102,6 @@ def print_table(rows: Iterable[Mapping[str, Any]], title: str) -> None:
         spread = "" if row["sd_of_seeds"] is None else f"{row['sd_of_seeds']:.2f}"
         rates = "".join(f"{rate:7.1f}" for rate in row["sdr"])
         print(f"{row['row']:26}{row['mre']:7.2f}{spread:>6}{row['median']:8.2f}{rates}{row['seconds']:8.0f} s")
-
-
-def print_difference(name: str, other: str, errors: Mapping[str, np.ndarray]) -> tuple[float, float, float]:
-    """Print and return the :py:func:`paired_interval` of two rows."""
-    difference, low, high = paired_interval(errors[name], errors[other])
-    share = 100 * difference / errors[other].mean()
-    print(f"{name} - {other}: {difference:+.2f} mm ({low:+.2f} to {high:+.2f}), {share:+.0f} %")
-    return difference, low, high
 
 
 def print_end(benchmark: str, options: argparse.Namespace, cases: Cases, minutes: float, **results: Any) -> None:

@@ -41,7 +41,7 @@ from monai.transforms.utils import create_rotate
 from torch import Tensor, nn
 
 from benchmarks._baselines import by_mind, register, to_sitk
-from benchmarks._landmarks import bundle_config, print_difference, run_bundle
+from benchmarks._runs import bundle_config, print_difference, run_bundle
 from monai_infoaug._grid import sample_at
 from monai_infoaug._require import require
 from monai_infoaug.data import SimpleITKReader, read_landmarks

@@ -38,18 +38,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import landmark_matching
-from benchmarks._landmarks import (
-    Cases,
-    common_options,
-    kept_result,
-    named,
-    print_difference,
-    print_end,
-    print_table,
-    run_bundle,
-    side_by_side,
-    summary,
-)
+from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
+from benchmarks._runs import kept_result, named, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import require
 from monai_infoaug.data import LandmarkTable, image_name, read_landmarks, write_landmarks
 from monai_infoaug.match import TemplateMatcher

@@ -54,19 +54,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks._baselines import CEPHALOGRAM_WAYS
-from benchmarks._landmarks import (
-    Cases,
-    bundle_config,
-    common_options,
-    kept_result,
-    named,
-    print_difference,
-    print_end,
-    print_table,
-    run_bundle,
-    side_by_side,
-    summary,
-)
+from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
+from benchmarks._runs import bundle_config, kept_result, named, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import require
 from monai_infoaug.calibration import calibrate
 from monai_infoaug.handlers import load_weights

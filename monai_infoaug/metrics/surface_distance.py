@@ -17,7 +17,7 @@ class MillimetreHausdorffMetric(HausdorffDistanceMetric):
     """MONAI's Hausdorff distance in millimetres: the spacing of each image is that of the affine of its truth.
 
     With it ``IgniteMetricHandler(MillimetreHausdorffMetric(percentile=95), ...)`` reports what is published, also where
-    the images of a folder differ in their spacing.
+    the images of a folder differ in their spacing. MONAI computes the distances with scipy.
 
     Args:
         kwargs: of ``monai.metrics.HausdorffDistanceMetric``, such as ``percentile=95`` and ``include_background``.

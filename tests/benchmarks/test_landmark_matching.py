@@ -11,8 +11,9 @@ from torch.nn.functional import normalize
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("PIL", reason="the pictures are made with Pillow")
 from benchmarks import landmark_matching
-from benchmarks._landmarks import paired_interval, summary
+from benchmarks._landmarks import summary
 from benchmarks._mixing import HardNegativeMixingLoss, MixedCollate, MixedInferer
+from benchmarks._runs import paired_interval
 from benchmarks.landmark_matching import BorrowedInformationd, main
 from monai_infoaug.losses import PixelInfoNCELoss
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, ModalityPresetd

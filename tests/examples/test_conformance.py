@@ -74,7 +74,7 @@ SMALL |= {
 }
 
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
-missing = [name for name in ("ignite", "tensorboard", "matplotlib", "tqdm") if find_spec(name) is None]
+missing = [name for name in ("ignite", "tensorboard", "matplotlib", "tqdm", "scipy") if find_spec(name) is None]
 needs_train = pytest.mark.skipif(bool(missing), reason=f"workflows need {missing}: install monai_infoaug[train]")
 
 

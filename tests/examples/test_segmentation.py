@@ -12,6 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("tensorboard", reason="bundles need the extra train")
+pytest.importorskip("scipy", reason="bundles need the extra train")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = Path(__file__).parents[3] / "shared" / "data"

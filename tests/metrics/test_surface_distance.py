@@ -7,6 +7,8 @@ from monai.metrics import HausdorffDistanceMetric
 
 from monai_infoaug.metrics import MillimetreHausdorffMetric
 
+pytest.importorskip("scipy", reason="MONAI's distances need scipy")
+
 
 def ball(centre, size=(24, 20, 16)):
     axes = torch.meshgrid(*map(torch.arange, size), indexing="ij")

@@ -1,0 +1,100 @@
+"""What the benchmarks that train bundles share: settings, kept results, trainings side by side, paired intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_infoaug._require import require
+from monai_infoaug.bundles import find_bundle
+
+DRAWS = 10_000  # of the bootstrap
+T = TypeVar("T")
+
+
+def named(values: Iterable[str]) -> dict[str, Any]:
+    """Settings given as ``NAME=JSON``."""
+    return {name: json.loads(value) for name, _, value in (item.partition("=") for item in values)}
+
+
+def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> list[T]:
+    """Results of calls, some at a time, each in a process with its share of the threads."""
+    if jobs == 1:
+        return [make(*call) for call in calls]
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        return list(pool.map(make, *zip(*calls, strict=True)))  # what waits is given up when one fails
+
+
+def bundle_config(bundle: str, settings: Mapping[str, Any] | None = None) -> ConfigParser:
+    """The training configuration of a bundle of the package, with some settings changed, ready to be parsed."""
+    parser = ConfigParser()
+    parser.read_config(find_bundle(bundle) / "configs" / "train.json")
+    parser.update(dict(settings or {}))
+    parser.get_parsed_content("imports")
+    return parser
+
+
+def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> None:
+    """Run a bundle of the package, with files of its ``configs``; ``folder`` gets what it writes."""
+    threads = torch.get_num_threads()
+    files = [str(find_bundle(bundle) / "configs" / f"{name}.json") for name in configs]
+    flow = ConfigWorkflow(files, workflow_type="train", **settings, output_dir=str(folder), bundle_root=str(folder))
+    flow.initialize()
+    flow.run()
+    flow.finalize()
+    torch.set_num_threads(threads)
+
+
+def kept_result(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result in a folder, made if it is not there yet.
+
+    Raises:
+        ValueError: for a folder of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = json.loads(json.dumps(settings))
+    kept, result = folder / "settings.json", folder / "result.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    same = json.loads(kept.read_text(encoding="utf-8")) == wanted
+    require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
+    if not result.exists():
+        part = result.with_suffix(".part")
+        part.write_text(json.dumps(make()), encoding="utf-8")
+        part.replace(result)
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def paired_interval(values: np.ndarray, others: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """How much larger the mean is than another one, with its 95 % interval by a bootstrap over the images.
+
+    Args:
+        values, others: (seeds, images, landmarks or classes).
+        seed: of the bootstrap.
+
+    Returns:
+        Difference of the means, its 2.5 and its 97.5 percentile.
+    """
+    difference = values.mean((0, 2)) - others.mean((0, 2))
+    drawn = np.random.default_rng(seed).integers(len(difference), size=(DRAWS, len(difference)))
+    low, high = np.percentile(difference[drawn].mean(1), (2.5, 97.5))
+    return float(difference.mean()), float(low), float(high)
+
+
+def print_difference(
+    name: str, other: str, values: Mapping[str, np.ndarray], unit: str = " mm", digits: int = 2
+) -> tuple[float, float, float]:
+    """Print and return the :py:func:`paired_interval` of two rows."""
+    difference, low, high = paired_interval(values[name], values[other])
+    share = 100 * difference / values[other].mean()
+    print(f"{name} - {other}: {difference:+.{digits}f}{unit} ({low:+.{digits}f} to {high:+.{digits}f}), {share:+.0f} %")
+    return difference, low, high

@@ -1,0 +1,238 @@
+"""What is pre-training worth to a segmentation with few labels? ``python -m benchmarks.label_efficiency --data DIR``.
+
+Every row is fine-tuned with the same steps and settings on the same labelled cases, seed by seed, and evaluated on the
+same test cases by Dice and the 95 % Hausdorff distance. The rows:
+
+- ``scratch``: no pre-training; ``usual``: the same with MONAI's usual intensity changes (scale, shift, contrast, noise)
+  in place of those by tier, and ``uniform`` with those of the medium tier everywhere.
+- ``label_efficient``: the bundle of that name [1]; ``label_efficient_guided``: the compared pixels are drawn by tier of
+  information within each class; ``label_efficient_cross``: they are also compared with those of another image;
+  ``label_efficient_round``: another round, with its own segmentations of the cases without labels.
+- ``global``: the encoder alone, without labels (SimCLR).
+- ``local_contrast``: the bundle of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
+  ``local_contrast_drawn``: as many voxels at random; ``local_contrast_guided``: by tier of information.
+
+The folder has ``images`` and ``labels`` (or ``masks``). Every fourth case is for testing and every seventh of
+the others is left out; the labelled ones are drawn from the rest by the seed. No other label of the training cases is
+read, and those of the test cases after the training.
+
+Each training goes on from its last epoch if it was stopped, and each result is kept.
+
+References:
+    1. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
+    2. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI 2021,
+       arXiv:2109.07407.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting threads take the loaders' time
+
+import numpy as np
+
+from benchmarks._runs import kept_result, named, print_difference, run_bundle, side_by_side
+from monai_infoaug._require import require
+
+EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
+SHARES = [0.2, 0.4, 0.4]
+DATASETS = {  # by the name of the folder; the defaults of the bundles are those of the first
+    "hippocampus": {},
+    "jsrt": {
+        "modality": "xray",
+        "spatial_dims": 2,
+        "pixdim": 0.7,
+        "working_pixdim": 1.4,
+        "classes": ["right lung", "left lung", "heart", "right clavicle", "left clavicle"],
+        "label_bits": [1, 2, 4, 8, 16],
+        "roi_size": [256, 256],
+        "window": 9,
+    },
+}
+BUDGETS = {  # settings of the bundles, and epochs of their pre-training
+    "small": ({"draws": 100, "batch_size": 2, "max_epochs": 6}, 3),  # 300 and 150 steps; two CPU cores
+    "full": ({"draws": 400, "batch_size": 8, "max_epochs": 100}, 50),  # a GPU
+}
+
+
+def intensity(name: str) -> dict[str, Any]:
+    """Settings for other intensity changes in fine-tuning."""
+    if name == "uniform":
+        return {"random_transforms#3#strengths": [1.0, 1.0, 1.0]}
+    usual = {
+        "RandScaleIntensityd": {"factors": 0.25},
+        "RandShiftIntensityd": {"offsets": 0.1},
+        "RandAdjustContrastd": {"gamma": [0.7, 1.5]},
+        "RandGaussianNoised": {"std": 0.05},
+    }
+    steps = [{"_target_": f"monai.transforms.{n}", "keys": "image", "prob": 0.5, **k} for n, k in usual.items()]
+    return {"random_transforms#3": {"_target_": "monai.transforms.Compose", "transforms": steps}}
+
+
+def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
+    """Bundle of a row, and its settings."""
+    loss = "monai_infoaug.losses."
+    drawn = {"_target_": f"{loss}DrawnPixels", "number": 1000, "seed": "@seed"}
+    local = {"global_epochs": epochs, "local_epochs": epochs}
+    pretrain = {"pretrain_epochs": epochs}
+    rows = {
+        "scratch": (EFFICIENT, {"pretrain_epochs": 0}),
+        "usual": (EFFICIENT, {"pretrain_epochs": 0, **intensity("usual")}),
+        "uniform": (EFFICIENT, {"pretrain_epochs": 0, **intensity("uniform")}),
+        "label_efficient": (EFFICIENT, pretrain),
+        "label_efficient_guided": (EFFICIENT, pretrain | {"shares": SHARES}),
+        "label_efficient_cross": (EFFICIENT, pretrain | {"scope": "cross"}),
+        "label_efficient_round": (EFFICIENT, pretrain),
+        "global": (LOCAL, local | {"local_epochs": 0}),
+        "local_contrast": (LOCAL, local),
+        "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{loss}StridePixels", "stride": 4}}),
+        "local_contrast_drawn": (LOCAL, local | {"sampler": drawn}),
+        "local_contrast_guided": (LOCAL, local | {"sampler": drawn | {"shares": SHARES}}),
+    }
+    require(name in rows, "rows", repr(name), f"among {', '.join(rows)}")
+    return rows[name]
+
+
+class Segmentation:
+    """Trainings and their results.
+
+    Args:
+        data: folder with ``images`` and ``labels`` or ``masks``.
+        settings: of the bundles, shared by all rows.
+        epochs: of each stage of pre-training.
+        out: folder of the results.
+    """
+
+    def __init__(self, data: Path, settings: Mapping[str, Any], epochs: int, out: Path) -> None:
+        labels = next((data / name for name in ("labels", "masks") if (data / name).is_dir()), None)
+        require(labels is not None, "data", f"'{data}'", "a folder with `images`, and `labels` or `masks`")
+        self.settings, self.epochs, self.out = dict(settings), epochs, out
+        self.places = {"dataset_dir": str(data / "images"), "labels_dir": str(labels)}
+
+    def __call__(self, name: str, labelled: float | int, seed: int) -> dict[str, Any]:
+        """``dice`` and ``hausdorff`` (cases, classes) of a row, and ``seconds``."""
+        bundle, own = row(name, self.epochs)
+        settings = self.settings | own | {"labelled": labelled, "seed": seed}
+        folder = self._folder(name, labelled, seed)
+        return kept_result(folder, settings, partial(self._make, name, bundle, settings, folder))
+
+    def _folder(self, name: str, labelled: float | int, seed: int) -> Path:
+        return self.out / name / str(labelled) / str(seed)
+
+    def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+        start = time.perf_counter()
+        run = partial(run_bundle, bundle, folder=folder, **settings, **self.places)
+        if name == "label_efficient_round":
+            first = self._folder("label_efficient", settings["labelled"], settings["seed"])
+            self("label_efficient", settings["labelled"], settings["seed"])
+            if not (first / "inference").exists():
+                run_bundle(bundle, "train", "inference", folder=first, **settings, **self.places)
+            run("train", pseudo_labels=str(first / "inference"))
+        else:
+            run("train")
+        seconds = time.perf_counter() - start
+        run("train", "evaluate")
+        tables = {"dice": "mean_dice", "hausdorff": "hausdorff_95_mm"}
+        found = {key: read_table(folder / "evaluation" / f"{table}_raw.csv") for key, table in tables.items()}
+        return found | {"seconds": seconds}
+
+
+def read_table(path: Path) -> list[list[float]]:
+    """Values (cases, classes) of a table that MONAI's ``MetricsSaver`` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [[float(row[key]) for key in row if key.startswith("class")] for row in csv.DictReader(file)]
+
+
+def summary(name: str, labelled: float | int, results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict:
+    """A row of the table; a class that was not found at all has no distance."""
+    dice = np.array([result["dice"] for result in results])  # (seeds, cases, classes)
+    distance = np.array([result["hausdorff"] for result in results])
+    means = dice.mean((1, 2))
+    return {
+        "row": name,
+        "labelled": labelled,
+        "dice": round(float(means.mean()), 4),
+        "sd_of_seeds": round(float(means.std(ddof=1)), 4) if len(means) > 1 else None,
+        "dice_by_class": dict(zip(classes, dice.mean((0, 1)).round(4).tolist(), strict=True)),
+        "hausdorff_95_mm": round(float(distance[np.isfinite(distance)].mean()), 3),
+        "not_found": int((~np.isfinite(distance)).sum()),
+        "seconds": round(float(np.mean([result["seconds"] for result in results]))),
+    }
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    print(f"\n{'':26}{'labelled':>9}{'Dice':>8}{'SD':>8}{'HD95 mm':>9}{'s':>7}   Dice by class")
+    for r in rows:
+        spread = "" if r["sd_of_seeds"] is None else f"{r['sd_of_seeds']:.4f}"
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in r["dice_by_class"].items())
+        print(
+            f"{r['row']:26}{r['labelled']:>9}{r['dice']:8.4f}{spread:>8}{r['hausdorff_95_mm']:9.2f}{r['seconds']:7}"
+            f"   {parts}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and evaluate what is missing, then print the table and a JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with images and labels, see above")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a row (%(default)s)")
+    parser.add_argument("--budget", choices=BUDGETS, default="small")
+    parser.add_argument("--fractions", default="", help="per cent of the training cases that are labelled: 5,10")
+    parser.add_argument("--numbers", default="", help="or how many are: 5,10,20")
+    parser.add_argument(
+        "--rows",
+        default="scratch,label_efficient,label_efficient_guided,local_contrast_drawn,local_contrast_guided",
+        help="separated by commas (%(default)s)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, on CPU (%(default)s)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
+    parser.add_argument("--epochs", type=int, help="of each stage of pre-training; default: of the budget")
+    options = parser.parse_args(arguments)
+    for name in ("seeds", "jobs"):
+        require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
+    shares = [float(share) / 100 for share in options.fractions.split(",") if share]
+    amounts = [*shares, *(int(number) for number in options.numbers.split(",") if number)]
+    require(len(amounts) > 0, "fractions", repr(options.fractions), "per cent, or `numbers` given")
+    start, names = time.perf_counter(), options.rows.split(",")
+    settings, epochs = BUDGETS[options.budget]
+    settings = DATASETS.get(options.data.resolve().name, {}) | settings | {"val_interval": 10**6, "val_images": 1}
+    epochs = epochs if options.epochs is None else options.epochs
+    for name in names:
+        row(name, epochs)  # before any work is lost
+    out = options.out / options.data.resolve().name / options.budget
+    segmentation = Segmentation(options.data, settings | named(options.set), epochs, out)
+    calls = [(name, amount, seed) for seed in range(options.seeds) for amount in amounts for name in names]
+    results = dict(zip(calls, side_by_side(segmentation, calls, options.jobs), strict=True))
+
+    classes = named(options.set).get("classes") or settings.get("classes") or ["anterior", "posterior"]
+    table, differences = [], {}
+    for amount in amounts:
+        made = {name: [results[name, amount, seed] for seed in range(options.seeds)] for name in names}
+        table += [summary(name, amount, made[name], classes) for name in names]
+    print_table(table)
+    for amount in amounts:
+        print(f"\nDice, labelled: {amount}")
+        dice = {n: np.array([results[n, amount, seed]["dice"] for seed in range(options.seeds)]) for n in names}
+        pairs = [(name, names[0]) for name in names[1:]]
+        pairs += [(f"{n}_guided", f"{n}{end}") for n in ("label_efficient", "local_contrast") for end in ("", "_drawn")]
+        for name, other in pairs:
+            if {name, other} <= set(names):
+                differences[f"{amount}: {name} - {other}"] = print_difference(name, other, dice, "", 4)
+    minutes = (time.perf_counter() - start) / 60
+    print(f"\n{options.seeds} seeds x {len(next(iter(dice.values()))[0])} cases; {minutes:.1f} minutes.")
+    about = {"benchmark": "label_efficiency", "data": options.data.resolve().name, "budget": options.budget}
+    print(json.dumps(about | {"table": table, "differences": differences}))
+
+
+if __name__ == "__main__":
+    main()
