@@ -45,8 +45,8 @@ from monai_infoaug._require import require
 
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
 SHARES = [0.2, 0.4, 0.4]
-DATASETS = {  # by the name of the folder; the defaults of the bundles are those of the first
-    "hippocampus": {},
+DATASETS = {  # by the name of the folder; the other defaults of the bundles are those of the first
+    "hippocampus": {"classes": ["anterior", "posterior"]},
     "jsrt": {
         "modality": "xray",
         "spatial_dims": 2,
@@ -125,22 +125,26 @@ class Segmentation:
         folder = self._folder(name, labelled, seed)
         return kept_result(folder, settings, partial(self._make, name, bundle, settings, folder))
 
+    def all_of(self, names: Sequence[str], labelled: float | int, seed: int) -> dict[str, dict[str, Any]]:
+        """Results of rows, one after the other: a round needs the row before it."""
+        return {name: self(name, labelled, seed) for name in names}
+
     def _folder(self, name: str, labelled: float | int, seed: int) -> Path:
         return self.out / name / str(labelled) / str(seed)
 
     def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-        start = time.perf_counter()
-        run = partial(run_bundle, bundle, folder=folder, **settings, **self.places)
+        run, more, start = partial(run_bundle, bundle, **settings, **self.places), {}, time.perf_counter()
         if name == "label_efficient_round":
-            first = self._folder("label_efficient", settings["labelled"], settings["seed"])
-            self("label_efficient", settings["labelled"], settings["seed"])
-            if not (first / "inference").exists():
-                run_bundle(bundle, "train", "inference", folder=first, **settings, **self.places)
-            run("train", pseudo_labels=str(first / "inference"))
-        else:
-            run("train")
+            first, more = (
+                ("label_efficient", settings["labelled"], settings["seed"]),
+                {"pseudo_labels": f"{folder}/labels"},
+            )
+            self(*first)
+            start = time.perf_counter()  # the seconds are a row's own
+            run("train", "inference", folder=self._folder(*first), results_dir=more["pseudo_labels"])
+        run("train", folder=folder, **more)
         seconds = time.perf_counter() - start
-        run("train", "evaluate")
+        run("train", "evaluate", folder=folder)
         tables = {"dice": "mean_dice", "hausdorff": "hausdorff_95_mm"}
         found = {key: read_table(folder / "evaluation" / f"{table}_raw.csv") for key, table in tables.items()}
         return found | {"seconds": seconds}
@@ -206,19 +210,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start, names = time.perf_counter(), options.rows.split(",")
     settings, epochs = BUDGETS[options.budget]
     settings = DATASETS.get(options.data.resolve().name, {}) | settings | {"val_interval": 10**6, "val_images": 1}
+    settings |= named(options.set)
     epochs = epochs if options.epochs is None else options.epochs
     for name in names:
         row(name, epochs)  # before any work is lost
     out = options.out / options.data.resolve().name / options.budget
-    segmentation = Segmentation(options.data, settings | named(options.set), epochs, out)
-    calls = [(name, amount, seed) for seed in range(options.seeds) for amount in amounts for name in names]
-    results = dict(zip(calls, side_by_side(segmentation, calls, options.jobs), strict=True))
+    segmentation = Segmentation(options.data, settings, epochs, out)
+    require("classes" in settings, "set", options.set, f"with `classes` for a folder that is none of {list(DATASETS)}")
+    calls = [(names, amount, seed) for seed in range(options.seeds) for amount in amounts]
+    rounds = zip(calls, side_by_side(segmentation.all_of, calls, options.jobs), strict=True)
+    results = {(name, *call[1:]): made[name] for call, made in rounds for name in names}
 
-    classes = named(options.set).get("classes") or settings.get("classes") or ["anterior", "posterior"]
     table, differences = [], {}
     for amount in amounts:
         made = {name: [results[name, amount, seed] for seed in range(options.seeds)] for name in names}
-        table += [summary(name, amount, made[name], classes) for name in names]
+        table += [summary(name, amount, made[name], settings["classes"]) for name in names]
     print_table(table)
     for amount in amounts:
         print(f"\nDice, labelled: {amount}")

@@ -159,9 +159,10 @@ def calibrate(
     corresponding, unrelated = _across(images, views, value_range)
     accepted = "images of one anatomy with low, medium and high information"
     require(bool(np.isfinite(corresponding).all()), "data", f"'{data}' without patches that correspond", accepted)
-    own = _mean([[_bits(p, p, value_range) for p in _tier_patches(view)] for view in views])
+    patches = [_tier_patches(view.image, view) for view in views]
+    own = _mean([[_bits(p, p, value_range) for p in tiers] for tiers in patches])
     stop = alpha * corresponding + keep * (own - alpha * corresponding).clip(0)
-    strengths, curves = _weakened(views, intensity, value_range, own, stop, seed)
+    strengths, curves = _weakened(views, patches, intensity, value_range, own, stop, seed)
     calibration = {
         "version": VERSION,
         "information": {"window": window, "window_mm": window_mm, "num_bins": num_bins, "value_range": value_range},
@@ -248,9 +249,9 @@ def _patches(image: Tensor, centres: Tensor) -> Tensor:
     return image[(slice(None), *(centres - side // 2).T)].transpose(0, 1)
 
 
-def _tier_patches(view: View) -> list[Tensor]:
-    """The patches of each tier."""
-    return [_patches(view.image, centres) for centres in view.centres]
+def _tier_patches(image: Tensor, view: View) -> list[Tensor]:
+    """The patches of each tier of a view, in its image or a changed one."""
+    return [_patches(image, centres) for centres in view.centres]
 
 
 def _bits(first: Tensor, second: Tensor, value_range: tuple[float, float]) -> float:
@@ -309,6 +310,7 @@ def _across(
 
 def _weakened(
     views: Sequence[View],
+    patches: Sequence[Sequence[Tensor]],
     intensity: str,
     value_range: tuple[float, float],
     own: np.ndarray,
@@ -320,14 +322,14 @@ def _weakened(
     Returns:
         the strengths that were tried, from 0, and for each (rows) the bits of each tier.
     """
-    patches, curves = [_tier_patches(view) for view in views], [own]
+    curves = [own]
     for strength in tqdm(STRENGTHS, "Raising the strength", unit="step", disable=None):
         change, rows = preset(intensity, strength), np.empty((DRAWS, len(views), len(TIERS)))
         for draw, number in np.ndindex(rows.shape[:2]):
             view = views[number]
             set_rnd(change, seed + draw * len(views) + number)  # the same at each strength: the curves are smooth
             image = torch.as_tensor(change(view.image.clone())).clamp(0, 1)
-            changed = [_patches(image, centres) for centres in view.centres]
+            changed = _tier_patches(image, view)
             rows[draw, number] = [_bits(*pair, value_range) for pair in zip(patches[number], changed, strict=True)]
         curves.append(_mean(rows.min(0)))
         if (curves[-1] <= stop).all():

@@ -187,9 +187,9 @@ def test_curves_are_of_the_draw_that_leaves_least(monkeypatch):
         calibration._view(torch.from_numpy(anatomy((50, 48), s)[None] / 255.0), torch.full((1, 50, 48), s), generator)
         for s in (0, 2)
     ]
-    itself = [[calibration._bits(p, p, (0.0, 0.9)) for p in calibration._tier_patches(view)] for view in views]
-    own = calibration._mean(itself)
-    strengths, curves = calibration._weakened(views, "rich", (0.0, 0.9), own, np.zeros(3), 7)
+    patches = [calibration._tier_patches(view.image, view) for view in views]
+    own = calibration._mean([[calibration._bits(p, p, (0.0, 0.9)) for p in tiers] for tiers in patches])
+    strengths, curves = calibration._weakened(views, patches, "rich", (0.0, 0.9), own, np.zeros(3), 7)
     assert strengths == [0, 0.5, 1]
     assert np.isnan(curves[:, 1]).all()  # a tier that no image has
     for tier, view in ((0, views[0]), (2, views[1])):

@@ -160,6 +160,7 @@ def segmentation_datalist(
     require(part is None or part in PARTS, "part", repr(part), f"one of {PARTS}, or None")
     for name, every in (("test_every", test_every), ("val_every", val_every)):
         require(lambda every=every: every is None or every >= 2, name, every, "at least 2, or None")
+    require(Path(labels).exists(), "labels", f"'{labels}'", "a folder or an image file")
     known = {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
     items = [item | {"name": image_name(item["image"])} for item in image_datalist(images)]
     for item in items:

@@ -25,7 +25,10 @@ def has_fast_half(device: str | torch.device = "cpu") -> bool:
 
 def unwrap(network: nn.Module) -> nn.Module:
     """The embedding network inside of DistributedDataParallel or its like."""
-    return getattr(network, "module", network)
+    embedding = getattr(network, "module", network)
+    accepted = "an embedding network with `strides`"
+    require(hasattr(embedding, "strides"), "network", type(embedding).__name__, accepted)
+    return embedding
 
 
 class PairInferer(Inferer):

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_shares
-from monai_infoaug._require import require
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.losses import PixelSupConLoss
 
@@ -119,7 +117,7 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
         label_key: see above.
         tiers_key: ``<tiers_key>_view1`` and ``<tiers_key>_view2`` are the tiers for a sampler that asks for them.
         level_weights: weight of each level's loss, default all equal.
-        max_grad_norm, amp, inferer, kwargs: see :py:class:`ContrastiveTrainer`.
+        kwargs: of :py:class:`ContrastiveTrainer`, such as ``max_grad_norm`` and ``amp``, and of ``SupervisedTrainer``.
 
     Raises:
         ValueError: for level weights that do not fit the network.
@@ -146,15 +144,9 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
         label_key: str | None = "label",
         tiers_key: str | None = None,
         level_weights: Sequence[float] | None = None,
-        max_grad_norm: float | None = None,
-        amp: bool = False,
-        inferer: Inferer | None = None,
         **kwargs: Any,
     ) -> None:
         embedding = unwrap(network)
-        require(
-            hasattr(embedding, "strides"), "network", type(embedding).__name__, "an embedding network with `strides`"
-        )
         super().__init__(
             device,
             max_epochs,
@@ -163,8 +155,5 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
             optimizer,
             LabelContrast(embedding.strides, loss_function or PixelSupConLoss(), level_weights),
             PrepareLabelledPairs(key, label_key, tiers_key),
-            max_grad_norm,
-            amp,
-            inferer,
             **kwargs,
         )

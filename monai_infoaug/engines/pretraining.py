@@ -102,10 +102,7 @@ class PixelContrastiveTrainer(ContrastiveTrainer):
         prefixes: ``prefix`` of each pair in the batch, in the order of the network's inputs.
         radius: in cells of a level, within which other points are neither positive nor negative.
         level_weights: weight of each level's loss, default all equal.
-        max_grad_norm: gradients are scaled down to this norm; None leaves them.
-        amp: mixed precision: MONAI's on a GPU, bfloat16 on the CPU (see :py:func:`has_fast_half`).
-        inferer: default ``PairInferer(cpu_amp=amp)``, GPUs excepted.
-        kwargs: of ``SupervisedTrainer``. ``decollate`` is False: there is nothing to take apart.
+        kwargs: of :py:class:`ContrastiveTrainer`, such as ``max_grad_norm`` and ``amp``, and of ``SupervisedTrainer``.
 
     Raises:
         ValueError: for level weights that do not fit the network, or a network that needs another number of prefixes.
@@ -128,15 +125,9 @@ class PixelContrastiveTrainer(ContrastiveTrainer):
         prefixes: Sequence[str] = ("",),
         radius: float = 2.0,
         level_weights: Sequence[float] | None = None,
-        max_grad_norm: float | None = None,
-        amp: bool = False,
-        inferer: Inferer | None = None,
         **kwargs: Any,
     ) -> None:
         embedding = unwrap(network)
-        require(
-            hasattr(embedding, "strides"), "network", type(embedding).__name__, "an embedding network with `strides`"
-        )
         view_levels = getattr(embedding, "view_levels", [(0, stride) for stride in embedding.strides])
         inputs = len({source for source, _ in view_levels})
         require(len(prefixes) == inputs, "prefixes", tuple(prefixes), f"{inputs} names, one an input of the network")
@@ -148,9 +139,6 @@ class PixelContrastiveTrainer(ContrastiveTrainer):
             optimizer,
             LevelContrast(view_levels, loss_function or PixelInfoNCELoss(), radius, level_weights),
             PreparePairs(key, prefixes),
-            max_grad_norm,
-            amp,
-            inferer,
             **kwargs,
         )
 
