@@ -11,6 +11,9 @@ same test cases by Dice and the 95 % Hausdorff distance. The rows:
 - ``global``: the encoder alone, without labels (SimCLR).
 - ``local_contrast``: the bundle of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
   ``local_contrast_drawn``: as many voxels at random; ``local_contrast_guided``: by tier of information.
+- ``attention``: the bundle attention_guided_segmentation [3], whose first stage is a coarse network with the steps of
+  fine-tuning; ``attention_uniform``: with views whose intensities change everywhere as in the medium tier;
+  ``attention_tuned``: the encoder is fine-tuned with the decoder; ``attention_alone``: the same without contrast.
 
 The folder has ``images`` and ``labels`` (or ``masks``). Every fourth case is for testing and every seventh of
 the others is left out; the labelled ones are drawn from the rest by the seed. No other label of the training cases is
@@ -22,6 +25,7 @@ References:
     1. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
     2. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI 2021,
        arXiv:2109.07407.
+    3. Lee et al., "Attention-guided supervised contrastive learning for semantic segmentation", arXiv:2106.01596.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from benchmarks._runs import kept_result, named, print_difference, run_bundle, s
 from monai_infoaug._require import require
 
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
+ATTENTION = "attention_guided_segmentation"
 SHARES = [0.2, 0.4, 0.4]
 DATASETS = {  # by the name of the folder; the other defaults of the bundles are those of the first
     "hippocampus": {"classes": ["anterior", "posterior"]},
@@ -84,6 +89,7 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
     drawn = {"_target_": f"{loss}DrawnPixels", "number": 1000, "seed": "@seed"}
     local = {"global_epochs": epochs, "local_epochs": epochs}
     pretrain = {"pretrain_epochs": epochs}
+    attention = {"contrast_epochs": epochs, "coarse_epochs": "@max_epochs"}
     rows = {
         "scratch": (EFFICIENT, {"pretrain_epochs": 0}),
         "usual": (EFFICIENT, {"pretrain_epochs": 0, **intensity("usual")}),
@@ -97,6 +103,10 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
         "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{loss}StridePixels", "stride": 4}}),
         "local_contrast_drawn": (LOCAL, local | {"sampler": drawn}),
         "local_contrast_guided": (LOCAL, local | {"sampler": drawn | {"shares": SHARES}}),
+        "attention": (ATTENTION, attention),
+        "attention_uniform": (ATTENTION, attention | {"intensity#strengths": [1.0, 1.0, 1.0]}),
+        "attention_tuned": (ATTENTION, attention | {"frozen": False}),
+        "attention_alone": (ATTENTION, attention | {"frozen": False, "contrast_epochs": 0}),
     }
     require(name in rows, "rows", repr(name), f"among {', '.join(rows)}")
     return rows[name]

@@ -12,6 +12,7 @@ from monai_infoaug.information import assign_tiers, local_entropy, mutual_inform
 from monai_infoaug.losses import HeatmapCrossEntropyLoss, PixelInfoNCELoss, PixelSupConLoss
 from monai_infoaug.metrics import MeanRadialError, PixelEmbeddingCollapseMetric, SuccessDetectionRate
 from monai_infoaug.networks import (
+    AttentionSegmenter,
     DenseDescriptor,
     EmbeddingHeads,
     GlobalLocalEmbeddingNet,
@@ -91,7 +92,13 @@ def heads() -> EmbeddingHeads:
     return EmbeddingHeads(unet, ["model.1.submodule.0", "model.0"], embedding_dim=8, spatial_size=(64, 64))
 
 
+def attention() -> AttentionSegmenter:
+    coarse, network = (UNet(2, 1 + i, 2 - i, channels=(8, 16, 32), strides=(2, 2)) for i in range(2))
+    return AttentionSegmenter(coarse, network)
+
+
 NETWORKS = {
+    "attention": attention,
     "2D": net,
     "3D": lambda: net(3),
     "global-local": lambda: GlobalLocalEmbeddingNet([net(), net()]),

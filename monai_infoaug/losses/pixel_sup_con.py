@@ -54,7 +54,7 @@ class PixelSupConLoss(nn.Module):
         include_background: whether pixels of class 0 are anchors, too. They are compared with in any case.
         ignore_index: label of pixels that have no part.
         self_pairs: whether a pixel is a positive of itself, as in the code published with [2].
-        normalize: divide the features by their norms.
+        normalize: divide the features by their norms; pixels whose features are all zero then have no part.
         sampler: which pixels have a part, such as :py:class:`DrawnPixels`; None: all.
 
     Shape:
@@ -152,8 +152,11 @@ class PixelSupConLoss(nn.Module):
         if self.sampler is not None:
             features, labels, valid = self.sampler(features, labels, valid, tiers)
         features = features.flatten(2).mT.to(torch.promote_types(features.dtype, torch.float32))
-        features = normalize(features, dim=-1) if self.normalize else features
-        return features, labels.flatten(1), valid.flatten(1)
+        valid = valid.flatten(1)
+        if self.normalize:
+            valid = valid & features.any(-1)  # nothing has no direction
+            features = normalize(features, dim=-1)
+        return features, labels.flatten(1), valid
 
     def _between(
         self, rows: Tensor, classes: Tensor, anchors: Tensor, columns: Tensor, others: Tensor, valid: Tensor

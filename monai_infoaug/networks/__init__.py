@@ -1,5 +1,6 @@
-"""Embedding networks, heads, and heat maps on them."""
+"""Embedding networks, heads, and what is built on them."""
 
+from monai_infoaug.networks.attention import AttentionEmbedding, AttentionSegmenter
 from monai_infoaug.networks.dense_descriptor import DenseDescriptor
 from monai_infoaug.networks.embedding_heads import EmbeddingHeads
 from monai_infoaug.networks.landmark_heatmap import LandmarkHeatmapNet
@@ -8,6 +9,8 @@ from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = [
+    "AttentionEmbedding",
+    "AttentionSegmenter",
     "DenseDescriptor",
     "EmbeddingHeads",
     "GlobalLocalEmbeddingNet",

@@ -71,6 +71,8 @@ SEGMENTATION = {
 SMALL |= {
     "label_efficient_segmentation": SEGMENTATION | {"number": 50, "pretrain_epochs": 1},
     "local_contrast_segmentation": SEGMENTATION | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
+    "attention_guided_segmentation": SEGMENTATION
+    | {"coarse_features": [4] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
 }
 
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)

@@ -33,8 +33,14 @@ SMALL = {
 STAGES = {
     "label_efficient_segmentation": {"pretrain_epochs": 1, "number": 100},
     "local_contrast_segmentation": {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 4},
+    "attention_guided_segmentation": {
+        "coarse_features": [8, 8, 8, 8, 16, 8],
+        "coarse_epochs": 1,
+        "contrast_epochs": 1,
+        "contrast_batch_size": 4,
+    },
 }
-both = pytest.mark.parametrize("bundle", STAGES)
+every = pytest.mark.parametrize("bundle", STAGES)
 
 
 def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +94,7 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
 
-@both
+@every
 def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
     settings = {"labelled": 4, "label_bits": [1, 2], "draws": 32, "max_epochs": 12, "learning_rate": 0.01}
     run(folder, bundle, "train", **settings)
@@ -109,7 +115,7 @@ def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
         assert min(by_hand) > 0.8
 
 
-@both
+@every
 def test_no_label_but_those_allowed_is_read(folder, bundle):
     """Pre-training and fine-tuning run where the other labels are no images at all."""
     chosen = ["01", "05"]
@@ -121,7 +127,7 @@ def test_no_label_but_those_allowed_is_read(folder, bundle):
     assert torch.load(folder / "out" / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 1
 
 
-@both
+@every
 def test_every_stage_goes_on_where_it_was_stopped(folder, bundle):
     settings = {"labelled": 2, "label_bits": [1, 2], "max_epochs": 2}
     stages = [name.removesuffix("_epochs") for name in STAGES[bundle] if name.endswith("_epochs")]
@@ -149,14 +155,42 @@ def test_a_round_learns_from_segmentations_of_unlabelled_training_cases_alone(fo
     assert used == {name: folder / "labels" if name in ("01", "05") else pseudo for name in names}
 
 
-@both
+@every
 def test_without_pre_training_it_is_plain_supervised_training(folder, bundle):
-    nothing = {name: 0 for name in STAGES[bundle] if name.endswith("_epochs")}
-    run(folder, bundle, "train", label_bits=[1, 2], **nothing)
-    assert {path.name for path in (folder / "out").glob("*.pt")} == {"checkpoint.pt"}
+    """For attention it needs the coarse network, and an encoder that is trained with the rest."""
+    coarse = {"coarse_epochs"} & set(STAGES[bundle])
+    nothing = {name: 0 for name in STAGES[bundle] if name.endswith("_epochs") and name not in coarse}
+    run(folder, bundle, "train", label_bits=[1, 2], **nothing, **({"frozen": False} if coarse else {}))
+    assert {path.name for path in (folder / "out").glob("*.pt")} == {"checkpoint.pt"} | {"coarse.pt" for _ in coarse}
 
 
-@both
+@pytest.mark.parametrize("frozen", [True, False])
+def test_only_what_a_stage_is_for_is_trained(folder, frozen):
+    """The coarse network in its own stage alone, the encoder in that of contrast and, if not frozen, the last one."""
+    bundle = "attention_guided_segmentation"
+    flow = run(folder, bundle, "train", label_bits=[1, 2], labelled=2, frozen=frozen)
+    coarse, contrast, whole = (
+        torch.load(folder / "out" / f"{name}.pt", weights_only=True)["network"]
+        for name in ("coarse", "contrast", "checkpoint")
+    )
+    torch.testing.assert_close({k[7:]: v for k, v in whole.items() if k.startswith("coarse.")}, coarse, rtol=0, atol=0)
+    encoder = flow.parser.get_parsed_content("encoder").state_dict()
+    before = {k.removeprefix("backbone."): v for k, v in contrast.items() if k.startswith("backbone.")}
+    assert encoder.keys() == before.keys()
+    assert all(torch.equal(encoder[k], before[k]) == frozen for k in encoder if k.endswith("weight"))
+
+
+@pytest.mark.parametrize("bundle", ["label_efficient_segmentation"])
+def test_class_numbers_of_more_than_eight_bits_are_not_cut(folder, bundle):
+    for path in (folder / "labels").iterdir():
+        label = sitk.GetArrayFromImage(sitk.ReadImage(path)).astype(np.uint16)
+        sitk.WriteImage(sitk.GetImageFromArray(np.where(label, 257, 0).astype(np.uint16)), path)
+    with pytest.raises(Exception) as caught:
+        run(folder, bundle, "train")
+    assert "got labels [257.0]" in fault(caught.value)
+
+
+@every
 @pytest.mark.skipif(not (DATA / "hippocampus").exists(), reason="the hippocampus data are not at hand")
 def test_volumes(folder, bundle):
     """Real volumes of several sizes, class numbers instead of bits, NIfTI out."""

@@ -239,3 +239,18 @@ def test_image_level_forms():
     peer = metric.SupConLoss(temperature=0.5)(torch.cat([first, second])[..., 0], labels.repeat(2))
     ours = PixelSupConLoss(0.5, "batch")(first, labels.view(5, 1, 1), second, labels.view(5, 1, 1))
     assert float(ours) == pytest.approx(float(peer))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+def test_a_pixel_whose_features_are_zero_has_no_part(scope, denominator):
+    x1, y1, x2, y2 = views()
+    x1[0, :, 0, 1] = 0
+    x1.requires_grad_()
+    gone = y1.clone()
+    gone[0, :, 0, 1] = -7
+    loss = PixelSupConLoss(0.1, scope, denominator)
+    value = loss(x1, y1, x2, y2)
+    torch.testing.assert_close(value, PixelSupConLoss(0.1, scope, denominator, ignore_index=-7)(x1, gone, x2, y2))
+    value.backward()
+    assert x1.grad.isfinite().all() and not x1.grad[0, :, 0, 1].any()
