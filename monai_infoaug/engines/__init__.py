@@ -1,8 +1,9 @@
 """Trainers and evaluators."""
 
-from monai_infoaug.engines.contrastive import ContrastiveTrainer, PairInferer, has_fast_half
+from monai_infoaug.engines.contrastive import ContrastiveTrainer, PairInferer
 from monai_infoaug.engines.label_contrast import LabelContrast, LabelContrastiveTrainer
 from monai_infoaug.engines.memory import keep_freed_memory
+from monai_infoaug.engines.precision import HalfPrecisionInferer, half_precision, has_fast_half
 from monai_infoaug.engines.pretraining import (
     LevelContrast,
     PairMatcher,
@@ -12,6 +13,7 @@ from monai_infoaug.engines.pretraining import (
 
 __all__ = [
     "ContrastiveTrainer",
+    "HalfPrecisionInferer",
     "LabelContrast",
     "LabelContrastiveTrainer",
     "LevelContrast",
@@ -19,6 +21,7 @@ __all__ = [
     "PairMatcher",
     "PixelContrastiveTrainer",
     "PixelMatchingEvaluator",
+    "half_precision",
     "has_fast_half",
     "keep_freed_memory",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,14 +12,9 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_infoaug._require import require
+from monai_infoaug.engines.precision import half_precision
 
-__all__ = ["ContrastiveTrainer", "PairInferer", "has_fast_half"]
-
-
-def has_fast_half(device: str | torch.device = "cpu") -> bool:
-    """Whether mixed precision is worth its while: on every GPU, and on CPUs that compute bfloat16 natively."""
-    cpu_test = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
-    return torch.device(device).type == "cuda" or cpu_test()
+__all__ = ["ContrastiveTrainer", "PairInferer"]
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -44,7 +38,7 @@ class PairInferer(Inferer):
     def __call__(
         self, inputs: Sequence[tuple[Tensor, Tensor]], network: nn.Module, *args: Any, **kwargs: Any
     ) -> list[tuple[Tensor, Tensor]]:
-        with torch.autocast("cpu", torch.bfloat16) if self.cpu_amp else nullcontext():
+        with half_precision("cpu", self.cpu_amp):
             if all(first.shape == second.shape for first, second in inputs):
                 # one pass over both views: cheaper, and batch normalisation sees them together
                 return [tuple(level.chunk(2)) for level in network(*(torch.cat(views) for views in inputs))]
@@ -63,7 +57,8 @@ class ContrastiveTrainer(SupervisedTrainer):
         loss_function: of the list of pairs of levels and what ``prepare_batch`` gives beside the views.
         prepare_batch: from a batch to a list of pairs of views and their targets.
         max_grad_norm: gradients are scaled down to this norm; None leaves them.
-        amp: mixed precision: MONAI's on a GPU, bfloat16 on the CPU (see :py:func:`has_fast_half`).
+        amp: mixed precision: MONAI's on a GPU, bfloat16 on the CPU, see
+            :py:func:`monai_infoaug.engines.has_fast_half`.
         inferer: default ``PairInferer(cpu_amp=amp)``, GPUs excepted.
         kwargs: of ``SupervisedTrainer``. ``decollate`` is False: there is nothing to take apart.
 

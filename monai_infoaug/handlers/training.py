@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +13,38 @@ from monai.utils import optional_import
 from monai_infoaug.handlers.checkpoint import ResumableCheckpoint
 from monai_infoaug.handlers.epoch import EpochSetter
 
+Events, _ = optional_import("ignite.engine", name="Events")
 ProgressBar, _ = optional_import("ignite.handlers", name="ProgressBar")
 
-__all__ = ["training_handlers"]
+__all__ = ["FiniteLoss", "training_handlers"]
 
 
 def _loss(output: Mapping[str, Any]) -> float:
     return output["loss"].item()
+
+
+class FiniteLoss:
+    """Handler that ends a training whose loss is NaN or infinite with an error; its last checkpoint is as it was.
+
+    Args:
+        name: of the training, for the message.
+
+    Raises:
+        FloatingPointError: in the iteration that brings such a loss.
+    """
+
+    def __init__(self, name: str = "train") -> None:
+        self.name = name
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer with ``decollate=False``."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        loss, state = _loss(engine.state.output), engine.state
+        if not math.isfinite(loss):
+            where = f"iteration {state.iteration} (epoch {state.epoch})"
+            raise FloatingPointError(f"The loss of `{self.name}` must be finite, got {loss} in {where}.")
 
 
 def training_handlers(
@@ -30,7 +56,7 @@ def training_handlers(
     summary_writer: Any = None,
     seeded: Sequence[Any] = (),
 ) -> list[Any]:
-    """Handlers that set the epoch, change the learning rate, show the loss, and save and resume the training.
+    """Handlers that set the epoch, change the learning rate, show and check the loss, and save and resume the training.
 
     Args:
         name: of the training, as the progress bar, the log and TensorBoard show it.
@@ -53,6 +79,7 @@ def training_handlers(
         LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
         StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
         ProgressBar(desc=name),
+        FiniteLoss(name),
         ResumableCheckpoint(checkpoint, states, settings=settings),
     ]
     if summary_writer is not None:

@@ -26,10 +26,12 @@ class Writer:
         pass
 
 
-def train(folder, epochs, writer=None):
+def train(folder, epochs, writer=None, bad=None):
     torch.manual_seed(0)
     items = [{"image": torch.full((1, 4, 4), float(i)), "label": torch.ones(1, 4, 4)} for i in range(5)]
     loader = seeded_loader(Dataset(items, RandGaussianNoised("image", prob=1.0)), batch_size=2, seed=3)
+    if bad is not None:
+        items[0]["label"] = torch.full((1, 4, 4), bad)
     network = torch.nn.Conv2d(1, 1, 1)
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.5, total_iters=6)
@@ -56,6 +58,16 @@ def test_loss_is_shown(tmp_path, capsys):
     train(tmp_path, 2, writer)
     assert [step for step, _ in writer.values["stage_loss"]] == [1, 2, 3, 4]
     assert "stage" in capsys.readouterr().err  # the progress bar
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path, bad):
+    train(tmp_path, 1)
+    good = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"]
+    with pytest.raises(FloatingPointError, match=rf"loss of `stage` must be finite, got {bad} in iteration [34] "):
+        train(tmp_path, 3, bad=bad)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"].keys() == good.keys()
+    torch.testing.assert_close(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"], good)
 
 
 def test_scheduler_is_needed(tmp_path):

@@ -1,0 +1,79 @@
+"""Mixed precision that is safe on CPUs, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["HalfPrecisionInferer", "half_precision", "has_fast_half"]
+
+
+def has_fast_half(device: str | torch.device = "cpu") -> bool:
+    """Whether mixed precision is worth its while: on every GPU, and on CPUs that compute bfloat16 natively."""
+    cpu_test = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return torch.device(device).type == "cuda" or cpu_test()
+
+
+class _DeepEnough(TorchFunctionMode):
+    """Computes a 3D convolution in float32 where the image is less deep than the kernel.
+
+    Its gradient in bfloat16 reads memory that was never written (PyTorch 2.13, with oneDNN): the weights become NaN, or
+    silently wrong.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.conv3d:
+            names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+            given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
+            if given["input"].shape[-3] < given["weight"].shape[-3]:
+                with torch.autocast("cpu", enabled=False):
+                    return func(**{k: v.float() if isinstance(v, Tensor) else v for k, v in given.items()})
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def half_precision(device: str | torch.device, enabled: bool = True) -> Iterator[None]:
+    """Autocast in bfloat16, but for 3D convolutions whose gradients PyTorch gets wrong in it on CPUs.
+
+    Args:
+        device: where the network is.
+        enabled: otherwise nothing is changed.
+
+    Example:
+        >>> with half_precision("cpu"):
+        ...     torch.nn.Conv2d(1, 2, 3)(torch.rand(1, 1, 8, 8)).dtype
+        torch.bfloat16
+    """
+    kind = torch.device(device).type
+    if not enabled:
+        yield
+        return
+    with torch.autocast(kind, torch.bfloat16):
+        if kind == "cpu":
+            with _DeepEnough():
+                yield
+        else:
+            yield
+
+
+class HalfPrecisionInferer(Inferer):
+    """Calls the network in :py:func:`half_precision`; the output is float32, for the losses.
+
+    Args:
+        enabled: otherwise in the precision of the network.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        with half_precision(inputs.device, self.enabled):
+            return network(inputs, *args, **kwargs).float()
