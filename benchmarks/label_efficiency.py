@@ -43,6 +43,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting threads take the loaders' time
 
 import numpy as np
+import torch
 
 from benchmarks._runs import kept_result, named, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import require
@@ -208,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="separated by commas (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, on CPU (%(default)s)")
+    jobs = 1 if torch.cuda.is_available() else 2
+    parser.add_argument("--jobs", type=int, default=jobs, help="trainings side by side (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
     parser.add_argument("--epochs", type=int, help="of each stage of pre-training; default: of the budget")
     options = parser.parse_args(arguments)

@@ -20,6 +20,7 @@ SMALL = {
     "roi_size": [48, 48],
     "features": [8, 8, 8, 8, 16, 8],
     "widths": [16, 16],
+    "coarse_features": [4, 4, 4, 4, 8, 4],
     "draws": 4,
     "max_epochs": 1,
     "num_workers": 0,
@@ -44,11 +45,11 @@ def folder(tmp_path):
 def run(folder, rows, *more, **settings):
     changed = [f"{name}={json.dumps(value)}" for name, value in (SMALL | settings).items()]
     there = ["--data", str(folder / "squares"), "--out", str(folder / "out"), "--rows", rows, "--epochs", "1"]
-    main([*there, "--seeds", "1", *more, "--set", *changed])
+    main([*there, "--seeds", "1", "--jobs", "1", *more, "--set", *changed])
 
 
 def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
-    rows = "scratch,usual,label_efficient_guided,label_efficient,label_efficient_round,local_contrast_guided"
+    rows = "scratch,usual,label_efficient_guided,label_efficient,label_efficient_round,local_contrast_guided,attention"
     run(folder, rows, "--fractions", "50")
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["row"] for row in last["table"]] == rows.split(",")
