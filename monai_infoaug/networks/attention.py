@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from monai_infoaug._require import require
 
@@ -32,7 +33,7 @@ class _Attention(nn.Module):
         with torch.no_grad():
             logits = self.coarse(image)
             if not torch.jit.is_scripting():
-                enough = logits.shape[2:] == image.shape[2:] and logits.shape[1] > self.background
+                enough = logits.shape[2:] == image.shape[2:] and logits.shape[1] > int(self.background)
                 accepted = (
                     "a network that gives each pixel a channel a class" + ", and the background" * self.background
                 )
@@ -40,8 +41,8 @@ class _Attention(nn.Module):
             masks = logits.softmax(1)[:, 1:] if self.background else logits.sigmoid()
             masks = masks.to(image.dtype)
             present = (masks > 0.5).flatten(2).any(2)
-        images = image.repeat_interleave(masks.shape[1], 0)
-        return torch.cat([images, masks.flatten(0, 1).unsqueeze(1)], 1), present
+        images = image.unsqueeze(1).expand([-1, masks.shape[1]] + [-1] * (image.ndim - 1))
+        return torch.cat([images, masks.unsqueeze(2)], 2).flatten(0, 1), present
 
 
 class AttentionSegmenter(_Attention):
@@ -85,7 +86,7 @@ class AttentionSegmenter(_Attention):
                 logits.shape[1] == 1, "network", f"one that gives {tuple(logits.shape)}", "a network of one channel"
             )
         logits = logits.squeeze(1).unflatten(0, present.shape)
-        return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1) if self.background else logits
+        return pad(logits, [0, 0] * (logits.ndim - 2) + [1, 0]) if self.background else logits
 
 
 class AttentionEmbedding(_Attention):
