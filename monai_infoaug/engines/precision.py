@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,16 +52,12 @@ def half_precision(device: str | torch.device, enabled: bool = True) -> Iterator
         ...     torch.nn.Conv2d(1, 2, 3)(torch.rand(1, 1, 8, 8)).dtype
         torch.bfloat16
     """
-    kind = torch.device(device).type
     if not enabled:
         yield
         return
-    with torch.autocast(kind, torch.bfloat16):
-        if kind == "cpu":
-            with _DeepEnough():
-                yield
-        else:
-            yield
+    kind = torch.device(device).type
+    with torch.autocast(kind, torch.bfloat16), _DeepEnough() if kind == "cpu" else nullcontext():
+        yield
 
 
 class HalfPrecisionInferer(Inferer):
