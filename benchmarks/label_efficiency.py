@@ -3,11 +3,15 @@
 Every row is fine-tuned with the same steps and settings on the same labelled cases, seed by seed, and evaluated on the
 same test cases by Dice and the 95 % Hausdorff distance. The rows:
 
-- ``scratch``: no pre-training; ``usual``: the same with MONAI's usual intensity changes (scale, shift, contrast, noise)
-  in place of those by tier, and ``uniform`` with those of the medium tier everywhere.
+- ``scratch``: no pre-training, and MONAI's usual intensity changes (scale, shift, contrast, noise), as in all rows;
+  ``tiers``: with changes by tier of information in their place; ``uniform``: with those of the medium tier everywhere;
+  ``scratch_long``: with four times the steps.
 - ``label_efficient``: the bundle of that name [1]; ``label_efficient_guided``: the compared pixels are drawn by tier of
-  information within each class; ``label_efficient_cross``: they are also compared with those of another image;
-  ``label_efficient_round``: another round, with its own segmentations of the cases without labels.
+  information within each class; ``label_efficient_cross``: they are also compared with those of another image.
+- ``label_efficient_round``: another round, which goes on from ``label_efficient``. What ``scratch``,
+  ``label_efficient`` and ``label_efficient_guided`` find on average takes the place of labels where there are none;
+  ``label_efficient_round_contrast``: the same, with pre-training before fine-tuning; ``scratch_round``: without any
+  contrast, from ``scratch`` and its segmentations alone.
 - ``global``: the encoder alone, without labels (SimCLR).
 - ``local_contrast``: the bundle of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
   ``local_contrast_drawn``: as many voxels at random; ``local_contrast_guided``: by tier of information.
@@ -70,35 +74,31 @@ BUDGETS = {  # settings of the bundles, and epochs of their pre-training
 }
 
 
-def intensity(name: str) -> dict[str, Any]:
-    """Settings for other intensity changes in fine-tuning."""
-    if name == "uniform":
-        return {"random_transforms#3#strengths": [1.0, 1.0, 1.0]}
-    usual = {
-        "RandScaleIntensityd": {"factors": 0.25},
-        "RandShiftIntensityd": {"offsets": 0.1},
-        "RandAdjustContrastd": {"gamma": [0.7, 1.5]},
-        "RandGaussianNoised": {"std": 0.05},
-    }
-    steps = [{"_target_": f"monai.transforms.{n}", "keys": "image", "prob": 0.5, **k} for n, k in usual.items()]
-    return {"random_transforms#3": {"_target_": "monai.transforms.Compose", "transforms": steps}}
+ROUNDS = {  # rows whose segmentations are averaged; a round goes on from the last of them
+    "scratch_round": ["scratch"],
+    "label_efficient_round": ["scratch", "label_efficient_guided", "label_efficient"],
+}
+ROUNDS["label_efficient_round_contrast"] = ROUNDS["label_efficient_round"]
 
 
-def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
-    """Bundle of a row, and its settings."""
+def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
+    """Bundle of a row, and its settings, for epochs of pre-training and of fine-tuning."""
     loss = "monai_infoaug.losses."
     drawn = {"_target_": f"{loss}DrawnPixels", "number": 1000, "seed": "@seed"}
+    scratch, pretrain = {"pretrain_epochs": 0}, {"pretrain_epochs": epochs}
     local = {"global_epochs": epochs, "local_epochs": epochs}
-    pretrain = {"pretrain_epochs": epochs}
     attention = {"contrast_epochs": epochs, "coarse_epochs": "@max_epochs"}
     rows = {
-        "scratch": (EFFICIENT, {"pretrain_epochs": 0}),
-        "usual": (EFFICIENT, {"pretrain_epochs": 0, **intensity("usual")}),
-        "uniform": (EFFICIENT, {"pretrain_epochs": 0, **intensity("uniform")}),
+        "scratch": (EFFICIENT, scratch),
+        "scratch_long": (EFFICIENT, scratch | {"max_epochs": 4 * max_epochs}),
+        "scratch_round": (EFFICIENT, scratch),
+        "tiers": (EFFICIENT, scratch | {"tier_intensity": True}),
+        "uniform": (EFFICIENT, scratch | {"tier_intensity": True, "strengths": [1.0, 1.0, 1.0]}),
         "label_efficient": (EFFICIENT, pretrain),
         "label_efficient_guided": (EFFICIENT, pretrain | {"shares": SHARES}),
         "label_efficient_cross": (EFFICIENT, pretrain | {"scope": "cross"}),
-        "label_efficient_round": (EFFICIENT, pretrain),
+        "label_efficient_round": (EFFICIENT, scratch),
+        "label_efficient_round_contrast": (EFFICIENT, pretrain),
         "global": (LOCAL, local | {"local_epochs": 0}),
         "local_contrast": (LOCAL, local),
         "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{loss}StridePixels", "stride": 4}}),
@@ -131,7 +131,7 @@ class Segmentation:
 
     def __call__(self, name: str, labelled: float | int, seed: int) -> dict[str, Any]:
         """``dice`` and ``hausdorff`` (cases, classes) of a row, and ``seconds``."""
-        bundle, own = row(name, self.epochs)
+        bundle, own = row(name, self.epochs, self.settings["max_epochs"])
         settings = self.settings | own | {"labelled": labelled, "seed": seed}
         folder = self._folder(name, labelled, seed)
         return kept_result(folder, settings, partial(self._make, name, bundle, settings, folder))
@@ -144,15 +144,15 @@ class Segmentation:
         return self.out / name / str(labelled) / str(seed)
 
     def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-        run, more, start = partial(run_bundle, bundle, **settings, **self.places), {}, time.perf_counter()
-        if name == "label_efficient_round":
-            first, more = (
-                ("label_efficient", settings["labelled"], settings["seed"]),
-                {"pseudo_labels": f"{folder}/labels"},
-            )
-            self(*first)
-            start = time.perf_counter()  # the seconds are a row's own
-            run("train", "inference", folder=self._folder(*first), results_dir=more["pseudo_labels"])
+        run, more = partial(run_bundle, bundle, **settings, **self.places), {}
+        for other in ROUNDS.get(name, []):
+            self(other, settings["labelled"], settings["seed"])
+        start = time.perf_counter()  # the seconds are a row's own
+        if name in ROUNDS:
+            folders = [self._folder(other, settings["labelled"], settings["seed"]) for other in ROUNDS[name]]
+            checkpoints = [str(made / "checkpoint.pt") for made in folders]
+            more = {"start": checkpoints[-1], "pseudo_labels": str(folder / "labels")}
+            run("train", "inference", folder=folder, results_dir=more["pseudo_labels"], checkpoints=checkpoints)
         run("train", folder=folder, **more)
         seconds = time.perf_counter() - start
         run("train", "evaluate", folder=folder)
@@ -205,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--numbers", default="", help="or how many are: 5,10,20")
     parser.add_argument(
         "--rows",
-        default="scratch,label_efficient,label_efficient_guided,local_contrast_drawn,local_contrast_guided",
+        default="scratch,label_efficient,label_efficient_guided,label_efficient_round,local_contrast_drawn,"
+        "local_contrast_guided",
         help="separated by commas (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings |= named(options.set)
     epochs = epochs if options.epochs is None else options.epochs
     for name in names:
-        row(name, epochs)  # before any work is lost
+        row(name, epochs, settings["max_epochs"])  # before any work is lost
     out = options.out / options.data.resolve().name / options.budget
     segmentation = Segmentation(options.data, settings, epochs, out)
     require("classes" in settings, "set", options.set, f"with `classes` for a folder that is none of {list(DATASETS)}")

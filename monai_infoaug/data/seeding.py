@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,23 @@ class SeededDataset(Dataset):
         return self.dataset[index]
 
 
-def seeded_loader(dataset: Dataset, batch_size: int, seed: int = 0, num_workers: int = 0, **kwargs: Any) -> DataLoader:
+class _SomeItems(DistributedSampler):
+    """Some items of a data set, others in every epoch."""
+
+    def __init__(self, dataset: Dataset, number: int, seed: int) -> None:
+        super().__init__(dataset, num_replicas=1, rank=0, seed=seed)
+        self.number = number
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(super().__iter__(), self.number)
+
+    def __len__(self) -> int:
+        return self.number
+
+
+def seeded_loader(
+    dataset: Dataset, batch_size: int, seed: int = 0, num_workers: int = 0, draws: int | None = None, **kwargs: Any
+) -> DataLoader:
     """Shuffled whole batches of a data set, whose order and random changes are functions of (seed, epoch) alone.
 
     ``loader.dataset`` is a :py:class:`SeededDataset` and ``loader.sampler`` a ``DistributedSampler``: call
@@ -93,10 +110,14 @@ def seeded_loader(dataset: Dataset, batch_size: int, seed: int = 0, num_workers:
 
     Args:
         dataset: see :py:class:`SeededDataset`.
-        batch_size: items a batch, at most all.
+        batch_size: items a batch, at most all of an epoch.
         seed: non-negative integer.
         num_workers: processes that make the items; they stay from epoch to epoch.
+        draws: items an epoch, drawn anew for each one; None: all.
         kwargs: of ``monai.data.DataLoader``.
+
+    Raises:
+        ValueError: for a batch without items, or ``draws`` that are not from 1 to the length of the data set.
 
     Example:
         >>> from monai.data import Dataset
@@ -107,10 +128,12 @@ def seeded_loader(dataset: Dataset, batch_size: int, seed: int = 0, num_workers:
     """
     require(lambda: batch_size >= 1, "batch_size", batch_size, "at least 1")
     seeded = SeededDataset(dataset, seed)
+    number = len(seeded) if draws is None else draws
+    require(lambda: 1 <= number <= len(seeded), "draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
     return DataLoader(
         seeded,
-        batch_size=min(batch_size, len(seeded)),
-        sampler=DistributedSampler(seeded, num_replicas=1, rank=0, seed=seed),
+        batch_size=min(batch_size, number),
+        sampler=_SomeItems(seeded, number, seed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         drop_last=True,

@@ -49,7 +49,7 @@ def run(folder, rows, *more, **settings):
 
 
 def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
-    rows = "scratch,usual,label_efficient_guided,label_efficient,label_efficient_round,local_contrast_guided,attention"
+    rows = "scratch,tiers,label_efficient_guided,label_efficient,label_efficient_round,local_contrast_guided,attention"
     run(folder, rows, "--fractions", "50")
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["row"] for row in last["table"]] == rows.split(",")
@@ -61,7 +61,7 @@ def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
         settings = json.loads((kept / row["row"] / "0.5" / "0" / "settings.json").read_text())
         assert settings["labelled"] == 0.5 and settings["max_epochs"] == 1
     mean = {row["row"]: row["dice"] for row in last["table"]}
-    for name, other in (("usual", "scratch"), ("label_efficient_guided", "label_efficient")):
+    for name, other in (("tiers", "scratch"), ("label_efficient_guided", "label_efficient")):
         difference = last["differences"][f"0.5: {name} - {other}"][0]
         assert difference == pytest.approx(mean[name] - mean[other], abs=2e-4)
 

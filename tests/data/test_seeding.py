@@ -139,7 +139,21 @@ def test_batches_of_an_epoch_are_the_same_in_every_run(num_workers):
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
 
 
+def test_some_items_an_epoch_are_others_in_the_next_one():
+    loader = seeded_loader(seeded().dataset, 2, seed=5, draws=4)
+    drawn = []
+    for epoch in range(60):
+        loader.dataset.set_epoch(epoch), loader.sampler.set_epoch(epoch)
+        drawn.append(tuple(loader.sampler))
+        assert len(loader) == len(list(loader)) == 2 and len(set(drawn[-1])) == len(loader.sampler) == 4
+    assert len(set(drawn)) > 30 and {i for epoch in drawn for i in epoch} == set(range(LENGTH))
+
+
 def test_a_batch_has_at_most_all_items():
     assert [len(batch) for batch in seeded_loader(seeded().dataset, 50)] == [LENGTH]
+    assert [len(batch) for batch in seeded_loader(seeded().dataset, 50, draws=3)] == [3]
+    for draws in (0, LENGTH + 1):
+        with pytest.raises(ValueError, match=f"`draws` must be from 1 to {LENGTH}, .* got {draws}"):
+            seeded_loader(seeded().dataset, 2, draws=draws)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         seeded_loader(seeded().dataset, 0)

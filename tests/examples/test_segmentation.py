@@ -147,12 +147,56 @@ def test_a_round_learns_from_segmentations_of_unlabelled_training_cases_alone(fo
     bundle, settings = "label_efficient_segmentation", {"labelled": ["01", "05"], "label_bits": [1, 2]}
     run(folder, bundle, "train", **settings)
     run(folder, bundle, "train", "inference", **settings, suffix=".png")
-    pseudo = folder / "out" / "inference"
+    pseudo, first = folder / "out" / "inference", folder / "out" / "checkpoint.pt"
     assert len(list(pseudo.iterdir())) == 12
-    flow = run(folder, bundle, "train", **settings, pseudo_labels=str(pseudo), output_dir=str(folder / "round"))
+    settings |= {"pseudo_labels": str(pseudo), "start": str(first), "output_dir": str(folder / "round")}
+    flow = run(folder, bundle, "train", **settings, learning_rate=1e-9, pretrain_epochs=0)
+    states = [torch.load(path, weights_only=True)["network"] for path in (first, folder / "round" / "checkpoint.pt")]
+    weights = [{k: v for k, v in state.items() if k.endswith("weight")} for state in states]
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=0)  # goes on from the first round
     used = {item["name"]: Path(item["label"]).parent for item in flow.parser.get_parsed_content("labelled_datalist")}
     names = ["00", "01", "02", "04", "05", "06", "09", "10"]
     assert used == {name: folder / "labels" if name in ("01", "05") else pseudo for name in names}
+
+
+def test_segmentations_of_several_trainings_are_averaged(folder):
+    """The mean of the logits decides, and it is neither training's own segmentation."""
+    bundle, settings = "label_efficient_segmentation", {"labelled": 4, "label_bits": [1, 2], "suffix": ".png"}
+    outs, logits = [str(folder / f"{seed}") for seed in range(2)], []
+    for seed, out in enumerate(outs):
+        run(folder, bundle, "train", **settings, seed=seed, output_dir=out)
+        flow = run(folder, bundle, "train", "inference", **settings, output_dir=out)
+        network = flow.parser.get_parsed_content("trained_networks")[0].eval()
+        items = flow.parser.get_parsed_content("dataset")
+        with torch.no_grad():
+            logits.append([network(item["image"].as_tensor()[None])[0] for item in items])
+    checkpoints = [f"{out}/checkpoint.pt" for out in outs]
+    run(folder, bundle, "train", "inference", **settings, checkpoints=checkpoints)
+    differ = 0
+    for first, second, path in zip(*logits, sorted((folder / "out" / "inference").iterdir()), strict=True):
+        bits = torch.tensor([1, 2]).view(2, 1, 1)
+        masks = [((mean >= 0) * bits).sum(0).T.numpy() for mean in ((first + second) / 2, first, second)]
+        found = sitk.GetArrayFromImage(sitk.ReadImage(path))
+        assert (found == masks[0]).mean() > 0.999
+        differ += min((found != mask).sum() for mask in masks[1:])
+    assert differ > 20
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+def test_intensities_in_fine_tuning_change_by_tier_or_as_usual(folder, tiered):
+    flow = run(folder, "label_efficient_segmentation", "train", label_bits=[1, 2], labelled=2, tier_intensity=tiered)
+    made = [type(step).__name__ for step in flow.parser.get_parsed_content("train#preprocessing").transforms]
+    usual = ["RandScaleIntensityd", "RandShiftIntensityd", "RandAdjustContrastd", "RandGaussianNoised"]
+    changes = ["RandTierIntensityd"] if tiered else usual
+    assert [name for name in made if name in [*usual, "RandTierIntensityd"]] == changes
+
+
+@every
+def test_the_last_layer_has_a_rate_of_its_own(folder, bundle):
+    flow = run(folder, bundle, "train", label_bits=[1, 2], labelled=2, last_layer=3)
+    last, others = flow.parser.get_parsed_content("optimizer").param_groups
+    assert last["initial_lr"] == pytest.approx(3 * others["initial_lr"])
+    assert [value.ndim for value in last["params"]] == [4, 1] and len(others["params"]) > 20
 
 
 @every
