@@ -6,6 +6,7 @@ from monai_infoaug.networks.embedding_heads import EmbeddingHeads
 from monai_infoaug.networks.landmark_heatmap import LandmarkHeatmapNet
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
+from monai_infoaug.networks.segmenter import MaskTransformer, Segmenter, TokenClassifier, VisionTransformer
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = [
@@ -15,7 +16,11 @@ __all__ = [
     "EmbeddingHeads",
     "GlobalLocalEmbeddingNet",
     "LandmarkHeatmapNet",
+    "MaskTransformer",
     "PixelEmbeddingNet",
     "PixelProjectionHead",
+    "Segmenter",
     "SelfSimilarity",
+    "TokenClassifier",
+    "VisionTransformer",
 ]
