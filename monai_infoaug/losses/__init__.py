@@ -1,7 +1,9 @@
-"""Losses of pixel-wise contrast, with and without labels, and of heat maps."""
+"""Losses of pixel-wise contrast, with and without labels, of heat maps, and for labels that are missing or wrong."""
 
 from monai_infoaug.losses.dense_info_nce import DenseInfoNCELoss
 from monai_infoaug.losses.heatmap_cross_entropy import HeatmapCrossEntropyLoss
+from monai_infoaug.losses.maximum_squares import MaximumSquaresLoss
+from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
 from monai_infoaug.losses.pixel_samplers import BlockPixels, DrawnPixels, StridePixels
 from monai_infoaug.losses.pixel_sup_con import PixelSupConLoss
@@ -11,6 +13,8 @@ __all__ = [
     "DenseInfoNCELoss",
     "DrawnPixels",
     "HeatmapCrossEntropyLoss",
+    "MaximumSquaresLoss",
+    "NegativeLearningLoss",
     "PixelInfoNCELoss",
     "PixelSupConLoss",
     "StridePixels",

@@ -1,0 +1,78 @@
+"""Learning from labels that may be wrong: which class a pixel is not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from monai_infoaug._require import require
+
+__all__ = ["NegativeLearningLoss"]
+
+
+class NegativeLearningLoss(nn.Module):
+    """-log(1 - p) of a class that a pixel is said not to be [1]: a wrong label seldom makes a wrong complement.
+
+    The complement is drawn anew in each call, among the classes other than the label:
+
+    - "uniform": each with the same probability;
+    - "rank": with a probability that grows linearly from the most to the least probable one, so that classes the
+      network takes for possible are seldom denied. This is ours: how [2] draws by rank is not published where we could
+      read.
+
+    Args:
+        sampling: "uniform" or "rank".
+        ignore_index: label of pixels that have no part.
+        seed: of the draws.
+
+    Shape:
+        - logits: (B, C, \\*S), at least two classes that exclude each other.
+        - labels: (B, 1, \\*S), classes from 0 to C - 1, or ``ignore_index``.
+        - output: scalar, mean over the pixels that have a part, at least float32 under every autocast; 0 without any.
+
+    Raises:
+        ValueError: for another ``sampling``, shapes that do not fit each other, or a label out of range.
+
+    References:
+        1. Kim et al., "NLNL: negative learning for noisy labels", ICCV 2019, arXiv:1908.07387.
+        2. Luo, Chen and Tan, source-free adaptation by rectified pseudo-labels (PR-SFDA), arXiv:2106.12123.
+
+    Example:
+        >>> logits, labels = torch.zeros(1, 4, 8, 8), torch.zeros(1, 1, 8, 8)
+        >>> NegativeLearningLoss()(logits, labels)  # -log(1 - 1/4)
+        tensor(0.2877)
+    """
+
+    def __init__(self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0) -> None:
+        super().__init__()
+        require(sampling in ("uniform", "rank"), "sampling", repr(sampling), "'uniform' or 'rank'")
+        self.sampling, self.ignore_index = sampling, ignore_index
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compare."""
+        shape, classes = tuple(logits.shape), logits.shape[1]
+        require(len(shape) >= 3 and classes > 1, "logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
+        wanted = (shape[0], 1, *shape[2:])
+        require(labels.shape == wanted, "labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+        with torch.autocast(logits.device.type, enabled=False):
+            rows = logits.to(torch.promote_types(logits.dtype, torch.float32)).movedim(1, -1).flatten(0, -2)
+            labels = labels.flatten().long()
+            rows, labels = rows[labels != self.ignore_index], labels[labels != self.ignore_index]
+            if not len(labels):
+                return logits.nan_to_num(0, 0, 0).sum() * 0
+            low, high = int(labels.min()), int(labels.max())
+            require(low >= 0 and high < classes, "labels", f"from {low} to {high}", f"from 0 to {classes - 1}")
+            denied = one_hot(self._complements(rows.detach(), labels), classes).bool()
+            # log(1 - p), without a difference of nearly equal numbers
+            return (rows.logsumexp(1) - rows.masked_fill(denied, -torch.inf).logsumexp(1)).mean()
+
+    def _complements(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """A class other than the label for each row of logits."""
+        if self.sampling == "uniform":
+            weights = torch.ones_like(rows)
+        else:
+            weights = rows.argsort(1, descending=True).argsort(1).to(rows) + 1
+        weights = weights.scatter(1, labels[:, None], 0)
+        return torch.multinomial(weights.cpu(), 1, generator=self.generator)[:, 0].to(labels.device)
