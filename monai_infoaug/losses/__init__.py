@@ -7,6 +7,7 @@ from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
 from monai_infoaug.losses.pixel_samplers import BlockPixels, DrawnPixels, StridePixels
 from monai_infoaug.losses.pixel_sup_con import PixelSupConLoss
+from monai_infoaug.losses.pseudo_labels import ReliablePixels
 
 __all__ = [
     "BlockPixels",
@@ -17,5 +18,6 @@ __all__ = [
     "NegativeLearningLoss",
     "PixelInfoNCELoss",
     "PixelSupConLoss",
+    "ReliablePixels",
     "StridePixels",
 ]
