@@ -10,6 +10,7 @@ from monai_infoaug.engines.pretraining import (
     PixelContrastiveTrainer,
     PixelMatchingEvaluator,
 )
+from monai_infoaug.engines.self_labels import SelfLabels
 
 __all__ = [
     "ContrastiveTrainer",
@@ -21,6 +22,7 @@ __all__ = [
     "PairMatcher",
     "PixelContrastiveTrainer",
     "PixelMatchingEvaluator",
+    "SelfLabels",
     "half_precision",
     "has_fast_half",
     "keep_freed_memory",

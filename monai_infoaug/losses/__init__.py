@@ -8,6 +8,7 @@ from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
 from monai_infoaug.losses.pixel_samplers import BlockPixels, DrawnPixels, StridePixels
 from monai_infoaug.losses.pixel_sup_con import PixelSupConLoss
 from monai_infoaug.losses.pseudo_labels import ReliablePixels
+from monai_infoaug.losses.rectified_labels import RectifiedLabelLoss
 
 __all__ = [
     "BlockPixels",
@@ -18,6 +19,7 @@ __all__ = [
     "NegativeLearningLoss",
     "PixelInfoNCELoss",
     "PixelSupConLoss",
+    "RectifiedLabelLoss",
     "ReliablePixels",
     "StridePixels",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -24,7 +27,8 @@ class NegativeLearningLoss(nn.Module):
     Args:
         sampling: "uniform" or "rank".
         ignore_index: label of pixels that have no part.
-        seed: of the draws.
+        seed: non-negative integer; with ``set_epoch`` at the start of each epoch, a training that was stopped and goes
+            on draws as one that ran through.
 
     Shape:
         - logits: (B, C, \\*S), at least two classes that exclude each other.
@@ -32,7 +36,8 @@ class NegativeLearningLoss(nn.Module):
         - output: scalar, mean over the pixels that have a part, at least float32 under every autocast; 0 without any.
 
     Raises:
-        ValueError: for another ``sampling``, shapes that do not fit each other, or a label out of range.
+        ValueError: for another ``sampling``, a negative seed, shapes that do not fit each other, or a label out of
+            range.
 
     References:
         1. Kim et al., "NLNL: negative learning for noisy labels", ICCV 2019, arXiv:1908.07387.
@@ -47,8 +52,14 @@ class NegativeLearningLoss(nn.Module):
     def __init__(self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0) -> None:
         super().__init__()
         require(sampling in ("uniform", "rank"), "sampling", repr(sampling), "'uniform' or 'rank'")
-        self.sampling, self.ignore_index = sampling, ignore_index
-        self.generator = torch.Generator().manual_seed(seed)
+        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        self.sampling, self.ignore_index, self.seed = sampling, ignore_index, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw from now on as an epoch (non-negative) does from its start."""
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)
+        self.generator = torch.Generator().manual_seed(int(mixed[0]))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compare."""

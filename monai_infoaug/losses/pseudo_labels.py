@@ -50,11 +50,12 @@ class ReliablePixels:
         require(lambda: 0 <= at_least <= 1, "at_least", at_least, "from 0 to 1")
         require(lambda: number >= 1, "number", number, "at least 1")
         self.share, self.at_least, self.number, self.ignore_index = share, at_least, number, ignore_index
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
+        self.generator = torch.Generator().manual_seed(self.seed)
         self._rows: list[Tensor] = []  # confidence, class, tier
         self._kinds: set[tuple[int, int]] = set()  # classes, tiers
 

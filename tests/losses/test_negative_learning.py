@@ -51,6 +51,12 @@ def test_rank_denies_the_less_probable_more_often():
 def test_seed_decides(pixels):
     first, again, other = (NegativeLearningLoss(seed=seed)(*pixels).item() for seed in (5, 5, 6))
     assert first == again != other
+    loss = NegativeLearningLoss()
+    drawn = [loss(*pixels).item() for _ in range(2)]
+    loss.set_epoch(1)
+    of_epoch = loss(*pixels).item()
+    loss.set_epoch(0)
+    assert [loss(*pixels).item() for _ in range(2)] == drawn and of_epoch not in drawn
 
 
 def test_ignored_pixels_have_no_part(pixels):
@@ -89,5 +95,7 @@ def test_bad_shapes(logits, labels, message):
 def test_bad_values():
     with pytest.raises(ValueError, match="`sampling` must be 'uniform' or 'rank', got 'best'"):
         NegativeLearningLoss("best")
+    with pytest.raises(ValueError, match="`seed` must be a non-negative integer, got -1"):
+        NegativeLearningLoss(seed=-1)
     with pytest.raises(ValueError, match="`labels` must be from 0 to 2, got from 0 to 3"):
         NegativeLearningLoss()(torch.zeros(1, 3, 4), torch.arange(4).view(1, 1, 4))

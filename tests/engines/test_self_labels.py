@@ -1,0 +1,109 @@
+"""Rounds on the labels of an earlier state of the network: what is learnt from, when it changes, and going on."""
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ignite", reason="trainers need the extra train")
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+
+from monai_infoaug.engines import SelfLabels
+from monai_infoaug.handlers import EpochSetter, ResumableCheckpoint
+from monai_infoaug.losses import RectifiedLabelLoss, ReliablePixels
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(2, 1, 8, 9, generator=generator) for _ in range(3)]
+    tiers = [torch.randint(3, (2, 1, 8, 9), generator=generator) for _ in range(3)]
+    return [{"image": image, "changed": image + 5, "tiers": tier} for image, tier in zip(images, tiers, strict=True)]
+
+
+class Recorder:
+    """A loss that keeps what it was given, and moves the weights."""
+
+    def __init__(self):
+        self.found, self.reliable, self.loss = [], [], RectifiedLabelLoss()
+
+    def __call__(self, logits, targets):
+        self.found.append(targets["found"].clone()), self.reliable.append(targets["reliable"].clone())
+        return self.loss(logits, targets)
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Conv2d(1, 3, 3, padding=1)
+
+
+def train(batches, net, loss, epochs, **settings):
+    labels = SelfLabels(net, batches, ReliablePixels(0.3, 0.0), **{"epochs": 2, **settings})
+    trainer = SupervisedTrainer(
+        device="cpu", max_epochs=epochs, train_data_loader=batches, network=net, decollate=False, loss_function=loss,
+        optimizer=torch.optim.SGD(net.parameters(), 2.0), prepare_batch=labels, train_handlers=[labels],
+    )  # fmt: skip
+    return labels, trainer
+
+
+@pytest.mark.parametrize("tiered", [False, True])
+def test_labels_are_of_the_start_of_the_round(batches, tiered):
+    net, loss, starts = network(), Recorder(), []
+    key = "tiers" if tiered else None
+    _, trainer = train(batches, net, loss, 4, tiers_key=key)
+
+    @trainer.on(Events.EPOCH_STARTED)
+    def keep(engine):
+        starts.append({name: value.clone() for name, value in net.state_dict().items()})
+
+    trainer.run()
+    other = network()
+    for epoch in range(4):
+        other.load_state_dict(starts[epoch // 2 * 2])
+        probabilities = [other(batch["image"]).detach().softmax(1) for batch in batches]
+        given = [(p, batch["tiers"])[: 1 + tiered] for p, batch in zip(probabilities, batches, strict=True)]
+        reliable = ReliablePixels(0.3, 0.0)
+        for each in given:
+            reliable.update(*each)
+        for index, each in enumerate(given):
+            assert torch.equal(loss.found[3 * epoch + index], each[0].argmax(1, keepdim=True))
+            assert torch.equal(loss.reliable[3 * epoch + index], reliable(*each))
+    assert not torch.equal(torch.cat(loss.found[:3]), torch.cat(loss.found[6:9]))  # the second round has others
+
+
+def test_the_network_sees_the_changed_image_and_the_copy_is_not_trained(batches):
+    seen, net = [], network()
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    labels, trainer = train(batches, net, Recorder(), 1)
+    labels.copy._forward_pre_hooks.clear()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    trainer.run()
+    assert all(torch.equal(image, batch["changed"]) for image, batch in zip(seen, batches, strict=True))
+    torch.testing.assert_close(dict(labels.state_dict()), before, atol=0, rtol=0)
+    assert not torch.equal(net.weight, before["weight"])
+
+
+def test_a_round_that_was_stopped_goes_on_with_its_own_copy(batches, tmp_path):
+    def run(epochs, folder):
+        net, loss = network(), Recorder()
+        labels, trainer = train(batches, net, loss, epochs)
+        states = {"network": net, "optimizer": trainer.optimizer, "labels": labels}
+        EpochSetter([loss.loss]).attach(trainer)
+        ResumableCheckpoint(tmp_path / folder, states, every=1).attach(trainer)
+        trainer.run()
+        return net, loss
+
+    whole, of_whole = run(4, "whole.pt")
+    run(3, "parts.pt")
+    parts, of_parts = run(4, "parts.pt")
+    assert len(of_parts.found) == 3 and torch.equal(of_parts.reliable[-1], of_whole.reliable[-1])
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict(), atol=1e-5, rtol=0)
+
+
+def test_bad_input(batches):
+    with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
+        SelfLabels(network(), batches, ReliablePixels(), 0)
+    labels, _ = train(batches, network(), Recorder(), 1, changed_key="other")
+    labels.reliable.update(torch.rand(1, 3, 4, 4).softmax(1))
+    with pytest.raises(KeyError, match="The batch lacks `other`; it has"):
+        labels(batches[0], "cpu")
