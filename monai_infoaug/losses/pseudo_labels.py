@@ -58,6 +58,7 @@ class ReliablePixels:
         self.generator = torch.Generator().manual_seed(self.seed)
         self._rows: list[Tensor] = []  # confidence, class, tier
         self._kinds: set[tuple[int, int]] = set()  # classes, tiers
+        self._thresholds: Tensor | None = None  # of what was counted in so far
 
     def update(self, probabilities: Tensor, tiers: Tensor | None = None) -> None:
         """Count images in.
@@ -70,10 +71,16 @@ class ReliablePixels:
             row = torch.stack([image.flatten(), found.flatten().to(image), tier.flatten().to(image)])
             drawn = torch.randperm(row.shape[1], generator=self.generator)[: self.number]
             self._rows.append(row[:, drawn.to(row.device)].cpu())
+        self._thresholds = None
         self._kinds.add((probabilities.shape[1], 1 if tiers is None else 3))
 
     def thresholds(self) -> Tensor:
         """The probability from which on a pixel is chosen, by tier and class: (1 or 3, C)."""
+        if self._thresholds is None:
+            self._thresholds = self._measure()
+        return self._thresholds
+
+    def _measure(self) -> Tensor:
         require(len(self._rows) > 0, "images", "none", "given to `update` first")
         alike = len(self._kinds) == 1
         require(

@@ -202,10 +202,10 @@ class Segmenter(nn.Module):
         in_channels: C.
         out_channels: K, classes.
         img_size: see :py:class:`VisionTransformer`; images of other sizes are padded with zeros to whole patches.
-        patch_size, hidden_size, num_layers, num_heads, num_prefix, dropout, drop_path: see there.
         decoder: "mask" or "linear".
         decoder_layers: blocks of the mask decoder.
         decoder_dropout: probability in the mask decoder.
+        encoder: other settings of :py:class:`VisionTransformer`, such as ``patch_size`` and ``hidden_size``.
 
     Shape:
         (B, C, \\*S) to logits (B, K, \\*S), interpolated linearly between the tokens.
@@ -228,37 +228,19 @@ class Segmenter(nn.Module):
         in_channels: int,
         out_channels: int,
         img_size: int | Sequence[int],
-        patch_size: int | Sequence[int] = 16,
-        hidden_size: int = 192,
-        num_layers: int = 12,
-        num_heads: int | None = None,
-        num_prefix: int = 1,
-        dropout: float = 0.0,
-        drop_path: float = 0.1,
         decoder: str = "mask",
         decoder_layers: int = 2,
         decoder_dropout: float = 0.1,
+        **encoder: Any,
     ) -> None:
         super().__init__()
         require(decoder in ("mask", "linear"), "decoder", repr(decoder), "'mask' or 'linear'")
-        self.encoder = VisionTransformer(
-            spatial_dims,
-            in_channels,
-            img_size,
-            patch_size,
-            hidden_size,
-            num_layers,
-            num_heads,
-            num_prefix,
-            dropout,
-            drop_path,
-        )
+        self.encoder = VisionTransformer(spatial_dims, in_channels, img_size, **encoder)
+        size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads
         if decoder == "mask":
-            heads = self.encoder.num_heads
-            self.decoder = MaskTransformer(hidden_size, out_channels, decoder_layers, heads, decoder_dropout)
+            self.decoder = MaskTransformer(size, out_channels, decoder_layers, heads, decoder_dropout)
         else:
-            self.decoder = TokenClassifier(hidden_size, out_channels)
-        self.mode = LINEAR[spatial_dims]
+            self.decoder = TokenClassifier(size, out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         rests = [0, 0]
@@ -266,7 +248,7 @@ class Segmenter(nn.Module):
             rests = [0, -image.shape[axis + 2] % patch] + rests  # noqa: RUF005, for TorchScript
         padded = pad(image, rests[:-2])
         logits = self.decoder(self.encoder(padded))
-        logits = interpolate(logits, padded.shape[2:], mode=self.mode, align_corners=False)
+        logits = interpolate(logits, padded.shape[2:], mode=self.encoder.mode, align_corners=False)
         for axis in range(2, image.ndim):
             logits = logits.narrow(axis, 0, image.shape[axis])
         return logits

@@ -208,7 +208,7 @@ def test_fresh_mask_logits_are_normalised_over_the_classes():
 
 @pytest.mark.parametrize("decoder", ["mask", "linear"])
 def test_every_parameter_has_a_gradient(decoder):
-    network = Segmenter(3, 1, 2, 8, 4, F_, 2, HEADS, decoder=decoder)
+    network = Segmenter(3, 1, 2, 8, decoder, patch_size=4, hidden_size=F_, num_layers=2, num_heads=HEADS)
     network(torch.randn(2, 1, 8, 8, 9)).square().mean().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
@@ -233,7 +233,8 @@ def test_embeddings_of_pixels_for_contrast():
 
 
 def test_windows_and_export():
-    network, image = Segmenter(3, 1, 2, 8, 4, F_, 2, HEADS).eval(), torch.randn(1, 1, 12, 9, 8)
+    network = Segmenter(3, 1, 2, 8, patch_size=4, hidden_size=F_, num_layers=2, num_heads=HEADS).eval()
+    image = torch.randn(1, 1, 12, 9, 8)
     with torch.no_grad():
         assert sliding_window_inference(image, 8, 2, network).shape == (1, 2, 12, 9, 8)
         torch.testing.assert_close(torch.jit.script(network)(image), network(image), atol=1e-6, rtol=0)
