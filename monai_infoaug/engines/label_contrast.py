@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_shares
+from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.losses import PixelSupConLoss
 
@@ -31,9 +31,7 @@ class PrepareLabelledPairs:
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[list[tuple[Tensor, Tensor]], dict[str, tuple[Tensor | None, Tensor | None]]]:
         def get(name: str) -> Tensor:
-            if name not in batch:
-                raise KeyError(f"The batch lacks `{name}`; it has {sorted(batch)}.")
-            return convert_to_tensor(batch[name], track_meta=False).to(device=device, non_blocking=non_blocking)
+            return entry(batch, name, device, non_blocking)
 
         def pair(key: str | None) -> tuple[Tensor | None, Tensor | None]:
             return (None, None) if key is None else (get(f"{key}_view1"), get(f"{key}_view2"))

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
-from monai.utils import convert_to_tensor, ensure_tuple, ensure_tuple_rep
+from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import require
+from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.inferers import match_points
 from monai_infoaug.losses import PixelInfoNCELoss
@@ -37,9 +38,7 @@ class PreparePairs:
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[list[tuple[Tensor, Tensor]], list[dict[str, Tensor]]]:
         def get(name: str) -> Tensor:
-            if name not in batch:
-                raise KeyError(f"The batch lacks `{name}`, a result of RandPairedViewsd; it has {sorted(batch)}.")
-            return convert_to_tensor(batch[name]).to(device=device, non_blocking=non_blocking, **kwargs)
+            return entry(batch, name, device, non_blocking, ", a result of RandPairedViewsd", **kwargs)
 
         views = [
             tuple(get(f"{p}{key}_view{k}") for k in (1, 2)) for p, key in zip(self.prefixes, self.keys, strict=True)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from monai.utils import convert_to_tensor, optional_import
+from monai.utils import optional_import
 from torch import Tensor, nn
 
 from monai_infoaug._require import require
+from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
 from monai_infoaug.losses import ReliablePixels
 
@@ -81,20 +82,22 @@ class SelfLabels:
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        probabilities, tiers = self._segment(batch, device)
+        probabilities, tiers = self._segment(batch, device, non_blocking)
         found = probabilities.argmax(1, keepdim=True)
-        changed = _get(batch, self.changed_key, device).to(**kwargs)
+        changed = entry(batch, self.changed_key, device, non_blocking, **kwargs)
         return changed, {"found": found, "reliable": self.reliable(probabilities, tiers)}
 
     def _own(self) -> nn.Module:
         """The network inside of DistributedDataParallel or its like."""
         return getattr(self.network, "module", self.network)
 
-    def _segment(self, batch: Mapping[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def _segment(
+        self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Probabilities by the copy, and tiers."""
         with torch.no_grad(), half_precision(device, self.amp):
-            logits = self.copy(_get(batch, self.key, device))
-        tiers = None if self.tiers_key is None else _get(batch, self.tiers_key, device)
+            logits = self.copy(entry(batch, self.key, device, non_blocking))
+        tiers = None if self.tiers_key is None else entry(batch, self.tiers_key, device, non_blocking)
         return logits.float().softmax(1), tiers
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -105,9 +108,3 @@ class SelfLabels:
         """Take up the copy of a round that was stopped."""
         self.copy.load_state_dict(state)
         self.measured = False
-
-
-def _get(batch: Mapping[str, Any], key: str, device: torch.device) -> Tensor:
-    if key not in batch:
-        raise KeyError(f"The batch lacks `{key}`; it has {sorted(batch)}.")
-    return convert_to_tensor(batch[key], track_meta=False).to(device)
