@@ -69,6 +69,7 @@ SEGMENTATION = {
     "val_every": None,
 }
 SMALL |= {
+    "source_free_adaptation": {"features": [4] * 6, "roi_size": [32] * 3, "draws": 4, "confidence_epochs": 1},
     "label_efficient_segmentation": SEGMENTATION | {"number": 50, "pretrain_epochs": 1},
     "local_contrast_segmentation": SEGMENTATION | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
     "attention_guided_segmentation": SEGMENTATION
@@ -94,6 +95,10 @@ def metadata(bundle: Path) -> dict:
 def exported(bundle: Path) -> str:
     """The network that gives one tensor."""
     return "descriptor" if "descriptor" in config(bundle, "train") else "network_def"
+
+
+def segments(bundle: Path) -> bool:
+    return "evaluation_labels" in config(bundle, "train", "evaluate")
 
 
 def spatial_dims(bundle: Path) -> int:
@@ -216,6 +221,10 @@ def trained(request, tmp_path_factory):
     annotated = {"template": str(template), "template_landmarks": table}
     settings |= {"labels_dir": str(folder / "labels")} if "labels_dir" in parser else {}
     settings |= {"landmarks": table} if "landmarks" in parser else {}
+    if "source" in parser:  # the weights to start from
+        parser.update(settings)
+        settings["source"] = str(folder / "source.pt")
+        torch.save({"network": parser.get_parsed_content("network_def").state_dict()}, settings["source"])
     assert [key for key in settings if key not in parser] == []
     run(bundle, "train", settings)
     return bundle, settings, annotated
@@ -250,13 +259,14 @@ def test_evaluate_and_infer(trained, kind, output):
     if kind == "eval":
         annotated = annotated | {
             "evaluation_dir": settings["dataset_dir"],
+            "evaluation_labels": str(Path(settings["dataset_dir"]).parent / "labels"),
             "landmarks": annotated["template_landmarks"],
             "part": None,
         }
     parser = config(bundle, *WORKFLOWS[kind])
     run(bundle, kind, settings | {key: value for key, value in annotated.items() if key in parser})
     results = Path(settings["output_dir"], output)
-    if "labels_dir" in parser:
+    if segments(bundle):
         check_segmentation(results, settings)
         return
     (table,) = results.glob("landmarks*.csv")
@@ -296,7 +306,7 @@ def export_arguments(bundle: Path, settings: dict) -> dict:
 
 def another_size(bundle: Path) -> list[int]:
     dims = spatial_dims(bundle)
-    if "labels_dir" in config(bundle, "train"):
+    if segments(bundle):
         return [48, 32, 64]
     return [SIZE[dims] + odd for odd in (7, 0, -5)][:dims]
 
