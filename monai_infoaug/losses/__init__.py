@@ -4,6 +4,7 @@ from monai_infoaug.losses.dense_info_nce import DenseInfoNCELoss
 from monai_infoaug.losses.heatmap_cross_entropy import HeatmapCrossEntropyLoss
 from monai_infoaug.losses.maximum_squares import MaximumSquaresLoss
 from monai_infoaug.losses.negative_learning import NegativeLearningLoss
+from monai_infoaug.losses.patch_contrast import PatchContrastLoss, label_pyramids
 from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
 from monai_infoaug.losses.pixel_samplers import BlockPixels, DrawnPixels, StridePixels
 from monai_infoaug.losses.pixel_sup_con import PixelSupConLoss
@@ -17,9 +18,11 @@ __all__ = [
     "HeatmapCrossEntropyLoss",
     "MaximumSquaresLoss",
     "NegativeLearningLoss",
+    "PatchContrastLoss",
     "PixelInfoNCELoss",
     "PixelSupConLoss",
     "RectifiedLabelLoss",
     "ReliablePixels",
     "StridePixels",
+    "label_pyramids",
 ]

@@ -1,0 +1,180 @@
+"""Contrast of patches: those whose labels look alike attract each other, whatever image they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normalize, one_hot, softplus
+
+from monai_infoaug._require import require
+
+__all__ = ["PatchContrastLoss", "label_pyramids"]
+
+POOL = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
+
+
+def label_pyramids(
+    labels: Tensor, num_classes: int, patch_size: int, levels: int = 3, ignore_index: int = -1
+) -> Tensor:
+    """Spatial pyramids [1] of the classes in each patch: class histograms of its halves, quarters and so on.
+
+    Half the L1 distance of two pyramids is their disparity, from 0 for patches with the same classes at the same places
+    to 1: one minus the overlap of the histograms of each level, with weights 1/2, 1/4, ... from the finest level on;
+    the two coarsest ones weigh the same.
+
+    Args:
+        labels: (B, 1, \\*S), classes from 0 to ``num_classes`` - 1, or ``ignore_index``, which counts as one more.
+        num_classes: K.
+        patch_size: pixels along each axis; what is left over at the far border has no part.
+        levels: L, of which number l divides each axis by 2^l; 1 is one histogram of the whole patch.
+        ignore_index: of pixels without a label.
+
+    Returns:
+        (B, F, \\*G), non-negative, F numbers for each patch that sum to 1: the first K + 1 are the histogram of the
+        whole patch, times its weight.
+
+    Raises:
+        ValueError: for shapes or labels out of range, patches larger than the image, or levels that do not divide them.
+
+    References:
+        1. Lazebnik, Schmid and Ponce, "Beyond bags of features: spatial pyramid matching for recognizing natural scene
+           categories", CVPR 2006.
+
+    Example:
+        >>> labels = torch.tensor([[[[0, 0, 1, 1], [0, 0, 1, 2]]]])
+        >>> label_pyramids(labels, num_classes=3, patch_size=2, levels=1)[0, :, 0]
+        tensor([[1.0000, 0.0000],
+                [0.0000, 0.7500],
+                [0.0000, 0.2500],
+                [0.0000, 0.0000]])
+    """
+    shape, size = tuple(labels.shape), labels.shape[2:]
+    require(len(shape) in (4, 5) and shape[1] == 1, "labels", f"shape {shape}", "of shape (B, 1, *S), 2D or 3D")
+    require(levels >= 1, "levels", levels, "at least 1")
+    fits = patch_size >= 1 and patch_size % 2 ** (levels - 1) == 0
+    require(fits, "patch_size", patch_size, f"a multiple of {2 ** (levels - 1)}, for {levels} levels")
+    grid = [length // patch_size for length in size]
+    require(min(grid) >= 1, "patch_size", patch_size, f"at most the image, {tuple(size)}")
+    labels = labels[(..., *(slice(patch_size * number) for number in grid))].squeeze(1).as_subclass(Tensor).long()
+    known = labels != ignore_index
+    good = bool((~known | (labels >= 0) & (labels < num_classes)).all())
+    require(good, "labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {num_classes - 1}, or {ignore_index}")
+    classes, pyramid = one_hot(torch.where(known, labels, num_classes), num_classes + 1).movedim(-1, 1).float(), []
+    for level in range(levels):
+        parts = 2**level
+        cells = POOL[len(size)](classes, [parts * number for number in grid])
+        for axis in range(2, 2 + 2 * len(size), 2):  # (B, K + 1, G * parts, ...) to (B, parts * ... * (K + 1), *G)
+            cells = cells.unflatten(axis, (-1, parts)).movedim(axis + 1, 1)
+        cells = cells.flatten(1, -1 - len(size))
+        pyramid.append(cells * 2.0 ** (max(level, 1) - levels) / parts ** len(size))
+    return torch.cat(pyramid, 1)
+
+
+class PatchContrastLoss(nn.Module):
+    """Contrast of patches by what their labels look like [1], within an image, between images, and between domains.
+
+    Two patches are alike if their :py:func:`label_pyramids` overlap by at least ``positive``, and differ if by at most
+    ``negative``; other pairs have no part. With the cosine similarities s of the patches' mean embeddings, divided by
+    the temperature, an anchor's loss is the mean over the patches p that are alike of
+    -log(exp s_p / (exp s_p + sum exp s_n)), n being those that differ.
+
+    How [1] measures the similarity of labels, and from where on patches are alike, is not published where we could
+    read: pyramids and thresholds are ours.
+
+    Args:
+        num_classes: K.
+        patch_size, levels, ignore_index: see :py:func:`label_pyramids`.
+        positive, negative: overlaps, 0 <= negative < positive <= 1.
+        temperature: divisor of the similarities, above 0.
+        known: share of a patch that must have a label, else it has no part.
+        sampler: which patches have a part, such as :py:class:`DrawnPixels`, which then draws patches; its classes are
+            the most frequent ones in the patches, and its tiers the rounded means. None: all.
+
+    Shape:
+        - embeddings: (B, F, \\*S / stride); the patch must be a multiple of the stride.
+        - labels: (B, 1, \\*S).
+        - tiers: (B, 1, \\*S) with 0 low, 1 medium, 2 high information, for a sampler that asks for them.
+        - output: scalar, mean over the patches that have some that are alike and some that differ; 0 without any. At
+          least float32 under every autocast.
+
+    Raises:
+        ValueError: for settings out of range, or shapes that do not fit each other.
+
+    References:
+        1. Liu et al., "Patch-wise contrastive learning for domain adaptation in semantic segmentation",
+           arXiv:2104.11056.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 1, 1]).repeat_interleave(4).expand(1, 1, 4, 16)
+        >>> loss = PatchContrastLoss(num_classes=2, patch_size=4, temperature=1.0)
+        >>> embeddings = torch.stack([labels[:, 0] == 0, labels[:, 0] == 1], 1).float()
+        >>> loss(embeddings, labels)  # -log(e / (e + 2))
+        tensor(0.5514)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        patch_size: int = 16,
+        levels: int = 3,
+        positive: float = 0.9,
+        negative: float = 0.5,
+        temperature: float = 0.1,
+        ignore_index: int = -1,
+        known: float = 0.5,
+        sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        good = 0 <= negative < positive <= 1
+        require(good, "negative and positive", (negative, positive), "overlaps in order, from 0 to 1")
+        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
+        require(lambda: 0 <= known <= 1, "known", known, "from 0 to 1")
+        self.num_classes, self.patch_size, self.levels = num_classes, patch_size, levels
+        self.positive, self.negative, self.temperature = positive, negative, temperature
+        self.ignore_index, self.known, self.sampler = ignore_index, known, sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the sampler the epoch, if it draws by it."""
+        getattr(self.sampler, "set_epoch", int)(epoch)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None = None) -> Tensor:
+        """Compare."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            patches, pyramids = self._patches(embeddings, labels, tiers)
+            similarity = patches @ patches.mT / self.temperature
+            overlap = 1 - torch.cdist(pyramids, pyramids, p=1) / 2
+            alike, differ = overlap >= self.positive - 1e-5, overlap <= self.negative + 1e-5
+            alike.fill_diagonal_(False)
+            anchors = alike.any(1) & differ.any(1)
+            alike, similarity = alike[anchors], similarity[anchors]
+            others = similarity.masked_fill(~differ[anchors], -torch.inf).logsumexp(1, keepdim=True)
+            losses = softplus(others - similarity).masked_fill(~alike, 0).sum(1) / alike.sum(1)
+            return losses.sum() / max(1, len(losses))
+
+    def _patches(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Unit embeddings (N, F) and pyramids (N, P) of the patches that have a part."""
+        shape, size, side = tuple(embeddings.shape), labels.shape[2:], self.patch_size
+        pyramids = label_pyramids(labels, self.num_classes, side, self.levels, self.ignore_index)
+        strides = {whole / cells for whole, cells in zip(size, shape[2:], strict=False)}
+        stride = strides.pop() if len(shape) == labels.ndim and len(labels) == shape[0] else 0
+        fits = not strides and stride >= 1 and side % stride == 0
+        accepted = f"(B, F, *S / stride) for labels {tuple(labels.shape)}, with a stride that divides {side}"
+        require(fits, "embeddings", f"shape {shape}", accepted)
+        pooled = _means(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), side // int(stride))
+        histogram = pyramids[:, : self.num_classes + 1] / pyramids[:, : self.num_classes + 1].sum(1, keepdim=True)
+        valid = histogram[:, -1:] <= 1 - self.known
+        found, features = histogram[:, :-1].argmax(1, keepdim=True), torch.cat([pooled, pyramids.to(pooled)], 1)
+        if self.sampler is not None:
+            tiers = None if tiers is None else _means(tiers.float(), side).round().long()
+            features, _, valid = self.sampler(features, found, valid, tiers)
+        rows = features.flatten(2).movedim(1, -1)[valid.flatten(1)]
+        return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :]
+
+
+def _means(x: Tensor, side: int) -> Tensor:
+    """Means (B, F, *G) over the patches that fit."""
+    grid = [length // side for length in x.shape[2:]]
+    cut = x[(..., *(slice(side * number) for number in grid))].as_subclass(Tensor)
+    return POOL[len(grid)](cut, grid)
