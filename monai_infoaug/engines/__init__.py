@@ -1,6 +1,7 @@
 """Trainers and evaluators."""
 
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, PairInferer
+from monai_infoaug.engines.domains import SourceAndTarget
 from monai_infoaug.engines.label_contrast import LabelContrast, LabelContrastiveTrainer
 from monai_infoaug.engines.memory import keep_freed_memory
 from monai_infoaug.engines.precision import HalfPrecisionInferer, half_precision, has_fast_half
@@ -23,6 +24,7 @@ __all__ = [
     "PixelContrastiveTrainer",
     "PixelMatchingEvaluator",
     "SelfLabels",
+    "SourceAndTarget",
     "half_precision",
     "has_fast_half",
     "keep_freed_memory",

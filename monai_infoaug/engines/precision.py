@@ -61,7 +61,7 @@ def half_precision(device: str | torch.device, enabled: bool = True) -> Iterator
 
 
 class HalfPrecisionInferer(Inferer):
-    """Calls the network in :py:func:`half_precision`; the output is float32, for the losses.
+    """Calls the network in :py:func:`half_precision`; the output, or each of several, is float32, for the losses.
 
     Args:
         enabled: otherwise in the precision of the network.
@@ -70,6 +70,11 @@ class HalfPrecisionInferer(Inferer):
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with half_precision(inputs.device, self.enabled):
-            return network(inputs, *args, **kwargs).float()
+            return _float(network(inputs, *args, **kwargs))
+
+
+def _float(output: Any) -> Any:
+    """The same in float32; of lists and tuples each entry."""
+    return type(output)(map(_float, output)) if isinstance(output, (list, tuple)) else output.float()

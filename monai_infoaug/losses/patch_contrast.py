@@ -52,9 +52,7 @@ def label_pyramids(
     """
     shape, size = tuple(labels.shape), labels.shape[2:]
     require(len(shape) in (4, 5) and shape[1] == 1, "labels", f"shape {shape}", "of shape (B, 1, *S), 2D or 3D")
-    require(levels >= 1, "levels", levels, "at least 1")
-    fits = patch_size >= 1 and patch_size % 2 ** (levels - 1) == 0
-    require(fits, "patch_size", patch_size, f"a multiple of {2 ** (levels - 1)}, for {levels} levels")
+    _require_whole_cells(patch_size, levels)
     grid = [length // patch_size for length in size]
     require(min(grid) >= 1, "patch_size", patch_size, f"at most the image, {tuple(size)}")
     labels = labels[(..., *(slice(patch_size * number) for number in grid))].squeeze(1).as_subclass(Tensor).long()
@@ -70,6 +68,13 @@ def label_pyramids(
         cells = cells.flatten(1, -1 - len(size))
         pyramid.append(cells * 2.0 ** (max(level, 1) - levels) / parts ** len(size))
     return torch.cat(pyramid, 1)
+
+
+def _require_whole_cells(patch_size: int, levels: int) -> None:
+    require(lambda: levels >= 1, "levels", levels, "at least 1")
+    parts = 2 ** (levels - 1)
+    accepted = f"a multiple of {parts}, for {levels} levels"
+    require(lambda: patch_size >= 1 and patch_size % parts == 0, "patch_size", patch_size, accepted)
 
 
 class PatchContrastLoss(nn.Module):
@@ -127,8 +132,13 @@ class PatchContrastLoss(nn.Module):
         sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        good = 0 <= negative < positive <= 1
-        require(good, "negative and positive", (negative, positive), "overlaps in order, from 0 to 1")
+        _require_whole_cells(patch_size, levels)
+        require(
+            lambda: 0 <= negative < positive <= 1,
+            "negative and positive",
+            (negative, positive),
+            "overlaps in order, from 0 to 1",
+        )
         require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
         require(lambda: 0 <= known <= 1, "known", known, "from 0 to 1")
         self.num_classes, self.patch_size, self.levels = num_classes, patch_size, levels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from monai.utils import ensure_tuple
@@ -38,6 +39,7 @@ class EmbeddingHeads(nn.Module):
         hidden: channels of the hidden convolutions of each head, see :py:class:`PixelProjectionHead`; (256, 256) with
             256 for ``embedding_dim`` are those of [1].
         pooled: one embedding an image: that of the mean over the cells.
+        with_output: give the backbone's output, too, to train both at once.
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
@@ -45,7 +47,8 @@ class EmbeddingHeads(nn.Module):
 
     Shape:
         (B, in_channels, *S) to a list of (B, embedding_dim, *S_l), in the order of ``strides``, of unit norm over
-        dimension 1, at least float32. ``S_l`` is all ones if ``pooled``.
+        dimension 1, at least float32. ``S_l`` is all ones if ``pooled``. A pair of the backbone's output and that list
+        if ``with_output``.
 
     Raises:
         ValueError: for a layer that the backbone does not have or that gives no feature map, a ``spatial_size`` that
@@ -72,9 +75,10 @@ class EmbeddingHeads(nn.Module):
         spatial_size: Sequence[int],
         hidden: Sequence[int] = (),
         pooled: bool = False,
+        with_output: bool = False,
     ) -> None:
         super().__init__()
-        self.pooled = pooled
+        self.pooled, self.with_output = pooled, with_output
         require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
         names = [name for name, _ in backbone.named_modules()]
         self.layers = ensure_tuple(layers)
@@ -84,7 +88,7 @@ class EmbeddingHeads(nn.Module):
             require(layer in names, "layers", repr(layer), f"module names of the backbone, such as {accepted}")
         self.backbone = backbone
 
-        maps = self._probe(in_channels, tuple(spatial_size))
+        _, maps = self._probe(in_channels, tuple(spatial_size))
         strides = {layer: self._stride(layer, maps.get(layer), tuple(spatial_size)) for layer in self.layers}
         self.layers = tuple(sorted(self.layers, key=strides.get))
         self.strides = tuple(strides[layer] for layer in self.layers)
@@ -94,16 +98,17 @@ class EmbeddingHeads(nn.Module):
             PixelProjectionHead(len(spatial_size), maps[layer].shape[1], widths) for layer in self.layers
         )
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        maps = self._feature_maps(image)
+    def forward(self, image: Tensor) -> list[Tensor] | tuple[Any, list[Tensor]]:
+        output, maps = self._feature_maps(image)
         if self.pooled:
             axes = tuple(range(2, image.ndim))
             maps = {layer: features.mean(axes, keepdim=True) for layer, features in maps.items()}
         embeddings = [head(maps[layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
         # half precision would lose the guard against a division by zero
-        return [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
+        embeddings = [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
+        return (output, embeddings) if self.with_output else embeddings
 
-    def _feature_maps(self, image: Tensor) -> dict[str, Tensor]:
+    def _feature_maps(self, image: Tensor) -> tuple[Any, dict[str, Tensor]]:
         maps: dict[str, Tensor] = {}
         handles = []
         try:
@@ -113,14 +118,14 @@ class EmbeddingHeads(nn.Module):
                         lambda module, inputs, output, layer=layer: maps.__setitem__(layer, output)
                     )
                 )
-            self.backbone(image)
+            output = self.backbone(image)
         finally:
             for handle in handles:
                 handle.remove()
-        return maps
+        return output, maps
 
     @torch.no_grad()
-    def _probe(self, in_channels: int, spatial_size: tuple[int, ...]) -> dict[str, Tensor]:
+    def _probe(self, in_channels: int, spatial_size: tuple[int, ...]) -> tuple[Any, dict[str, Tensor]]:
         # not `monai.networks.utils.eval_mode`, which would also unfreeze the layers that the user had in eval mode
         training = {module: module.training for module in self.backbone.modules()}
         like = next(self.backbone.parameters(), torch.empty(0))

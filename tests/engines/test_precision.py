@@ -48,6 +48,12 @@ def test_output_is_float32_and_as_without():
     assert 0 < (half - full).abs().max() < 0.1 * full.abs().max()
 
 
+def test_several_outputs_are_float32_each():
+    outputs = HalfPrecisionInferer()(torch.rand(1, 2), lambda x: (x @ x.mT, [x @ x.mT]))
+    assert isinstance(outputs, tuple) and isinstance(outputs[1], list)
+    assert outputs[0].dtype == outputs[1][0].dtype == torch.float32
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_nothing_stays_on(enabled):
     with half_precision("cpu", enabled):

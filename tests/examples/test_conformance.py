@@ -70,6 +70,7 @@ SEGMENTATION = {
 }
 SMALL |= {
     "source_free_adaptation": {"features": [4] * 6, "roi_size": [32] * 3, "draws": 4, "confidence_epochs": 1},
+    "patch_contrast_adaptation": {"features": [4] * 6, "roi_size": [32] * 3, "draws": 4, "widths": [8, 8]},
     "label_efficient_segmentation": SEGMENTATION | {"number": 50, "pretrain_epochs": 1},
     "local_contrast_segmentation": SEGMENTATION | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
     "attention_guided_segmentation": SEGMENTATION
@@ -221,6 +222,7 @@ def trained(request, tmp_path_factory):
     annotated = {"template": str(template), "template_landmarks": table}
     settings |= {"labels_dir": str(folder / "labels")} if "labels_dir" in parser else {}
     settings |= {"landmarks": table} if "landmarks" in parser else {}
+    settings |= {f"source_{name}": str(folder / name) for name in ("images", "labels") if f"source_{name}" in parser}
     if "source" in parser:  # the weights to start from
         parser.update(settings)
         settings["source"] = str(folder / "source.pt")

@@ -87,6 +87,16 @@ def test_embeddings_are_the_heads_of_the_layers():
     torch.testing.assert_close(small(backbone=net, layers="").backbone(x), net(x))  # "" is the network's own output
 
 
+def test_with_the_networks_own_output():
+    net, x = Small(), torch.rand(2, 1, 8, 8)
+    heads = small(backbone=net, with_output=True)
+    output, embeddings = heads(x)
+    torch.testing.assert_close(output, net(x))
+    assert len(embeddings) == len(heads.layers)
+    output.sum().backward()
+    assert net.first.weight.grad is not None
+
+
 def test_hidden_layers():
     heads = small(hidden=(7, 9))
     assert [[type(m).__name__ for m in head] for head in heads.heads] == [

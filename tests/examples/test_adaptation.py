@@ -1,4 +1,4 @@
-"""The bundle that adapts without the source's images: what it gains, what it reads, rounds, resuming, bad settings."""
+"""The bundles that adapt to images of another site: what they gain, what they read, rounds, resuming, bad settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest.importorskip("scipy", reason="bundles need the extra train")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = Path(__file__).parents[3] / "shared" / "data"
-BUNDLE = "source_free_adaptation"
+FREE, PATCHES = "source_free_adaptation", "patch_contrast_adaptation"
 SMALL = {
     "spatial_dims": 2,
     "modality": "xray",
@@ -32,6 +32,9 @@ SMALL = {
     "val_interval": 1,
     "num_workers": 0,
 }
+
+
+every = pytest.mark.parametrize("bundle", [FREE, PATCHES])
 
 
 def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,15 +82,25 @@ def threads():
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> str:
-    """A network that has learnt from evenly lit pictures, which are gone."""
+def trained(tmp_path_factory) -> Path:
+    """Evenly lit pictures, their labels, and a network that has learnt from them."""
     folder = write(tmp_path_factory.mktemp("source"), range(12))
     settings = {"max_epochs": 12, "draws": 32, "learning_rate": 0.01, "pretrain_epochs": 0, "test_every": None}
     places = {"dataset_dir": str(folder / "images"), "labels_dir": str(folder / "labels")}
     run("label_efficient_segmentation", "train", **settings, **places, output_dir=str(folder / "out"))
-    for path in [*(folder / "images").iterdir(), *(folder / "labels").iterdir()]:
-        path.unlink()
-    return str(folder / "out" / "checkpoint.pt")
+    return folder
+
+
+@pytest.fixture
+def source(trained) -> str:
+    return str(trained / "out" / "checkpoint.pt")
+
+
+@pytest.fixture
+def given(trained, source) -> dict[str, dict[str, str]]:
+    """What each bundle may know of the source."""
+    images = {"source_images": str(trained / "images"), "source_labels": str(trained / "labels")}
+    return {FREE: {"source": source}, PATCHES: {"source": source} | images}
 
 
 @pytest.fixture
@@ -102,22 +115,25 @@ def places(target: Path) -> dict[str, str]:
 
 def dice(target: Path, checkpoint: str) -> float:
     where = places(target) | {"evaluation_dir": str(target / "images"), "evaluation_labels": str(target / "labels")}
-    run(BUNDLE, "train", "evaluate", **where, checkpoint=checkpoint)
+    run(FREE, "train", "evaluate", **where, checkpoint=checkpoint)
     with open(target / "out" / "evaluation" / "mean_dice_raw.csv", newline="") as file:
         return float(np.mean([float(row["mean"]) for row in csv.DictReader(file)]))
 
 
-@pytest.mark.parametrize("by_tier", [False, True])
-def test_adapts_to_another_light(source, target, by_tier):
-    settings = {"confidence_epochs": 0, "draws": 32, "learning_rate": 0.003, "by_tier": by_tier}
-    flow = run(BUNDLE, "train", **places(target), **settings, source=source)
-    assert flow.parser.get_parsed_content("train#reliable").thresholds().shape == ((3 if by_tier else 1), 3)
-    before, after = dice(target, source), dice(target, str(target / "out" / "checkpoint.pt"))
+@pytest.mark.parametrize("guided", [False, True])
+@every
+def test_adapts_to_another_light(given, target, bundle, guided):
+    settings = {"draws": 32, "max_epochs": 4, "learning_rate": 0.003, "by_tier": guided}
+    settings |= {"confidence_epochs": 0} if bundle == FREE else {"shares": [0.2, 0.4, 0.4] if guided else None}
+    flow = run(bundle, "train", **places(target), **settings, **given[bundle])
+    assert flow.parser.get_parsed_content("train#reliable").thresholds().shape == ((3 if guided else 1), 3)
+    before, after = dice(target, given[FREE]["source"]), dice(target, str(target / "out" / "checkpoint.pt"))
     assert 0.5 < before < 0.9 and after > before + 0.03
 
 
-def test_segmentations_are_on_the_grid_of_the_image(source, target):
-    run(BUNDLE, "train", "inference", **places(target), checkpoint=source, suffix=".png")
+@every
+def test_segmentations_are_on_the_grid_of_the_image(source, target, bundle):
+    run(bundle, "train", "inference", **places(target), checkpoint=source, suffix=".png")
     shares = []
     for path in sorted((target / "labels").iterdir()):
         truth, found = (sitk.GetArrayFromImage(sitk.ReadImage(p)) for p in (path, target / "out/inference" / path.name))
@@ -126,34 +142,53 @@ def test_segmentations_are_on_the_grid_of_the_image(source, target):
     assert np.mean(shares) > 0.9 and len(list((target / "out" / "inference").iterdir())) == 12
 
 
-def test_no_source_image_and_no_label_is_read(source, target):
-    """Neither is there, and nothing in the configuration speaks of them."""
+@every
+def test_no_label_of_the_target_is_read(given, target, bundle):
+    """None is there; without the source, nothing in the configuration speaks of its images or of any label."""
     for path in (target / "labels").iterdir():
         path.unlink()
     (target / "labels").rmdir()
-    assert not list(Path(source).parents[1].glob("*/*.png"))
-    run(BUNDLE, "train", **places(target), source=source, max_epochs=1)
-    assert {path.name for path in (target / "out").glob("*.pt")} == {"confidence.pt", "checkpoint.pt"}
-    config = json.loads((EXAMPLES / BUNDLE / "configs" / "train.json").read_text())
+    run(bundle, "train", **places(target), **given[bundle], max_epochs=1)
+    stages = {"confidence.pt", "checkpoint.pt"} if bundle == FREE else {"checkpoint.pt"}
+    assert {path.name for path in (target / "out").glob("*.pt")} == stages
+    config = json.loads((EXAMPLES / FREE / "configs" / "train.json").read_text())
     loaders = [step for step in config["preprocessing_transforms"] if step["_target_"].endswith("LoadImaged")]
     assert [step["keys"] for step in loaders] == ["image"] and str(config).count("LoadImaged") == 1
-    assert not {"labels_dir", "evaluation_labels"} & set(config)
+    assert not {"source_images", "labels_dir", "evaluation_labels"} & set(config)
 
 
-def test_every_stage_goes_on_where_it_was_stopped(source, target):
-    settings = places(target) | {"source": source, "confidence_epochs": 2, "max_epochs": 4}
-    whole = run(BUNDLE, "train", **settings | {"output_dir": str(target / "whole")})
-    begun = ["$@confidence#trainer.run()", "$@train#trainer.run()"]
-    run(BUNDLE, "train", **settings, **{"confidence#trainer#max_epochs": 1, "run": begun[:1]})
+def test_labels_of_the_source_are_learnt_from(given, target):
+    """Where they have one class less, the network unlearns it."""
+    where = {"source_labels": str(target / "without")}
+    (target / "without").mkdir()
+    for path in sorted(Path(given[PATCHES]["source_labels"]).iterdir()):
+        label = sitk.ReadImage(path)
+        sitk.WriteImage(label * sitk.Cast(label != 2, label.GetPixelID()), target / "without" / path.name)
+    settings = {"draws": 32, "max_epochs": 4, "learning_rate": 0.003, "own_weight": 0.0}
+    run(PATCHES, "train", **places(target), **{**given[PATCHES], **where}, **settings)
+    run(PATCHES, "train", "inference", **places(target), suffix=".png")
+    found = [sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in (target / "out" / "inference").iterdir()]
+    assert (np.array(found) == 1).mean() > 0.03 and (np.array(found) == 2).mean() < 0.01
+
+
+@every
+def test_every_stage_goes_on_where_it_was_stopped(given, target, bundle):
+    settings = places(target) | given[bundle] | {"max_epochs": 4}
+    stages, longer = (["confidence", "train"], {"confidence_epochs": 2}) if bundle == FREE else (["train"], {})
+    whole = run(bundle, "train", **{**settings, **longer, "output_dir": str(target / "whole")})
+    begun = [f"$@{stage}#trainer.run()" for stage in stages]
+    if bundle == FREE:
+        run(bundle, "train", **settings, **longer, **{"confidence#trainer#max_epochs": 1, "run": begun[:1]})
     for epochs in (1, 3):  # stopped within the first round, and within the second one
-        run(BUNDLE, "train", **settings, **{"train#trainer#max_epochs": epochs})
-    parts = run(BUNDLE, "train", **settings)
+        run(bundle, "train", **settings, **longer, **{"train#trainer#max_epochs": epochs})
+    parts = run(bundle, "train", **settings, **longer)
     states = [flow.parser.get_parsed_content("network_def").state_dict() for flow in (whole, parts)]
     torch.testing.assert_close(*states, atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(not (DATA / "fundus").exists(), reason="the fundus photographs are not at hand")
-def test_photographs(tmp_path):
+@every
+def test_photographs(tmp_path, bundle):
     """RGB in JPEG, another resolution than that of the files."""
     for name in ("image", "mask"):
         (tmp_path / name).mkdir()
@@ -163,9 +198,12 @@ def test_photographs(tmp_path):
     torch.save({"network": network.state_dict()}, tmp_path / "source.pt")
     settings = {"modality": "rgb", "in_channels": 3, "working_pixdim": 4.0, "roi_size": [64, 64]}
     where = {"dataset_dir": str(tmp_path / "image"), "output_dir": str(tmp_path / "out")}
-    run(BUNDLE, "train", **where, **settings, source=str(tmp_path / "source.pt"), max_epochs=1)
-    run(BUNDLE, "train", "inference", **where, **settings, suffix=".png")
-    run(BUNDLE, "train", "evaluate", **where, **settings, evaluation_labels=str(tmp_path / "mask"))
+    given = {"source": str(tmp_path / "source.pt"), "max_epochs": 1}
+    if bundle == PATCHES:
+        given |= {"source_images": str(tmp_path / "image"), "source_labels": str(tmp_path / "mask")}
+    run(bundle, "train", **where, **settings, **given)
+    run(bundle, "train", "inference", **where, **settings, suffix=".png")
+    run(bundle, "train", "evaluate", **where, **settings, evaluation_labels=str(tmp_path / "mask"))
     for path in (tmp_path / "out" / "inference").iterdir():
         assert sitk.ReadImage(path).GetSize() == (256, 256)
     assert len((tmp_path / "out" / "evaluation" / "mean_dice_raw.csv").read_text().splitlines()) == 5
@@ -189,8 +227,27 @@ def fault(error: BaseException) -> str:
         ({"modality": "sonar"}, "`modality` must be"),
     ],
 )
-def test_bad_settings(source, target, settings, message):
+@every
+def test_bad_settings(given, target, bundle, settings, message):
     with pytest.raises(Exception) as caught:
-        run(BUNDLE, "train", **{**places(target), "source": source, **settings})
+        run(bundle, "train", **{**places(target), **given[bundle], **settings})
     assert message in fault(caught.value)
     assert not list((target / "out").glob("*.pt"))  # no stage has begun
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source_images": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"source_labels": "/nowhere"}, "`labels` must be a folder or an image file, got '/nowhere'"),
+        ({"patch_size": 6}, "`patch_size` must be a multiple of 4"),
+        ({"alike": 0.1}, "`negative and positive` must be overlaps in order"),
+        ({"contrast_weight": -1}, "`own_weight and contrast_weight` must be at least 0"),
+        ({"shares": [1, 1, 1]}, "`shares` must"),
+    ],
+)
+def test_bad_settings_of_patches(given, target, settings, message):
+    with pytest.raises(Exception) as caught:
+        run(PATCHES, "train", **{**places(target), **given[PATCHES], **settings})
+    assert message in fault(caught.value)
+    assert not list((target / "out").glob("*.pt"))

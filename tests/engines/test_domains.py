@@ -1,0 +1,55 @@
+"""Batches of two domains: order, targets, a new epoch, and what is missing."""
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ignite", reason="trainers need the extra train")
+from monai.engines import SupervisedTrainer
+
+from monai_infoaug.engines import SourceAndTarget
+
+
+def batch(start, *keys):
+    return {key: torch.full((2, 1, 4, 4), start + i / 10) for i, key in enumerate(keys)}
+
+
+SOURCE = [batch(n, "image", "label", "tiers") for n in (1, 2)]
+TARGET = [batch(n, "image", "tiers") for n in (10, 20)]
+
+
+def prepare(batch, device, non_blocking=False, **kwargs):
+    return batch["image"] + 100, {"found": batch["image"] + 200}
+
+
+def train(domains, epochs=1):
+    seen, net = [], nn.Conv2d(1, 1, 1)
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:, 0, 0, 0].tolist()))
+
+    def loss(logits, targets):
+        seen.append({key: value[:, 0, 0, 0].tolist() for key, value in targets.items()})
+        return logits.mean()
+
+    SupervisedTrainer(
+        device="cpu", max_epochs=epochs, train_data_loader=TARGET, network=net, decollate=False, loss_function=loss,
+        optimizer=torch.optim.SGD(net.parameters(), 0.1), prepare_batch=domains, train_handlers=[domains],
+    ).run()  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("tiers_key", [None, "tiers"])
+def test_both_domains_are_learnt_from_side_by_side(tiers_key):
+    seen = train(SourceAndTarget(SOURCE, prepare, tiers_key=tiers_key), epochs=2)
+    assert len(seen) == 8 and seen[:4] == seen[4:]  # the labelled ones begin anew, too
+    for number, (images, targets) in enumerate(zip(seen[:4:2], seen[1:4:2], strict=True), 1):
+        assert images == [number] * 2 + [100 + 10 * number] * 2
+        expected = {"found": [200 + 10 * number] * 2, "label": [number + 0.1] * 2}
+        expected |= {} if tiers_key is None else {"tiers": [number + 0.2] * 2 + [10 * number + 0.1] * 2}
+        assert {key: pytest.approx(value) for key, value in targets.items()} == expected
+
+
+def test_bad_input():
+    with pytest.raises(RuntimeError, match="`loader` must have as many batches an epoch as that of the trainer"):
+        train(SourceAndTarget(SOURCE[:1], prepare))
+    with pytest.raises(KeyError, match="The batch lacks `mask`; it has"):
+        train(SourceAndTarget(SOURCE, prepare, label_key="mask"))
