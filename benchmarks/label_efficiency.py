@@ -49,7 +49,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 import numpy as np
 import torch
 
-from benchmarks._runs import kept_result, named, print_difference, run_bundle, side_by_side
+from benchmarks._runs import kept_result, named, paired_interval, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import require
 
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
@@ -247,6 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, other in pairs:
             if {name, other} <= set(names):
                 differences[f"{amount}: {name} - {other}"] = print_difference(name, other, dice, "", 4)
+                for i, kind in enumerate(settings["classes"]):
+                    gain, low, high = paired_interval(dice[name][..., i : i + 1], dice[other][..., i : i + 1])
+                    print(f"    {kind}: {gain:+.4f} ({low:+.4f} to {high:+.4f})")
+                    differences[f"{amount}: {name} - {other}, {kind}"] = (gain, low, high)
     minutes = (time.perf_counter() - start) / 60
     print(f"\n{options.seeds} seeds x {len(next(iter(dice.values()))[0])} cases; {minutes:.1f} minutes.")
     about = {"benchmark": "label_efficiency", "data": options.data.resolve().name, "budget": options.budget}
