@@ -27,6 +27,9 @@ class SourceAndTarget:
         prepare: ``prepare_batch`` of the trainer's batches, such as :py:class:`SelfLabels`, with a mapping as target.
         key, label_key: image (B, C, \\*S) and label (B, 1, \\*S) in ``loader``.
         tiers_key: tiers (B, 1, \\*S) in both; None: there are none.
+        match_levels: whether each image with labels takes over the mean and the standard deviation that a channel of an
+            image of the other domain has in this batch, as in the transfer of colours by [1]. Pixels of zeros, such as
+            the padding of a turned crop, do not count and stay.
 
     A batch becomes the images of both domains, those with labels first, and the targets of ``prepare`` with ``label``
     for the first ones and, if asked for, ``tiers`` for all.
@@ -34,6 +37,9 @@ class SourceAndTarget:
     Raises:
         KeyError: naming what a batch lacks.
         RuntimeError: if ``loader`` has fewer batches an epoch than the trainer's.
+
+    References:
+        1. Reinhard et al., "Color transfer between images", IEEE Computer Graphics and Applications 21(5), 2001.
     """
 
     def __init__(
@@ -43,8 +49,9 @@ class SourceAndTarget:
         key: str = "image",
         label_key: str = "label",
         tiers_key: str | None = None,
+        match_levels: bool = False,
     ) -> None:
-        self.loader, self.prepare = loader, prepare
+        self.loader, self.prepare, self.match_levels = loader, prepare, match_levels
         self.key, self.label_key, self.tiers_key = key, label_key, tiers_key
         self.batches: Iterator[Mapping[str, Any]] = iter(())
 
@@ -67,4 +74,25 @@ class SourceAndTarget:
         if self.tiers_key is not None:
             tiers = [entry(each, self.tiers_key, device, non_blocking) for each in (labelled, batch)]
             targets["tiers"] = torch.cat(tiers)
-        return torch.cat([entry(labelled, self.key, device, non_blocking, **kwargs), images]), targets
+        source = entry(labelled, self.key, device, non_blocking, **kwargs)
+        if self.match_levels:
+            others = images[torch.arange(len(source), device=images.device) % len(images)]
+            source = _matched(source, others)
+        return torch.cat([source, images]), targets
+
+
+def _matched(images: Tensor, others: Tensor) -> Tensor:
+    """Images (B, C, *S) with the means and standard deviations of the others, clipped to [0, 1]."""
+    mask = images.ne(0).any(1, keepdim=True)
+    mean, deviation = _levels(images, mask)
+    wanted_mean, wanted_deviation = _levels(others, others.ne(0).any(1, keepdim=True))
+    return torch.where(mask, ((images - mean) / deviation * wanted_deviation + wanted_mean).clamp(0, 1), images)
+
+
+def _levels(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel inside of the mask."""
+    axes = tuple(range(2, images.ndim))
+    count = mask.sum(axes, keepdim=True).clamp_min(1)
+    mean = (images * mask).sum(axes, keepdim=True) / count
+    variance = ((images - mean).square() * mask).sum(axes, keepdim=True) / count
+    return mean, variance.sqrt().clamp_min(1e-6)

@@ -48,6 +48,30 @@ def test_both_domains_are_learnt_from_side_by_side(tiers_key):
         assert {key: pytest.approx(value) for key, value in targets.items()} == expected
 
 
+def test_images_take_over_the_levels_of_the_other_domain():
+    generator = torch.Generator().manual_seed(0)
+    source, target = (torch.rand(n, 2, 9, 8, generator=generator) * 0.2 + 0.1 for n in (3, 2))
+    target[:, 1] = 0.4 + 0.5 * target[:, 1]
+    source[:, :, :2] = 0  # padding
+    loader = [{"image": source, "label": source[:, :1]}]
+    domains = SourceAndTarget(loader, lambda *_, **__: (target, {}), match_levels=True)
+    domains.begin()
+    images, _ = domains({}, torch.device("cpu"))
+    assert torch.equal(images[3:], target) and not images[:3, :, :2].any()
+    for i, channel in ((i, c) for i in range(3) for c in range(2)):
+        got, wanted, before = images[i, channel, 2:], target[i % 2, channel], source[i, channel, 2:]
+        torch.testing.assert_close(got.mean(), wanted.mean())
+        torch.testing.assert_close(got.std(correction=0), wanted.std(correction=0))
+        assert torch.equal(got.flatten().argsort(), before.flatten().argsort())
+
+
+def test_a_constant_image_stays_finite():
+    same = torch.full((1, 1, 4, 4), 0.5)
+    domains = SourceAndTarget([{"image": same, "label": same}], lambda *_, **__: (same / 2, {}), match_levels=True)
+    domains.begin()
+    torch.testing.assert_close(domains({}, torch.device("cpu"))[0], same.expand(2, 1, 4, 4) / 2)
+
+
 def test_bad_input():
     with pytest.raises(RuntimeError, match="`loader` must have as many batches an epoch as that of the trainer"):
         train(SourceAndTarget(SOURCE[:1], prepare))

@@ -73,14 +73,6 @@ def run(bundle: str, *names: str, **settings) -> ConfigWorkflow:
     return flow
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Bundles take all cores; other tests compare bits."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """Evenly lit pictures, their labels, and a network that has learnt from them."""

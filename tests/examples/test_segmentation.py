@@ -82,14 +82,6 @@ def run(folder: Path, bundle: str, *names: str, **settings) -> ConfigWorkflow:
     return flow
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Bundles take all cores; other tests compare bits."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
