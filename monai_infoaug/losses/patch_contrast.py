@@ -32,7 +32,7 @@ def label_pyramids(
         ignore_index: of pixels without a label.
 
     Returns:
-        (B, F, \\*G), non-negative, F numbers for each patch that sum to 1: the first K + 1 are the histogram of the
+        Numbers (B, F, \\*G), not negative, of which the F of a patch sum to 1. The first K + 1 are the histogram of the
         whole patch, times its weight.
 
     Raises:

@@ -112,8 +112,7 @@ def dice(target: Path, checkpoint: str) -> float:
         return float(np.mean([float(row["mean"]) for row in csv.DictReader(file)]))
 
 
-@pytest.mark.parametrize("guided", [False, True])
-@every
+@pytest.mark.parametrize(("bundle", "guided"), [(FREE, False), (FREE, True), (PATCHES, True)])
 def test_adapts_to_another_light(given, target, bundle, guided):
     settings = {"draws": 32, "max_epochs": 4, "learning_rate": 0.003, "by_tier": guided}
     settings |= {"confidence_epochs": 0} if bundle == FREE else {"shares": [0.2, 0.4, 0.4] if guided else None}
