@@ -15,6 +15,8 @@ same test cases by Dice and the 95 % Hausdorff distance. The rows:
 - ``global``: the encoder alone, without labels (SimCLR).
 - ``local_contrast``: the bundle of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
   ``local_contrast_drawn``: as many voxels at random; ``local_contrast_guided``: by tier of information.
+- ``segmenter_mask``, ``segmenter_linear``: a vision transformer in the place of ``scratch``'s U-Net, the bundle
+  segmenter_segmentation [4], with either decoder and its own learning rate.
 - ``attention``: the bundle attention_guided_segmentation [3], whose first stage is a coarse network with the steps of
   fine-tuning; ``attention_uniform``: with views whose intensities change everywhere as in the medium tier;
   ``attention_tuned``: the encoder is fine-tuned with the decoder; ``attention_alone``: the same without contrast.
@@ -30,6 +32,7 @@ References:
     2. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI 2021,
        arXiv:2109.07407.
     3. Lee et al., "Attention-guided supervised contrastive learning for semantic segmentation", arXiv:2106.01596.
+    4. Strudel et al., "Segmenter: transformer for semantic segmentation", ICCV 2021, arXiv:2105.05633.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ from benchmarks._runs import kept_result, named, paired_interval, print_differen
 from monai_infoaug._require import require
 
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
-ATTENTION = "attention_guided_segmentation"
+ATTENTION, SEGMENTER = "attention_guided_segmentation", "segmenter_segmentation"
 SHARES = [0.2, 0.4, 0.4]
 DATASETS = {  # by the name of the folder; the other defaults of the bundles are those of the first
     "hippocampus": {"classes": ["anterior", "posterior"]},
@@ -104,6 +107,8 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
         "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{loss}StridePixels", "stride": 4}}),
         "local_contrast_drawn": (LOCAL, local | {"sampler": drawn}),
         "local_contrast_guided": (LOCAL, local | {"sampler": drawn | {"shares": SHARES}}),
+        "segmenter_mask": (SEGMENTER, {"decoder": "mask"}),
+        "segmenter_linear": (SEGMENTER, {"decoder": "linear"}),
         "attention": (ATTENTION, attention),
         "attention_uniform": (ATTENTION, attention | {"intensity#strengths": [1.0, 1.0, 1.0]}),
         "attention_tuned": (ATTENTION, attention | {"frozen": False}),

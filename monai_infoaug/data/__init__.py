@@ -8,11 +8,12 @@ from monai_infoaug.data.datalists import (
     segmentation_datalist,
 )
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
-from monai_infoaug.data.seeding import SeededDataset, seeded_loader
+from monai_infoaug.data.seeding import LayerSeed, SeededDataset, seeded_loader
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader
 
 __all__ = [
     "LandmarkTable",
+    "LayerSeed",
     "SeededDataset",
     "SimpleITKReader",
     "annotated_datalist",

@@ -14,7 +14,37 @@ from torch.utils.data import Dataset, DistributedSampler, Subset
 
 from monai_infoaug._require import require
 
-__all__ = ["SeededDataset", "seeded_loader"]
+__all__ = ["LayerSeed", "SeededDataset", "seeded_loader"]
+
+
+class LayerSeed:
+    """Make what layers draw in training, such as dropout, a function of (seed, epoch).
+
+    It seeds PyTorch's global generator, of the host and of GPUs; give it to an :py:class:`EpochSetter`, so that a
+    training that was stopped drops out the same as one that ran through.
+
+    Args:
+        seed: non-negative integer.
+
+    Raises:
+        ValueError: if ``seed`` is negative.
+
+    Example:
+        >>> layers = LayerSeed(seed=7)
+        >>> layers.set_epoch(3)
+        >>> first = torch.rand(2)
+        >>> layers.set_epoch(3)
+        >>> torch.equal(torch.rand(2), first)
+        True
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Seed for the epoch."""
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]))
 
 
 class SeededDataset(Dataset):

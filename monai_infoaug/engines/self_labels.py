@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.utils import optional_import
 from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
 
 from monai_infoaug._require import require
 from monai_infoaug.engines._batch import entry
@@ -37,13 +38,16 @@ class SelfLabels:
         key: image (B, C, \\*S) that is segmented.
         changed_key: the same with other intensities, at the same places.
         tiers_key: tiers (B, 1, \\*S) of its pixels; None: ``reliable`` makes no distinction.
+        scales: of the image at which the copy segments it, relative to its size; the mean of the log-probabilities
+            decides. Shrunk images are padded to their old size by repeating the border. For sites with objects of
+            other sizes than those that the network knows; give such labels one round, since their errors add up.
         amp: whether the copy computes in bfloat16.
 
     A batch becomes the changed image and the targets of ``RectifiedLabelLoss``: ``found``, classes (B, 1, \\*S), and
     ``reliable``, the same where they are.
 
     Raises:
-        ValueError: for rounds without an epoch.
+        ValueError: for rounds without an epoch, or scales that are none or not above 0.
         KeyError: naming what a batch lacks.
     """
 
@@ -56,11 +60,14 @@ class SelfLabels:
         key: str = "image",
         changed_key: str = "changed",
         tiers_key: str | None = None,
+        scales: Sequence[float] = (1.0,),
         amp: bool = False,
     ) -> None:
         require(lambda: epochs >= 1, "epochs", epochs, "at least 1")
+        require(lambda: len(scales) > 0 and all(s > 0 for s in scales), "scales", scales, "numbers above 0")
         self.network, self.loader, self.reliable, self.epochs = network, loader, reliable, epochs
-        self.key, self.changed_key, self.tiers_key, self.amp = key, changed_key, tiers_key, amp
+        self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
+        self.scales, self.amp = tuple(scales), amp
         self.copy = copy.deepcopy(self._own()).eval().requires_grad_(False)
         self.measured = False
 
@@ -95,10 +102,25 @@ class SelfLabels:
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Probabilities by the copy, and tiers."""
+        image = entry(batch, self.key, device, non_blocking)
         with torch.no_grad(), half_precision(device, self.amp):
-            logits = self.copy(entry(batch, self.key, device, non_blocking))
+            logits = sum(self._logits(image, scale) for scale in self.scales)
         tiers = None if self.tiers_key is None else entry(batch, self.tiers_key, device, non_blocking)
-        return logits.float().softmax(1), tiers
+        return (logits / len(self.scales)).softmax(1), tiers
+
+    def _logits(self, image: Tensor, scale: float) -> Tensor:
+        """Log-probabilities of the image at a scale, in its own size."""
+        mode, size = ("bilinear", "trilinear")[image.ndim - 4], image.shape[2:]
+        scaled = [max(1, round(scale * length)) for length in size]
+        rests = [max(0, length - short) for length, short in zip(size, scaled, strict=True)]
+        before = [rest // 2 for rest in rests]
+        widths = [width for rest, half in zip(rests, before, strict=True) for width in (rest - half, half)]
+        if scale != 1:
+            image = pad(interpolate(image, scaled, mode=mode), widths[::-1], mode="replicate")
+        found = self.copy(image).float().log_softmax(1)
+        for axis, (start, length) in enumerate(zip(before, scaled, strict=True), 2):
+            found = found.narrow(axis, start, length)
+        return found if scale == 1 else interpolate(found, size, mode=mode)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The copy."""

@@ -33,12 +33,34 @@ PUBLISHED = {  # parts of the names in published checkpoints: of timm's ViT and 
 UNUSED = r"encoder\.(head|head_dist|pre_logits)\."  # of classifiers of whole images
 
 
+class _Split(nn.Module):
+    """(B, N, 3 F) to queries, keys and values (3, B, heads, N, F / heads)."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+class _Merge(nn.Module):
+    """(B, heads, N, F / heads) to (B, N, F)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.transpose(1, 2).flatten(2)
+
+
 class _Block(TransformerBlock):
-    """MONAI's block with stochastic depth, without the parameters of a cross-attention that it does not have."""
+    """MONAI's block with stochastic depth, without the parameters of a cross-attention that it does not have.
+
+    einops, which rearranges tokens there, would fix their number in an export to ONNX.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float, drop_path: float) -> None:
         super().__init__(hidden_size, 4 * hidden_size, num_heads, dropout, qkv_bias=True)
         self.norm_cross_attn = nn.Identity()
+        self.attn.input_rearrange, self.attn.out_rearrange = _Split(num_heads), _Merge()
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -125,10 +147,10 @@ class VisionTransformer(nn.Module):
         position = self.position
         if size != position.shape[2:]:
             position = interpolate(position, size, mode=self.mode, align_corners=False)
-        tokens = (grid + position).flatten(2).mT
+        tokens = (grid + position).flatten(2).transpose(1, 2)
         prefix = (self.prefix + self.prefix_position).expand(len(image), -1, -1)
         tokens = self.norm(self.blocks(self.dropout(torch.cat([prefix, tokens], 1))))
-        return tokens[:, self.prefix.shape[1] :].mT.unflatten(2, size)
+        return tokens[:, self.prefix.shape[1] :].transpose(1, 2).unflatten(2, size)
 
 
 class TokenClassifier(nn.Module):
@@ -147,8 +169,8 @@ class TokenClassifier(nn.Module):
         self.head = nn.Linear(hidden_size, out_channels)
         self.apply(_initialize)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        return self.head(grid.movedim(1, -1)).movedim(-1, 1)
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(tokens)
 
 
 class MaskTransformer(nn.Module):
@@ -181,13 +203,11 @@ class MaskTransformer(nn.Module):
         self.apply(_initialize)
         nn.init.trunc_normal_(self.classes, std=0.02)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        size, number = grid.shape[2:], self.classes.shape[1]
-        patches, classes = self.projection(grid.flatten(2).mT), self.classes.expand(len(grid), -1, -1)
-        tokens = self.norm(self.blocks(torch.cat([patches, classes], 1)))
+    def forward(self, tokens: Tensor) -> Tensor:
+        number, classes = self.classes.shape[1], self.classes.expand(tokens.shape[0], -1, -1)
+        tokens = self.norm(self.blocks(torch.cat([self.projection(tokens), classes], 1)))
         patches, classes = tokens[:, :-number] @ self.of_patches, tokens[:, -number:] @ self.of_classes
-        masks = normalize(patches, dim=-1) @ normalize(classes, dim=-1).mT
-        return self.mask_norm(masks).mT.unflatten(2, size)
+        return self.mask_norm(normalize(patches, dim=-1) @ normalize(classes, dim=-1).transpose(1, 2))
 
 
 class Segmenter(nn.Module):
@@ -203,6 +223,8 @@ class Segmenter(nn.Module):
         out_channels: K, classes.
         img_size: see :py:class:`VisionTransformer`; images of other sizes are padded with zeros to whole patches.
         decoder: "mask" or "linear".
+        overlapping: whether a pixel may be of several classes, or of none: each logit is then relative to that of one
+            class more, which stands for none. (Logits that are normalised over the classes cannot all be low at once.)
         decoder_layers: blocks of the mask decoder.
         decoder_dropout: probability in the mask decoder.
         encoder: other settings of :py:class:`VisionTransformer`, such as ``patch_size`` and ``hidden_size``.
@@ -229,6 +251,7 @@ class Segmenter(nn.Module):
         out_channels: int,
         img_size: int | Sequence[int],
         decoder: str = "mask",
+        overlapping: bool = False,
         decoder_layers: int = 2,
         decoder_dropout: float = 0.1,
         **encoder: Any,
@@ -236,6 +259,7 @@ class Segmenter(nn.Module):
         super().__init__()
         require(decoder in ("mask", "linear"), "decoder", repr(decoder), "'mask' or 'linear'")
         self.encoder = VisionTransformer(spatial_dims, in_channels, img_size, **encoder)
+        self.overlapping, out_channels = overlapping, out_channels + overlapping
         size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads
         if decoder == "mask":
             self.decoder = MaskTransformer(size, out_channels, decoder_layers, heads, decoder_dropout)
@@ -247,7 +271,10 @@ class Segmenter(nn.Module):
         for axis, patch in enumerate(self.encoder.patch_size):
             rests = [0, -image.shape[axis + 2] % patch] + rests  # noqa: RUF005, for TorchScript
         padded = pad(image, rests[:-2])
-        logits = self.decoder(self.encoder(padded))
+        logits = self.decoder(self.encoder(padded).flatten(2).transpose(1, 2)).transpose(1, 2)
+        logits = logits.unflatten(2, [padded.shape[i + 2] // patch for i, patch in enumerate(self.encoder.patch_size)])
+        if self.overlapping:
+            logits = logits[:, 1:] - logits[:, :1]
         logits = interpolate(logits, padded.shape[2:], mode=self.encoder.mode, align_corners=False)
         for axis in range(2, image.ndim):
             logits = logits.narrow(axis, 0, image.shape[axis])

@@ -39,8 +39,8 @@ class LandmarkHeatmap(Transform):
         >>> from monai_infoaug.transforms import CoordinateMap
         >>> coords = CoordinateMap()(torch.zeros(1, 6, 8))
         >>> maps = LandmarkHeatmap(sigma=1.0, stride=2)([[2.5, 4.5], [float("nan")] * 2], coords)
-        >>> maps.shape, maps[0].argmax().item() == 1 * 4 + 2, maps.sum((1, 2))
-        (torch.Size([2, 3, 4]), True, tensor([1.0000, 0.0000]))
+        >>> maps.shape, maps[0].argmax().item() == 1 * 4 + 2, maps.sum((1, 2)).round()
+        (torch.Size([2, 3, 4]), True, tensor([1., 0.]))
     """
 
     backend = [TransformBackends.TORCH]

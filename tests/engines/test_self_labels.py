@@ -1,5 +1,6 @@
 """Rounds on the labels of an earlier state of the network: what is learnt from, when it changes, and going on."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,6 +72,36 @@ def test_labels_are_of_the_start_of_the_round(batches, tiered):
     assert not torch.equal(torch.cat(loss.found[:3]), torch.cat(loss.found[6:9]))  # the second round has others
 
 
+def resized(array, size):
+    """Linear interpolation along each axis in turn, cells of equal width over the same extent."""
+    for axis, length in enumerate(size, array.ndim - len(size)):
+        old = array.shape[axis]
+        places = np.clip((np.arange(length) + 0.5) * old / length - 0.5, 0, old - 1)
+        array = np.apply_along_axis(lambda line, p=places, n=old: np.interp(p, np.arange(n), line), axis, array)
+    return array
+
+
+@pytest.mark.parametrize("size", [(10, 8), (6, 8, 10)])
+def test_labels_of_several_scales_are_those_of_the_mean_logits(size):
+    torch.manual_seed(0)
+    net = (nn.Conv2d if len(size) == 2 else nn.Conv3d)(1, 3, 3, padding=1).double()
+    image = torch.randn(2, 1, *size, dtype=torch.float64)
+    batch = {"image": image, "changed": image}
+    labels = SelfLabels(net, [batch], ReliablePixels(1.0, 0.0), 1, scales=(1.0, 0.7, 1.25))
+    labels.reliable.update(torch.rand(1, 3, *size).softmax(1))
+    total = net(image).log_softmax(1).detach().numpy()
+    for scale in (0.7, 1.25):
+        short = [round(scale * length) for length in size]
+        rests = [(max(0, old - new) // 2, -(-max(0, old - new) // 2)) for old, new in zip(size, short, strict=True)]
+        padded = np.pad(resized(image.numpy(), short), [(0, 0), (0, 0), *rests], mode="edge")
+        found = net(torch.tensor(padded)).log_softmax(1).detach().numpy()
+        inside = tuple(slice(before, before + new) for (before, _), new in zip(rests, short, strict=True))
+        total = total + resized(found[(..., *inside)], size)
+    found = labels(batch, "cpu")[1]["found"]
+    assert np.array_equal(found[:, 0], total.argmax(1))
+    assert not torch.equal(found, net(image).argmax(1, keepdim=True))
+
+
 def test_the_network_sees_the_changed_image_and_the_copy_is_not_trained(batches):
     seen, net = [], network()
     net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -103,6 +134,9 @@ def test_a_round_that_was_stopped_goes_on_with_its_own_copy(batches, tmp_path):
 def test_bad_input(batches):
     with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
         SelfLabels(network(), batches, ReliablePixels(), 0)
+    for scales in ((), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="`scales` must be numbers above 0, got"):
+            SelfLabels(network(), batches, ReliablePixels(), 1, scales=scales)
     labels, _ = train(batches, network(), Recorder(), 1, changed_key="other")
     labels.reliable.update(torch.rand(1, 3, 4, 4).softmax(1))
     with pytest.raises(KeyError, match="The batch lacks `other`; it has"):

@@ -13,12 +13,12 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import BasicUNet
 
+from tests.examples.bundle_runs import DATA, EXAMPLES, complete, fault, workflow
+
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("tensorboard", reason="bundles need the extra train")
 pytest.importorskip("scipy", reason="bundles need the extra train")
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-DATA = Path(__file__).parents[3] / "shared" / "data"
 FREE, PATCHES = "source_free_adaptation", "patch_contrast_adaptation"
 SMALL = {
     "spatial_dims": 2,
@@ -59,18 +59,7 @@ def write(folder: Path, seeds: range, light: np.ndarray | float = 1.0) -> Path:
 
 
 def run(bundle: str, *names: str, **settings) -> ConfigWorkflow:
-    configs = EXAMPLES / bundle / "configs"
-    flow = ConfigWorkflow(
-        config_file=[str(configs / f"{name}.json") for name in names],
-        meta_file=str(configs / "metadata.json"),
-        workflow_type="train",
-        **{**SMALL, **settings},
-    )
-    flow.initialize()
-    torch.set_num_threads(1)
-    flow.run()
-    flow.finalize()
-    return flow
+    return complete(workflow(bundle, *names, **{**SMALL, **settings}))
 
 
 @pytest.fixture(scope="module")
@@ -198,11 +187,6 @@ def test_photographs(tmp_path, bundle):
     for path in (tmp_path / "out" / "inference").iterdir():
         assert sitk.ReadImage(path).GetSize() == (256, 256)
     assert len((tmp_path / "out" / "evaluation" / "mean_dice_raw.csv").read_text().splitlines()) == 5
-
-
-def fault(error: BaseException) -> str:
-    """The whole chain of errors: MONAI wraps them."""
-    return f"{error} {fault(error.__cause__)}" if error.__cause__ else str(error)
 
 
 @pytest.mark.parametrize(

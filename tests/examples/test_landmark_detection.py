@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.handlers import read_settings
+from tests.examples.bundle_runs import EXAMPLES, complete, fault, workflow
 
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("tensorboard", reason="bundles need the extra train")
@@ -19,7 +20,6 @@ pytest.importorskip("matplotlib", reason="bundles need the extra train")
 
 from monai_infoaug.match import match_images
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS, PIXDIM = ("ring", "disc"), 0.5
 SMALL = {
     "pixdim": PIXDIM,
@@ -64,18 +64,9 @@ def folder(tmp_path):
 
 
 def run(folder: Path, *names: str, **settings) -> ConfigWorkflow:
-    bundle = EXAMPLES / "landmark_detection"
-    places = {"dataset_dir": str(folder / "images"), "landmarks": str(folder / "images.csv")}
-    flow = ConfigWorkflow(
-        config_file=[str(bundle / "configs" / f"{name}.json") for name in names],
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        workflow_type="train",
-        **{**places, "output_dir": str(folder / "out"), **SMALL, **settings},
-    )
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
+    names_of = {"dataset_dir": "images", "landmarks": "images.csv", "output_dir": "out"}
+    places = {key: str(folder / name) for key, name in names_of.items()}
+    return complete(workflow("landmark_detection", *names, **{**places, **SMALL, **settings}))
 
 
 def pretrained(folder: Path, **settings) -> str:
@@ -183,11 +174,6 @@ def test_one_shot_rounds(folder):
             scores = source.scores[item["name"]]
             np.testing.assert_allclose(item["weights"], np.where(scores < floor, 0, scores.clip(0, 1)), atol=1e-6)
     assert len(used[1]) == 4
-
-
-def fault(error: BaseException) -> str:
-    """The whole chain of errors: MONAI wraps them."""
-    return f"{error} {fault(error.__cause__)}" if error.__cause__ else str(error)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.handlers import read_settings
+from tests.examples.bundle_runs import complete, fault, workflow
 
 pytest.importorskip("ignite", reason="bundles need the extra train")
 
@@ -18,7 +19,6 @@ from monai_infoaug.match import match_images
 
 Image = pytest.importorskip("PIL.Image", reason="the pictures are made with Pillow")
 
-BUNDLE = Path(__file__).parents[2] / "examples" / "landmark_pretraining"
 SMALL = {
     "pixdim": 0.5,
     "working_pixdim": 0.5,
@@ -49,22 +49,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def workflow(folder: Path, *names: str, kind: str = "train", **settings) -> ConfigWorkflow:
-    overrides = {"dataset_dir": str(folder / "images"), "output_dir": str(folder / "out"), **SMALL, **settings}
-    return ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / f"{name}.json") for name in names],
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        workflow_type=kind,
-        **overrides,
-    )
-
-
-def run(*args, **kwargs) -> ConfigWorkflow:
-    flow = workflow(*args, **kwargs)
-    flow.initialize()
-    flow.run()
-    flow.finalize()
-    return flow
+def run(folder: Path, *names: str, **settings) -> ConfigWorkflow:
+    places = {"dataset_dir": str(folder / "images"), "output_dir": str(folder / "out")}
+    return complete(workflow("landmark_pretraining", *names, **{**places, **SMALL, **settings}))
 
 
 def template(folder: Path) -> dict[str, str]:
@@ -166,11 +153,6 @@ def test_training_reads_no_landmark(folder, monkeypatch):
     monkeypatch.setattr("monai_infoaug.data.landmarks.read_landmarks", None)
     run(folder, "train")
     assert (folder / "out" / "checkpoint.pt").exists()
-
-
-def fault(error: BaseException) -> str:
-    """The whole chain of errors: MONAI wraps them."""
-    return f"{error} {fault(error.__cause__)}" if error.__cause__ else str(error)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
 
+from tests.examples.bundle_runs import DATA, complete, fault, workflow
+
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("tensorboard", reason="bundles need the extra train")
 pytest.importorskip("scipy", reason="bundles need the extra train")
+pytest.importorskip("einops", reason="bundles need the extra train")
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-DATA = Path(__file__).parents[3] / "shared" / "data"
 SMALL = {
     "spatial_dims": 2,
     "modality": "xray",
@@ -39,7 +40,9 @@ STAGES = {
         "contrast_epochs": 1,
         "contrast_batch_size": 4,
     },
+    "segmenter_segmentation": {"patch_size": 4, "hidden_size": 48, "num_layers": 2},
 }
+with_stages = pytest.mark.parametrize("bundle", [name for name in STAGES if name != "segmenter_segmentation"])
 every = pytest.mark.parametrize("bundle", STAGES)
 
 
@@ -67,19 +70,9 @@ def folder(tmp_path):
 
 
 def run(folder: Path, bundle: str, *names: str, **settings) -> ConfigWorkflow:
-    configs = EXAMPLES / bundle / "configs"
-    places = {"dataset_dir": str(folder / "images"), "labels_dir": str(folder / "labels")}
-    flow = ConfigWorkflow(
-        config_file=[str(configs / f"{name}.json") for name in names],
-        meta_file=str(configs / "metadata.json"),
-        workflow_type="train",
-        **{**places, "output_dir": str(folder / "out"), **SMALL, **STAGES[bundle], **settings},
-    )
-    flow.initialize()
-    torch.set_num_threads(1)
-    flow.run()
-    flow.finalize()
-    return flow
+    names_of = {"dataset_dir": "images", "labels_dir": "labels", "output_dir": "out"}
+    places = {key: str(folder / name) for key, name in names_of.items()}
+    return complete(workflow(bundle, *names, **{**places, **SMALL, **STAGES[bundle], **settings}))
 
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
@@ -89,6 +82,8 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 @every
 def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
     settings = {"labelled": 4, "label_bits": [1, 2], "draws": 32, "max_epochs": 12, "learning_rate": 0.01}
+    if bundle == "segmenter_segmentation":  # the mask decoder learns more slowly
+        settings |= {"decoder": "linear", "max_epochs": 16, "learning_rate": 0.004}
     run(folder, bundle, "train", **settings)
     run(folder, bundle, "train", "evaluate", **settings)
     run(folder, bundle, "train", "inference", **settings, suffix=".png")
@@ -124,11 +119,10 @@ def test_every_stage_goes_on_where_it_was_stopped(folder, bundle):
     settings = {"labelled": 2, "label_bits": [1, 2], "max_epochs": 2}
     stages = [name.removesuffix("_epochs") for name in STAGES[bundle] if name.endswith("_epochs")]
     longer = {f"{stage}_epochs": 2 for stage in stages}
+    stages.append("train")
     whole = run(folder, bundle, "train", **settings, **longer, output_dir=str(folder / "whole"))
-    for number, last in enumerate(
-        [stages[-1], "train"]
-    ):  # stopped within the last pre-training, and within fine-tuning
-        begun = [f"$@{stage}#trainer.run()" for stage in [*stages, "train"][: len(stages) + number]]
+    for last in stages[-2:]:  # stopped within the last pre-training, and within fine-tuning
+        begun = [f"$@{stage}#trainer.run()" for stage in stages[: stages.index(last) + 1]]
         run(folder, bundle, "train", **settings, **longer, **{f"{last}#trainer#max_epochs": 1, "run": begun})
     parts = run(folder, bundle, "train", **settings, **longer)
     states = [flow.parser.get_parsed_content("network_def").state_dict() for flow in (whole, parts)]
@@ -183,7 +177,7 @@ def test_intensities_in_fine_tuning_change_by_tier_or_as_usual(folder, tiered):
     assert [name for name in made if name in [*usual, "RandTierIntensityd"]] == changes
 
 
-@every
+@with_stages
 def test_the_last_layer_has_a_rate_of_its_own(folder, bundle):
     flow = run(folder, bundle, "train", label_bits=[1, 2], labelled=2, last_layer=3)
     last, others = flow.parser.get_parsed_content("optimizer").param_groups
@@ -191,7 +185,7 @@ def test_the_last_layer_has_a_rate_of_its_own(folder, bundle):
     assert [value.ndim for value in last["params"]] == [4, 1] and len(others["params"]) > 20
 
 
-@every
+@with_stages
 def test_without_pre_training_it_is_plain_supervised_training(folder, bundle):
     """For attention it needs the coarse network, and an encoder that is trained with the rest."""
     coarse = {"coarse_epochs"} & set(STAGES[bundle])
@@ -216,6 +210,22 @@ def test_only_what_a_stage_is_for_is_trained(folder, frozen):
     assert all(torch.equal(encoder[k], before[k]) == frozen for k in encoder if k.endswith("weight"))
 
 
+def test_a_segmenter_starts_from_published_weights(folder):
+    bundle, settings = "segmenter_segmentation", {"label_bits": [1, 2], "labelled": 2}
+    shapes = {"cls_token": [1, 1, 48], "pos_embed": [1, 26, 48], "patch_embed.proj.weight": [48, 3, 4, 4]}
+    shapes |= {"patch_embed.proj.bias": [48], "norm.weight": [48], "norm.bias": [48]}
+    for index in range(2):
+        layers = {"attn.qkv": (144, 48), "attn.proj": (48, 48), "mlp.fc1": (192, 48), "mlp.fc2": (48, 192)}
+        shapes |= {f"blocks.{index}.{name}.weight": list(shape) for name, shape in layers.items()}
+        shapes |= {f"blocks.{index}.{name}.bias": [shape[0]] for name, shape in layers.items()}
+        shapes |= {f"blocks.{index}.norm{i}.{kind}": [48] for i in (1, 2) for kind in ("weight", "bias")}
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}  # as timm names a ViT of 5 x 5 patches
+    torch.save(state, folder / "vit.pth")
+    run(folder, bundle, "train", **settings, published=str(folder / "vit.pth"), learning_rate=0.0)
+    network = torch.load(folder / "out" / "checkpoint.pt", weights_only=True)["network"]
+    assert torch.equal(network["encoder.blocks.1.mlp.linear1.weight"], state["blocks.1.mlp.fc1.weight"])
+
+
 @pytest.mark.parametrize("bundle", ["label_efficient_segmentation"])
 def test_class_numbers_of_more_than_eight_bits_are_not_cut(folder, bundle):
     for path in (folder / "labels").iterdir():
@@ -234,8 +244,9 @@ def test_volumes(folder, bundle):
         (folder / name).mkdir()
         for path in sorted((DATA / "hippocampus" / kind).iterdir())[:10]:
             (folder / name / path.name).symlink_to(path)
-    there = {"dataset_dir": str(folder / "images3d"), "labels_dir": str(folder / "labels3d"), "spatial_dims": 3,
-             "modality": "mr", "pixdim": None, "roi_size": [32, 32, 32], "window": 3, "draws": 4}  # fmt: skip
+    places = {"dataset_dir": str(folder / "images3d"), "labels_dir": str(folder / "labels3d")}
+    settings = {"modality": "mr", "pixdim": None, "label_bits": None, "roi_size": [32] * 3, "window": 3, "draws": 4}
+    there = places | settings | {"spatial_dims": 3}
     run(folder, bundle, "train", **there)
     run(folder, bundle, "train", "evaluate", **there)
     run(folder, bundle, "train", "inference", **there)
@@ -243,11 +254,6 @@ def test_volumes(folder, bundle):
     for path in (folder / "out" / "inference").iterdir():
         mask, image = sitk.ReadImage(path), sitk.ReadImage(folder / "images3d" / path.name)
         assert mask.GetSize() == image.GetSize() and np.allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
-
-
-def fault(error: BaseException) -> str:
-    """The whole chain of errors: MONAI wraps them."""
-    return f"{error} {fault(error.__cause__)}" if error.__cause__ else str(error)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from torch.nn import functional as F
 
 pytest.importorskip("einops", reason="MONAI's transformer blocks need einops")
 from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
 
 from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads, Segmenter
 
+JSRT = Path(__file__).parents[3] / "shared" / "data" / "jsrt"
 F_, HEADS, LAYERS, PATCH, SIDE, CLASSES = 12, 3, 3, 4, 5, 7
 LIKE = {
     "img_size": SIDE * PATCH,
@@ -126,11 +131,11 @@ def test_published_weights_give_what_they_gave(decoder, prefix):
     before = {name: value.clone() for name, value in network.decoder.state_dict().items()}
     assert network.load_published({"model": weights}) is network
     with torch.no_grad():
-        grid = network.encoder(image) if decoder is None else network.decoder(network.encoder(image))
-        wanted = reference(weights, image, decoder)
-        torch.testing.assert_close(grid, wanted.mT.unflatten(2, (SIDE, SIDE)), atol=2e-5, rtol=1e-4)
+        found = network.encoder(image).flatten(2).mT
+        found = found if decoder is None else network.decoder(found)
+        torch.testing.assert_close(found, reference(weights, image, decoder), atol=2e-5, rtol=1e-4)
         if decoder:
-            bilinear = F.interpolate(grid, image.shape[2:], mode="bilinear")
+            bilinear = F.interpolate(found.mT.unflatten(2, (SIDE, SIDE)), image.shape[2:], mode="bilinear")
             torch.testing.assert_close(network(image), bilinear, atol=1e-6, rtol=0)
     if decoder is None:
         torch.testing.assert_close(dict(network.decoder.state_dict()), before, atol=0, rtol=0)
@@ -201,9 +206,46 @@ def test_3d_of_depth_one_is_2d():
 def test_fresh_mask_logits_are_normalised_over_the_classes():
     network = Segmenter(2, 1, CLASSES, **LIKE).eval()
     with torch.no_grad():
-        logits = network.decoder(network.encoder(torch.randn(2, 1, 20, 20)))
-    torch.testing.assert_close(logits.mean(1), torch.zeros(2, SIDE, SIDE), atol=1e-5, rtol=0)
-    torch.testing.assert_close(logits.var(1, correction=0), torch.ones(2, SIDE, SIDE), atol=2e-2, rtol=0)
+        logits = network.decoder(network.encoder(torch.randn(2, 1, 20, 20)).flatten(2).mT)
+    torch.testing.assert_close(logits.mean(2), torch.zeros(2, SIDE**2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits.var(2, correction=0), torch.ones(2, SIDE**2), atol=2e-2, rtol=0)
+
+
+def test_logits_of_overlapping_classes_are_relative_to_none_of_them():
+    network = Segmenter(2, 1, CLASSES, **LIKE, overlapping=True).eval()
+    image = torch.randn(2, 1, 20, 20)
+    with torch.no_grad():
+        logits = network(image)
+        tokens = network.encoder(image).flatten(2).mT
+        of_all = F.interpolate(network.decoder(tokens).mT.unflatten(2, (SIDE, SIDE)), 20, mode="bilinear")
+    assert logits.shape == (2, CLASSES, 20, 20) and of_all.shape == (2, CLASSES + 1, 20, 20)
+    for index in range(CLASSES):
+        torch.testing.assert_close(logits[:, index], of_all[:, index + 1] - of_all[:, 0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not JSRT.exists(), reason="the radiographs are not at hand")
+@pytest.mark.parametrize(("decoder", "steps"), [("mask", 220), ("linear", 130)])
+def test_two_radiographs_are_learnt_by_heart(decoder, steps):
+    """Both lungs and the heart, which overlap, at 2.8 mm."""
+    images, masks = (
+        [sitk.GetArrayFromImage(sitk.ReadImage(path))[::4, ::4] for path in sorted((JSRT / kind).iterdir())[:2]]
+        for kind in ("images", "masks")
+    )
+    image = torch.tensor(np.array(images) / 255, dtype=torch.float32)[:, None]
+    truth = torch.stack([torch.tensor(np.array(masks)) & bit > 0 for bit in (1, 2, 4)], 1).float()
+    torch.manual_seed(0)
+    exact = {"drop_path": 0.0, "decoder_dropout": 0.0}
+    network = Segmenter(2, 1, 3, 128, decoder, overlapping=True, patch_size=8, hidden_size=64, num_layers=2, **exact)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    loss_function = DiceCELoss(sigmoid=True, squared_pred=True)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss_function(network(image), truth).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = (network.eval()(image) > 0).float()
+    dice = 2 * (found * truth).sum((2, 3)) / (found + truth).sum((2, 3))
+    assert dice.mean() > 0.95
 
 
 @pytest.mark.parametrize("decoder", ["mask", "linear"])
