@@ -12,6 +12,7 @@ fifth. The rows:
 - ``source_free_tiers``: as ``source_free``, with the confident pixels chosen in each tier of information by itself.
 - ``patches``: the bundle patch_contrast_adaptation [2]; ``patches_tiers``: with the compared patches drawn by tier and
   the confident pixels chosen so; ``own_labels``: without contrast of patches.
+- ``patches_clicks``: with a click on each class, and on the background, in each image of the target.
 - ``oracle``: learns from the target with its labels, as the source's network from its own.
 
 ``--reliability FILE`` instead draws where the confident pixels lie and how many of them are right, by tier.
@@ -86,6 +87,7 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
         "source_free_tiers": (FREE, alone | tiers),
         "patches": (PATCHES, {"max_epochs": epochs}),
         "patches_tiers": (PATCHES, {"max_epochs": epochs, "shares": SHARES} | tiers),
+        "patches_clicks": (PATCHES, {"max_epochs": epochs}),
         "own_labels": (PATCHES, {"max_epochs": epochs, "contrast_weight": 0.0}),
         "oracle": (TRAIN, {}),
     }
@@ -198,6 +200,8 @@ class Adaptation:
             self._train(parts["learn"], self.labels["target"], seed, folder)
         elif name != "source":
             places = {"dataset_dir": str(parts["learn"]), "source": str(source)}
+            if name == "patches_clicks":
+                places["weak_labels"] = str(self._clicks(parts["learn"], seed, folder / "clicks.csv"))
             if bundle == PATCHES:
                 places |= {"source_images": str(self.source), "source_labels": str(self.labels["source"])}
             run_bundle(bundle, "train", folder=folder, **self.settings, **own, **places, seed=seed)
@@ -206,6 +210,20 @@ class Adaptation:
         run_bundle(FREE, "train", "inference", folder=folder, **self.settings, **places)
         found = {image_name(path): path for path in (folder / "inference").iterdir()}
         return {"dice": {case: self._dice(found[case], case) for case in sorted(found)}, "seconds": seconds}
+
+    def _clicks(self, images: Path, seed: int, file: Path) -> Path:
+        """Write a random point of each class in each image."""
+        generator, names = np.random.default_rng(seed), ["background", *self.settings["classes"]]
+        lines = ["image,landmark,x,y" + (",z,space" if self._suffix() == ".nii.gz" else "")]
+        for case in sorted(image_name(path) for path in images.iterdir()):
+            label = sitk.ReadImage(self.known[case])
+            for kind, name in enumerate(names):
+                places = np.argwhere(sitk.GetArrayFromImage(label) == kind)[:, ::-1]
+                if len(places):
+                    point = label.TransformIndexToPhysicalPoint(generator.choice(places).tolist())
+                    lines.append(",".join([case, name, *map(str, point), *["LPS"] * (len(point) == 3)]))
+        file.write_text("\n".join(lines), encoding="utf-8")
+        return file
 
     def _suffix(self) -> str:
         return ".png" if self.settings.get("spatial_dims") == 2 else ".nii.gz"
@@ -346,7 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name:20}{mean:8.4f}{share:>12}{seconds:7}   {parts}")
     print()
     pairs = [(name, "source") for name in names if name != "source"]
-    pairs += [(f"{name}_tiers", name) for name in ("source_free", "patches")] + [("patches", "own_labels")]
+    pairs += [(f"{name}_tiers", name) for name in ("source_free", "patches")]
+    pairs += [("patches", "own_labels"), ("patches_clicks", "patches")]
     differences = {}
     for name, other in pairs:
         if {name, other} <= set(names):

@@ -58,8 +58,18 @@ from monai_infoaug._require import require
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
 ATTENTION, SEGMENTER = "attention_guided_segmentation", "segmenter_segmentation"
 SHARES = [0.2, 0.4, 0.4]
-DATASETS = {  # by the name of the folder; the other defaults of the bundles are those of the first
-    "hippocampus": {"classes": ["anterior", "posterior"]},
+DATASETS = {  # by the name of the folder
+    "hippocampus": {
+        "modality": "mr",
+        "spatial_dims": 3,
+        "pixdim": None,
+        "working_pixdim": 1.0,
+        "classes": ["anterior", "posterior"],
+        "label_bits": None,
+        "roi_size": [40, 56, 40],
+        "patch_size": 8,  # of a transformer
+        "window": 5,
+    },
     "jsrt": {
         "modality": "xray",
         "spatial_dims": 2,

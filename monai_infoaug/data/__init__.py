@@ -10,6 +10,7 @@ from monai_infoaug.data.datalists import (
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.data.seeding import LayerSeed, SeededDataset, seeded_loader
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader
+from monai_infoaug.data.weak_labels import weak_label_datalist
 
 __all__ = [
     "LandmarkTable",
@@ -23,5 +24,6 @@ __all__ = [
     "read_landmarks",
     "seeded_loader",
     "segmentation_datalist",
+    "weak_label_datalist",
     "write_landmarks",
 ]

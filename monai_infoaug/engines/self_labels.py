@@ -38,6 +38,9 @@ class SelfLabels:
         key: image (B, C, \\*S) that is segmented.
         changed_key: the same with other intensities, at the same places.
         tiers_key: tiers (B, 1, \\*S) of its pixels; None: ``reliable`` makes no distinction.
+        known_key: what is known of the classes (B, 1, \\*S), the class plus 1 or 0, see
+            :py:class:`monai_infoaug.transforms.PointLabels`; it stands above what the copy finds. None: nothing.
+        shown_key: which classes (B, K) an image may show; others are not found in it. None: all.
         scales: of the image at which the copy segments it, relative to its size; the mean of the log-probabilities
             decides. Shrunk images are padded to their old size by repeating the border. For sites with objects of
             other sizes than those that the network knows; give such labels one round, since their errors add up.
@@ -60,6 +63,8 @@ class SelfLabels:
         key: str = "image",
         changed_key: str = "changed",
         tiers_key: str | None = None,
+        known_key: str | None = None,
+        shown_key: str | None = None,
         scales: Sequence[float] = (1.0,),
         amp: bool = False,
     ) -> None:
@@ -67,6 +72,7 @@ class SelfLabels:
         require(lambda: len(scales) > 0 and all(s > 0 for s in scales), "scales", scales, "numbers above 0")
         self.network, self.loader, self.reliable, self.epochs = network, loader, reliable, epochs
         self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
+        self.known_key, self.shown_key = known_key, shown_key
         self.scales, self.amp = tuple(scales), amp
         self.copy = copy.deepcopy(self._own()).eval().requires_grad_(False)
         self.measured = False
@@ -90,9 +96,11 @@ class SelfLabels:
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         probabilities, tiers = self._segment(batch, device, non_blocking)
-        found = probabilities.argmax(1, keepdim=True)
-        changed = entry(batch, self.changed_key, device, non_blocking, **kwargs)
-        return changed, {"found": found, "reliable": self.reliable(probabilities, tiers)}
+        targets = {"found": probabilities.argmax(1, keepdim=True), "reliable": self.reliable(probabilities, tiers)}
+        if self.known_key is not None:
+            known = entry(batch, self.known_key, device, non_blocking).long()
+            targets = {name: torch.where(known > 0, known - 1, labels) for name, labels in targets.items()}
+        return entry(batch, self.changed_key, device, non_blocking, **kwargs), targets
 
     def _own(self) -> nn.Module:
         """The network inside of DistributedDataParallel or its like."""
@@ -106,6 +114,9 @@ class SelfLabels:
         with torch.no_grad(), half_precision(device, self.amp):
             logits = sum(self._logits(image, scale) for scale in self.scales)
         tiers = None if self.tiers_key is None else entry(batch, self.tiers_key, device, non_blocking)
+        if self.shown_key is not None:
+            shown = entry(batch, self.shown_key, device, non_blocking).bool()
+            logits = logits.masked_fill(~shown.view(*shown.shape, *[1] * (logits.ndim - 2)), -torch.inf)
         return (logits / len(self.scales)).softmax(1), tiers
 
     def _logits(self, image: Tensor, scale: float) -> Tensor:

@@ -55,7 +55,7 @@ def label_pyramids(
     _require_whole_cells(patch_size, levels)
     grid = [length // patch_size for length in size]
     require(min(grid) >= 1, "patch_size", patch_size, f"at most the image, {tuple(size)}")
-    labels = labels[(..., *(slice(patch_size * number) for number in grid))].squeeze(1).as_subclass(Tensor).long()
+    labels = _whole_patches(labels, patch_size).squeeze(1).long()
     known = labels != ignore_index
     good = bool((~known | (labels >= 0) & (labels < num_classes)).all())
     require(good, "labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {num_classes - 1}, or {ignore_index}")
@@ -173,7 +173,8 @@ class PatchContrastLoss(nn.Module):
         accepted = f"(B, F, *S / stride) for labels {tuple(labels.shape)}, with a stride that divides {side}"
         require(fits, "embeddings", f"shape {shape}", accepted)
         pooled = _means(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), side // int(stride))
-        histogram = pyramids[:, : self.num_classes + 1] / pyramids[:, : self.num_classes + 1].sum(1, keepdim=True)
+        histogram = pyramids[:, : self.num_classes + 1]
+        histogram = histogram / histogram.sum(1, keepdim=True)
         valid = histogram[:, -1:] <= 1 - self.known
         found, features = histogram[:, :-1].argmax(1, keepdim=True), torch.cat([pooled, pyramids.to(pooled)], 1)
         if self.sampler is not None:
@@ -183,8 +184,11 @@ class PatchContrastLoss(nn.Module):
         return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :]
 
 
+def _whole_patches(x: Tensor, side: int) -> Tensor:
+    """Without what is left over at the far border."""
+    return x[(..., *(slice(length - length % side) for length in x.shape[2:]))].as_subclass(Tensor)
+
+
 def _means(x: Tensor, side: int) -> Tensor:
-    """Means (B, F, *G) over the patches that fit."""
-    grid = [length // side for length in x.shape[2:]]
-    cut = x[(..., *(slice(side * number) for number in grid))].as_subclass(Tensor)
-    return POOL[len(grid)](cut, grid)
+    """Means (B, F, *G) over the whole patches."""
+    return POOL[x.ndim - 2](_whole_patches(x, side), [length // side for length in x.shape[2:]])

@@ -33,6 +33,7 @@ from monai_infoaug.transforms.paired_views import (
     RandPairedViewsDict,
 )
 from monai_infoaug.transforms.pixdim import AssignPixdim, AssignPixdimD, AssignPixdimd, AssignPixdimDict
+from monai_infoaug.transforms.point_labels import PointLabels, PointLabelsD, PointLabelsd, PointLabelsDict
 from monai_infoaug.transforms.tier_intensity import (
     RandTierIntensity,
     RandTierIntensityD,
@@ -73,6 +74,10 @@ __all__ = [
     "ModalityPresetD",
     "ModalityPresetDict",
     "ModalityPresetd",
+    "PointLabels",
+    "PointLabelsD",
+    "PointLabelsDict",
+    "PointLabelsd",
     "RandIntensityCurve",
     "RandIntensityCurveD",
     "RandIntensityCurveDict",

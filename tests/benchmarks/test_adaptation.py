@@ -46,7 +46,7 @@ def run(folder, *more, **settings):
 
 
 def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
-    rows = "source,confidence,source_free_tiers,patches_tiers,oracle"
+    rows = "source,confidence,source_free_tiers,patches_tiers,patches_clicks,oracle"
     run(folder, "--rows", rows)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["row"] for row in last["table"]] == rows.split(",")
@@ -63,6 +63,15 @@ def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
     for row in last["table"]:
         assert row["gap_closed"] == pytest.approx((values[row["row"]].mean() - values["source"].mean()) / gap)
     assert last["differences"]["oracle - source"][0] == pytest.approx(gap)
+
+    clicks = (kept / "patches_clicks" / "0" / "0" / "clicks.csv").read_text().splitlines()
+    learnt = {path.stem for path in (kept / "images" / "fold0_learn").iterdir()}
+    classes = ("background", "rim", "cup")
+    for line in clicks[1:]:
+        name, kind, x, y = line.split(",")
+        label = sitk.ReadImage(folder / "fundus" / "drishti_train" / "mask" / f"{name}.png")
+        assert name in learnt and label[int(float(x)), int(float(y))] == classes.index(kind)
+    assert len(clicks) == 1 + 3 * len(learnt)
 
     # the region "disc" is both classes, "cup" the second one
     found = sitk.GetArrayFromImage(sitk.ReadImage(kept / "oracle" / "0" / "0" / "inference" / "5.png"))

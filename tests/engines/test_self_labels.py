@@ -102,6 +102,25 @@ def test_labels_of_several_scales_are_those_of_the_mean_logits(size):
     assert not torch.equal(found, net(image).argmax(1, keepdim=True))
 
 
+def test_what_is_known_stands_above_what_is_found():
+    """Clicked pixels have their class, and classes that an image does not show are not found."""
+    net = network()
+    batch = {"image": torch.randn(2, 1, 8, 9), "known": torch.zeros(2, 1, 8, 9), "shown": torch.ones(2, 3).bool()}
+    batch["changed"], batch["known"][1, 0, 2, 3:5], batch["shown"][0, 1] = batch["image"], torch.tensor([1, 3]), False
+    labels = SelfLabels(net, [batch], ReliablePixels(0.5, 0.0), 1, known_key="known", shown_key="shown")
+    logits = net(batch["image"]).detach()
+    wanted = logits.argmax(1)
+    wanted[0] = torch.where(logits[0, 2] > logits[0, 0], 2, 0)
+    wanted[1, 2, 3], wanted[1, 2, 4] = 0, 2
+    assert (logits[0].argmax(0) == 1).any()
+    labels.reliable.update(*labels._segment(batch, "cpu")[:1])
+    targets = labels(batch, "cpu")[1]
+    assert torch.equal(targets["found"][:, 0], wanted)
+    assert targets["reliable"][1, 0, 2, 3:5].tolist() == [0, 2] and (targets["reliable"][0] != 1).all()
+    chosen = targets["reliable"] >= 0
+    assert chosen.any() and torch.equal(targets["reliable"][chosen], targets["found"][chosen])
+
+
 def test_the_network_sees_the_changed_image_and_the_copy_is_not_trained(batches):
     seen, net = [], network()
     net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))

@@ -1,4 +1,4 @@
-"""Bundles take all cores; other tests compare bits."""
+"""Bundles run on one thread here; other tests compare bits."""
 
 from collections.abc import Iterator
 

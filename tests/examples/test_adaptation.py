@@ -151,6 +151,28 @@ def test_labels_of_the_source_are_learnt_from(given, target):
     assert (np.array(found) == 1).mean() > 0.03 and (np.array(found) == 2).mean() < 0.01
 
 
+def test_weak_labels_of_the_target_are_kept_to(given, target):
+    """Clicks at their places after all spatial changes, and no class that an image is said not to show."""
+    lines = ["image,landmark,x,y"]
+    for path in sorted((target / "labels").iterdir())[:6]:
+        rows, columns = np.nonzero(sitk.GetArrayFromImage(sitk.ReadImage(path)) == 2)
+        lines.append(f"{path.stem},bar,{columns.mean()},{rows.mean()}")
+        lines.append(f"{path.stem},background,1,1")
+    lines += [f"{path.stem},square,," for path in sorted((target / "labels").iterdir())[6:]]
+    (target / "weak.csv").write_text("\n".join(lines))
+    settings = {"weak_labels": str(target / "weak.csv"), "max_epochs": 1, "draws": 24}
+    flow = run(PATCHES, "train", **places(target), **given[PATCHES], **settings)
+    parser, seen = flow.parser, set()
+    for batch in parser.get_parsed_content("train#dataloader"):
+        _, targets = parser.get_parsed_content("train#labels")(batch, "cpu")
+        known = batch["known"].as_tensor()
+        for labels in targets.values():
+            assert torch.equal(labels[known > 0], known[known > 0] - 1)
+        assert not (targets["found"][~batch["shown"][:, 2]] == 2).any()
+        seen |= set(known.unique().tolist())
+    assert seen == {0, 1, 3}
+
+
 @every
 def test_every_stage_goes_on_where_it_was_stopped(given, target, bundle):
     settings = places(target) | given[bundle] | {"max_epochs": 4}
@@ -219,6 +241,8 @@ def test_bad_settings(given, target, bundle, settings, message):
         ({"alike": 0.1}, "`negative and positive` must be overlaps in order"),
         ({"contrast_weight": -1}, "`own_weight and contrast_weight` must be at least 0"),
         ({"shares": [1, 1, 1]}, "`shares` must"),
+        ({"weak_labels": "/nowhere.csv"}, "`table` must be a readable CSV file in UTF-8, got /nowhere.csv"),
+        ({"click_radius": -1, "weak_labels": "/nowhere.csv"}, "must be"),
     ],
 )
 def test_bad_settings_of_patches(given, target, settings, message):

@@ -1,0 +1,126 @@
+"""Label images of a few points."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+
+from monai_infoaug._require import require
+from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms.coordinate_map import CoordinateMap
+
+__all__ = ["PointLabels", "PointLabelsD", "PointLabelsDict", "PointLabelsd"]
+
+
+class PointLabels(Transform):
+    """The classes of points of an image, such as a user's clicks, as a label image that is unknown elsewhere.
+
+    Args:
+        radius: millimetres around a point that are of its class, too; where points are close, the nearest one counts.
+            The voxel next to a point inside of the image is always of its class.
+
+    Raises:
+        ValueError: for a radius that is negative or not finite.
+
+    Example:
+        >>> PointLabels()([[0.0, 1.0], [1.0, 3.0]], [2, 0], torch.zeros(1, 2, 5))
+        tensor([[[0, 3, 0, 0, 0],
+                 [0, 0, 0, 1, 0]]])
+    """
+
+    backend = [TransformBackends.TORCH]
+
+    def __init__(self, radius: float = 0.0) -> None:
+        require(lambda: 0 <= radius < float("inf"), "radius", radius, "a finite number of at least 0")
+        self.radius = radius
+
+    def __call__(self, points: NdarrayOrTensor, classes: NdarrayOrTensor, img: NdarrayOrTensor) -> NdarrayOrTensor:
+        """
+        Args:
+            points: (N,D) in millimetres by the affine of a MetaTensor (others have voxels of 1 mm).
+            classes: (N,) whole numbers from 0 on.
+            img: (C,*S).
+
+        Returns:
+            (1,*S) int64 of the kind, device and metadata of ``img``: 0 unknown, else the class plus 1, so that what a
+            spatial transform pads with zeros is unknown.
+
+        Raises:
+            ValueError: for points of another dimension, or classes that are not as many or negative.
+        """
+        img = up_to_date(img)
+        coords = convert_to_tensor(CoordinateMap()(img), dtype=torch.float32, track_meta=False)
+        dims, device = len(coords), coords.device
+        points = convert_to_tensor(points, dtype=torch.float32, device=device, track_meta=False, wrap_sequence=True)
+        classes = convert_to_tensor(classes, dtype=torch.int64, device=device, track_meta=False, wrap_sequence=True)
+        points = points.reshape(-1, dims) if points.numel() == 0 else points
+        good = points.ndim == 2 and points.shape[1] == dims
+        require(good, "points", f"shape {tuple(points.shape)}", f"(N,{dims})")
+        good = classes.shape == (len(points),) and bool((classes >= 0).all())
+        require(good, "classes", classes.tolist(), f"{len(points)} numbers from 0 on")
+        labels = torch.zeros(1, *coords.shape[1:], dtype=torch.int64, device=device)
+        if len(points):
+            distances = torch.cdist(coords.flatten(1).T, points)
+            nearest, which = distances.min(1)
+            near, (gap, own) = nearest <= self.radius, distances.min(0)
+            inside = gap <= _half_diagonal(coords)
+            labels.view(-1)[near] = classes[which[near]] + 1
+            labels.view(-1)[own[inside]] = classes[inside] + 1
+        return convert_to_dst_type(labels, img, dtype=torch.int64)[0]
+
+
+def _half_diagonal(coords: torch.Tensor) -> torch.Tensor:
+    """Half the diagonal of a voxel, in the unit of the coordinates (D,*S)."""
+    steps = [coords.diff(dim=axis).flatten(1)[:, :1].norm() for axis in range(1, coords.ndim) if coords.shape[axis] > 1]
+    return sum((step**2 for step in steps), coords.new_zeros(())).sqrt() / 2 * 1.001
+
+
+class PointLabelsd(MapTransform):
+    """Dictionary version of :py:class:`PointLabels`: adds the label image of points.
+
+    Args:
+        keys: of the points.
+        classes_key: of their classes.
+        image_key: of the image that they are points of.
+        radius: see :py:class:`PointLabels`.
+        output_key: of the label image, which must not exist yet.
+        allow_missing_keys: pass over ``keys`` that the data lacks.
+
+    Raises:
+        KeyError: for a missing key, or an output key that exists.
+
+    See also:
+        :py:class:`PointLabels`
+    """
+
+    backend = PointLabels.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection = "points",
+        classes_key: Hashable = "point_classes",
+        image_key: Hashable = "image",
+        radius: float = 0.0,
+        output_key: str = "known",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        require(len(self.keys) == 1, "keys", self.keys, "one key")
+        self.transform = PointLabels(radius)
+        self.classes_key, self.image_key, self.output_key = classes_key, image_key, output_key
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            for guide in (self.classes_key, self.image_key):
+                require(guide in d, "data", f"without `{guide}`", f"a dictionary with `{guide}`", KeyError)
+            require(self.output_key not in d, "output_key", self.output_key, "new to the data", KeyError)
+            d[self.output_key] = self.transform(d[key], d[self.classes_key], d[self.image_key])
+        return d
+
+
+PointLabelsD = PointLabelsDict = PointLabelsd
