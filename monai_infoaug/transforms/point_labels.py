@@ -62,14 +62,16 @@ class PointLabels(Transform):
         require(good, "points", f"shape {tuple(points.shape)}", f"(N,{dims})")
         good = classes.shape == (len(points),) and bool((classes >= 0).all())
         require(good, "classes", classes.tolist(), f"{len(points)} numbers from 0 on")
-        labels = torch.zeros(1, *coords.shape[1:], dtype=torch.int64, device=device)
-        if len(points):
-            distances = torch.cdist(coords.flatten(1).T, points)
-            nearest, which = distances.min(1)
-            near, (gap, own) = nearest <= self.radius, distances.min(0)
-            inside = gap <= _half_diagonal(coords)
-            labels.view(-1)[near] = classes[which[near]] + 1
-            labels.view(-1)[own[inside]] = classes[inside] + 1
+        labels, own = torch.zeros(1, *coords.shape[1:], dtype=torch.int64, device=device), []
+        nearest = torch.full_like(labels, self.radius**2, dtype=torch.float32)
+        for point, kind in zip(points, classes + 1, strict=True):  # point by point, for volumes of any size
+            squares = (coords - point.view(-1, *[1] * dims)).square().sum(0, keepdim=True)
+            labels[squares <= nearest] = kind
+            nearest = torch.minimum(nearest, squares)
+            if squares.min() <= _half_diagonal(coords) ** 2:
+                own.append((squares.argmin(), kind))
+        for voxel, kind in own:
+            labels.view(-1)[voxel] = kind
         return convert_to_dst_type(labels, img, dtype=torch.int64)[0]
 
 
