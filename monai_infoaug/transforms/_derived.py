@@ -58,3 +58,28 @@ class DerivedMapd(MapTransform):
     def derive(self, img: NdarrayOrTensor, *masks: NdarrayOrTensor) -> tuple[Any, Any]:
         """The entry, as it shall be from now on, and what is derived from it."""
         return img, self.transform(img, *masks)
+
+
+class PointsMapd(DerivedMapd):
+    """Adds ``transform(data[key], data[guide], ...)`` for each key of points, whose guides must be there."""
+
+    def __init__(
+        self,
+        transform: Callable,
+        keys: KeysCollection,
+        guides: Sequence[Hashable],
+        output_key: str | Sequence[str],
+        allow_missing_keys: bool,
+    ) -> None:
+        super().__init__(transform, keys, output_key, None, allow_missing_keys)
+        self.guides = tuple(guides)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        d = dict(data)
+        for key in self.guides:
+            if key not in d:
+                raise KeyError(f"Key `{key}` of transform `{type(self).__name__}` was missing in the data.")
+        for key, output_key in self.key_iterator(d, self.output_keys):
+            require(output_key not in d, "output_key", output_key, "new to the data", KeyError)
+            d[output_key] = self.transform(d[key], *(d[guide] for guide in self.guides))
+        return d

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
@@ -13,7 +13,7 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from monai_infoaug._require import require
-from monai_infoaug.transforms._derived import DerivedMapd
+from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["LandmarkHeatmap", "LandmarkHeatmapD", "LandmarkHeatmapDict", "LandmarkHeatmapd"]
@@ -94,7 +94,7 @@ def _width(cells: torch.Tensor) -> torch.Tensor:
     return torch.stack([step.median() if step.numel() else cells.new_zeros(()) for step in steps]).max()
 
 
-class LandmarkHeatmapd(DerivedMapd):
+class LandmarkHeatmapd(PointsMapd):
     """Dictionary version of :py:class:`LandmarkHeatmap`: adds the heat maps of landmarks.
 
     Args:
@@ -126,18 +126,8 @@ class LandmarkHeatmapd(DerivedMapd):
         output_key: str | Sequence[str] = "heatmaps",
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(LandmarkHeatmap(sigma, stride), keys, output_key, None, allow_missing_keys)
-        self.guides = (coords_key,) if weights_key is None else (coords_key, weights_key)
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        d = dict(data)
-        for key in self.guides:
-            if key not in d:
-                raise KeyError(f"Key `{key}` of transform `{type(self).__name__}` was missing in the data.")
-        for key, output_key in self.key_iterator(d, self.output_keys):
-            require(output_key not in d, "output_key", output_key, "new to the data", KeyError)
-            d[output_key] = self.transform(d[key], *(d[guide] for guide in self.guides))
-        return d
+        guides = (coords_key,) if weights_key is None else (coords_key, weights_key)
+        super().__init__(LandmarkHeatmap(sigma, stride), keys, guides, output_key, allow_missing_keys)
 
 
 LandmarkHeatmapD = LandmarkHeatmapDict = LandmarkHeatmapd

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Sequence
 
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
 from monai_infoaug._require import require
+from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.coordinate_map import CoordinateMap
 
@@ -81,7 +82,7 @@ def _half_diagonal(coords: torch.Tensor) -> torch.Tensor:
     return sum((step**2 for step in steps), coords.new_zeros(())).sqrt() / 2 * 1.001
 
 
-class PointLabelsd(MapTransform):
+class PointLabelsd(PointsMapd):
     """Dictionary version of :py:class:`PointLabels`: adds the label image of points.
 
     Args:
@@ -89,8 +90,9 @@ class PointLabelsd(MapTransform):
         classes_key: of their classes.
         image_key: of the image that they are points of.
         radius: see :py:class:`PointLabels`.
-        output_key: of the label image, which must not exist yet.
-        allow_missing_keys: pass over ``keys`` that the data lacks.
+        output_key: of the label image: one for each of ``keys``, which must not exist yet. A single name and several
+            keys make ``points_known``, ...
+        allow_missing_keys: pass over ``keys`` that the data lacks; classes and image may never miss.
 
     Raises:
         KeyError: for a missing key, or an output key that exists.
@@ -107,22 +109,10 @@ class PointLabelsd(MapTransform):
         classes_key: Hashable = "point_classes",
         image_key: Hashable = "image",
         radius: float = 0.0,
-        output_key: str = "known",
+        output_key: str | Sequence[str] = "known",
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        require(len(self.keys) == 1, "keys", self.keys, "one key")
-        self.transform = PointLabels(radius)
-        self.classes_key, self.image_key, self.output_key = classes_key, image_key, output_key
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        d = dict(data)
-        for key in self.key_iterator(d):
-            for guide in (self.classes_key, self.image_key):
-                require(guide in d, "data", f"without `{guide}`", f"a dictionary with `{guide}`", KeyError)
-            require(self.output_key not in d, "output_key", self.output_key, "new to the data", KeyError)
-            d[self.output_key] = self.transform(d[key], d[self.classes_key], d[self.image_key])
-        return d
+        super().__init__(PointLabels(radius), keys, (classes_key, image_key), output_key, allow_missing_keys)
 
 
 PointLabelsD = PointLabelsDict = PointLabelsd

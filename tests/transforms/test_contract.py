@@ -83,6 +83,12 @@ RECIPES = {
     "ModalityPresetd": Recipe(
         lambda dims, keys=("image",), **k: T.ModalityPresetd(keys, modality="mr", **k), ("image",), ("image",)
     ),
+    "PointLabels": Recipe(lambda dims: T.PointLabels(2.0), ("landmarks", "point_classes", "image")),
+    "PointLabelsd": Recipe(
+        lambda dims, keys=("landmarks",), **k: T.PointLabelsd(keys, radius=2.0, **k),
+        ("landmarks", "point_classes", "image"),
+        ("landmarks",),
+    ),
     "RandIntensityCurve": Recipe(lambda dims: T.RandIntensityCurve(prob=1.0), ("image",)),
     "RandIntensityCurved": Recipe(
         lambda dims, keys=("image",), **k: T.RandIntensityCurved(keys, prob=1.0, **k), ("image",), ("image",)
@@ -122,6 +128,7 @@ def make_item(dims: int = 2, kind: str = "torch", dtype: str = "float32", seed: 
         "information": (5 * generator.rand(1, *shape)).astype(np.float32),
         "tiers": generator.randint(0, 3, (1, *shape)).astype(np.uint8),
         "coords": np.indices(shape).astype(np.float32),
+        "point_classes": np.array([0, 2, 1]),
         "landmarks": (np.array(shape) * generator.uniform(0.2, 0.8, (3, dims))).astype(np.float32),
     }
     return {key: KINDS[kind](array) for key, array in arrays.items()}
@@ -274,7 +281,7 @@ def test_missing_keys(name):
 @both_dims
 def test_lazy_compose(name, dims):
     recipe, item = RECIPES[name], make_item(dims, "MetaTensor")
-    images = [key for key in recipe.needs if key not in ("tiers", "landmarks")]
+    images = [key for key in recipe.needs if key not in ("tiers", "landmarks", "point_classes")]
     before = [Spacingd(images, pixdim=[1.25] * dims), Rotated(images, angle=0.3 if dims == 2 else (0.3, 0, 0))]
     resampled = Compose(before, lazy=True)({key: item[key] for key in images})
     item["tiers"] = (resampled[images[0]][:1] > resampled[images[0]].mean()).to(torch.uint8)

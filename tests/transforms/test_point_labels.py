@@ -49,10 +49,11 @@ def test_dictionary():
     data = {"image": torch.zeros(1, 4, 5), "points": [[1.0, 2.0]], "point_classes": [1]}
     out = PointLabelsd(radius=1.0)(data)
     assert torch.equal(out["known"], PointLabels(1.0)([[1.0, 2.0]], [1], data["image"])) and "known" not in data
-    assert "known" not in PointLabelsd(allow_missing_keys=True)({"image": data["image"]})
+    without = {key: data[key] for key in ("image", "point_classes")}
+    assert "known" not in PointLabelsd(allow_missing_keys=True)(without)
     with pytest.raises(KeyError, match="`output_key` must be new to the data, got known"):
         PointLabelsd()(out)
-    with pytest.raises(KeyError, match="without `point_classes`"):
+    with pytest.raises(KeyError, match="Key `point_classes` of transform `PointLabelsd` was missing"):
         PointLabelsd()({key: data[key] for key in ("image", "points")})
 
 
