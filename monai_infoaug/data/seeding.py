@@ -20,8 +20,9 @@ __all__ = ["LayerSeed", "SeededDataset", "seeded_loader"]
 class LayerSeed:
     """Make what layers draw in training, such as dropout, a function of (seed, epoch).
 
-    It seeds PyTorch's global generator, of the host and of GPUs; give it to an :py:class:`EpochSetter`, so that a
-    training that was stopped drops out the same as one that ran through.
+    It seeds PyTorch's global generators, of the host and of GPUs. Give it to an
+    :py:class:`monai_infoaug.handlers.EpochSetter`, so that a training that was stopped drops out the same as one that
+    ran through.
 
     Args:
         seed: non-negative integer.

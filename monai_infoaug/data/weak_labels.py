@@ -31,8 +31,9 @@ def weak_label_datalist(
         space: how the axes of the images' affines run, to which the clicks are turned: "RAS" for MONAI's readers.
 
     Returns:
-        ``[{"image": path, "name": name, "points": (N, D) float32 millimetres, "point_classes": (N,) int64,
-        "shown": (K + 1,) bool}, ...]`` sorted by path, with the background as class 0.
+        ``[{"image": path, "name": name, "points": points, "point_classes": classes, "shown": shown}, ...]`` sorted by
+        path: clicks (N, D) float32 in millimetres, their classes (N,) int64 with 0 as the background, and which of the
+        K + 1 classes the image may show, bool.
 
     Raises:
         ValueError: for a folder without images, a faulty table or one without a row of these images, a landmark that is
