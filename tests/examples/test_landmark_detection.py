@@ -112,7 +112,7 @@ def test_budget_does_not_depend_on_the_number_of_labelled_images(folder, labelle
     assert trainer.state.iteration == 2 * SMALL["draws"] // SMALL["batch_size"]
     names = {item["name"] for item in flow.parser.get_parsed_content("train#dataset#data")}
     assert len(names) == {None: 4, 1: 1}.get(labelled if not isinstance(labelled, list) else 0, 2)
-    items = [flow.parser.get_parsed_content("train#seeded_dataset")[i] for i in (0, 4)]  # the same image
+    items = [flow.parser.get_parsed_content("train#dataloader").dataset[i] for i in (0, 4)]  # the same image
     assert not torch.equal(items[0]["image"], items[1]["image"])
     assert items[0]["image"].shape == (1, 64, 72) and items[0]["label"].shape == (2, 32, 36)
 
