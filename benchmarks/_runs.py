@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -34,6 +35,12 @@ def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> l
         return list(pool.map(make, *zip(*calls, strict=True)))  # what waits is given up when one fails
 
 
+def end_of(minutes: float | None, budget: str) -> float | None:
+    """When no training is begun any more, as ``time.time``: a small budget ends within two hours anywhere."""
+    minutes = 100 if minutes is None and budget == "small" else minutes
+    return None if minutes is None else time.time() + 60 * minutes
+
+
 def bundle_config(bundle: str, settings: Mapping[str, Any] | None = None) -> ConfigParser:
     """The training configuration of a bundle of the package, with some settings changed, ready to be parsed."""
     parser = ConfigParser()
@@ -54,8 +61,16 @@ def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> Non
     torch.set_num_threads(threads)
 
 
-def kept_result(folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def kept_result(
+    folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]], until: float | None = None
+) -> dict[str, Any] | None:
     """The result in a folder, made if it is not there yet.
+
+    Args:
+        folder: of the result and what comes with it.
+        settings: that it depends on.
+        make: makes it.
+        until: time, as that of ``time.time``, from when on nothing is begun; what is not there is then None.
 
     Raises:
         ValueError: for a folder of other settings.
@@ -68,6 +83,8 @@ def kept_result(folder: Path, settings: Mapping[str, Any], make: Callable[[], di
     same = json.loads(kept.read_text(encoding="utf-8")) == wanted
     require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
     if not result.exists():
+        if until is not None and time.time() >= until:
+            return None
         part = result.with_suffix(".part")
         part.write_text(json.dumps(make()), encoding="utf-8")
         part.replace(result)

@@ -17,7 +17,8 @@ fifth. The rows:
 
 ``--reliability FILE`` instead draws where the confident pixels lie and how many of them are right, by tier.
 
-Each training goes on from its last epoch if it was stopped, and each result is kept.
+Each training goes on from its last epoch if it was stopped, and each result is kept. After ``--minutes`` no other
+one is begun: the table then has the seeds that are complete, or the folds if none is, and the same command goes on.
 
 References:
     1. Luo, Chen and Tan, source-free domain adaptation by rectified pseudo-labels (PR-SFDA), arXiv:2106.12123.
@@ -40,9 +41,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 import numpy as np
 import SimpleITK as sitk
 import torch
-from monai.transforms import Compose, LoadImage, RandBiasField, RandGaussianNoise, SaveImage, ScaleIntensity, Spacing
+from monai.transforms import (
+    Compose,
+    LoadImage,
+    RandBiasField,
+    RandGaussianNoise,
+    SaveImage,
+    ScaleIntensityRangePercentiles,
+    Spacing,
+)
 
-from benchmarks._runs import bundle_config, kept_result, named, print_difference, run_bundle, side_by_side
+from benchmarks._runs import bundle_config, end_of, kept_result, named, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import require
 from monai_infoaug.data import image_datalist, image_name
 from monai_infoaug.handlers import load_weights
@@ -74,6 +83,9 @@ BUDGETS = {  # settings of all trainings, and epochs of the source's and the ora
     "small": ({"draws": 100, "batch_size": 4}, 24, 8),  # 600 and 200 steps; two CPU cores
     "full": ({"draws": 400, "batch_size": 16}, 60, 40),  # a GPU
 }
+SMALL = {  # the same for volumes, which would take two cores too long otherwise; 600 and 200 steps of 2
+    "hippocampus": {"working_pixdim": 1.25, "roi_size": [32, 48, 32], "draws": 50, "batch_size": 2}
+}
 
 
 def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
@@ -98,13 +110,14 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
 def change_acquisition(images: Sequence[str], folder: Path, seed: int = 0) -> None:
     """Write images as another scanner might have taken them."""
     folder.mkdir(parents=True, exist_ok=True)
+    scale = ScaleIntensityRangePercentiles(0.5, 99.5, 0, 1, clip=True)  # a few voxels are far brighter than all others
     change = Compose(
         [
             LoadImage(ensure_channel_first=True),
             Spacing(pixdim=(1.0, 1.0, 2.5)),
-            ScaleIntensity(),
-            RandBiasField(prob=1.0, coeff_range=(0.2, 0.5)),
-            ScaleIntensity(),
+            scale,
+            RandBiasField(degree=2, coeff_range=(-0.2, 0.2), prob=1.0),
+            scale,
             lambda image: image**2.2,
             RandGaussianNoise(prob=1.0, std=0.06),
             SaveImage(folder, "", ".nii.gz", separate_folder=False, print_log=False),
@@ -124,6 +137,7 @@ class Adaptation:
         regions: classes of each region by name.
         epochs: of the source's training, and of adaptation.
         out: folder of the results.
+        until: time from when on no training is begun, None: never.
     """
 
     def __init__(
@@ -133,7 +147,9 @@ class Adaptation:
         regions: Mapping[str, Sequence[int]],
         epochs: tuple[int, int],
         out: Path,
+        until: float | None = None,
     ) -> None:
+        self.until = until
         self.settings, self.regions, self.epochs, self.out = dict(settings), dict(regions), epochs, out
         if (data / "refuge").is_dir():
             source, target = data / "refuge", data / "drishti_train"
@@ -164,12 +180,6 @@ class Adaptation:
                 link.symlink_to(Path(image).resolve())
         return folder
 
-    def __call__(self, name: str, seed: int) -> dict[str, Any]:
-        """``dice`` of the images of all folds, by name, and mean ``seconds``, of a row for a seed."""
-        made = [self.fold(name, seed, fold) for fold in range(FOLDS)]
-        dice = {image: value for each in made for image, value in each["dice"].items()}
-        return {"dice": dict(sorted(dice.items())), "seconds": float(np.mean([each["seconds"] for each in made]))}
-
     def trained_source(self, seed: int) -> Path:
         """Folder of the source's network."""
         folder = self.out / "trained" / str(seed)
@@ -185,12 +195,12 @@ class Adaptation:
         run_bundle(TRAIN, "train", folder=folder, **self.settings, **places, **fixed)
         return time.perf_counter() - start
 
-    def fold(self, name: str, seed: int, fold: int) -> dict[str, Any]:
-        """``dice`` of the images of a fold, by name, and ``seconds``."""
+    def __call__(self, name: str, seed: int, fold: int) -> dict[str, Any] | None:
+        """``dice`` of the images of a fold, by name, and ``seconds``; None where time was over."""
         bundle, own = row(name, self.epochs[1])
         wanted = self.settings | own | {"epochs": self.epochs}
         folder = self.out / name / str(seed) / str(fold)
-        return kept_result(folder, wanted, partial(self._make, name, bundle, own, seed, fold, folder))
+        return kept_result(folder, wanted, partial(self._make, name, bundle, own, seed, fold, folder), self.until)
 
     def _make(self, name: str, bundle: str, own: dict[str, Any], seed: int, fold: int, folder: Path) -> dict[str, Any]:
         start, parts = time.perf_counter(), self.folds[fold]
@@ -318,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = 1 if torch.cuda.is_available() else 2
     parser.add_argument("--jobs", type=int, default=jobs, help="trainings side by side (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 100 if small")
     parser.add_argument("--epochs", type=int, nargs=2, help="of the source's training and of adaptation")
     parser.add_argument("--reliability", type=Path, metavar="FILE", help="draw where confident pixels lie, and stop")
     options = parser.parse_args(arguments)
@@ -327,11 +338,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(data.is_dir() and data.name in PAIRS, "data", f"'{options.data}'", f"a folder named {' or '.join(PAIRS)}")
     shared, train_epochs, epochs = BUDGETS[options.budget]
     settings, regions = PAIRS[data.name]
-    settings = settings | shared | {"val_interval": 10**6, "val_images": 1} | named(options.set)
+    own = SMALL.get(data.name, {}) if options.budget == "small" else {}
+    settings = settings | shared | own | {"val_interval": 10**6, "val_images": 1} | named(options.set)
     train_epochs, epochs = options.epochs or (train_epochs, epochs)
     for name in names:
         row(name, epochs)  # before any work is lost
-    adaptation = Adaptation(data, settings, regions, (train_epochs, epochs), options.out / data.name / options.budget)
+    out, until = options.out / data.name / options.budget, end_of(options.minutes, options.budget)
+    adaptation = Adaptation(data, settings, regions, (train_epochs, epochs), out, until)
     about = {"benchmark": "adaptation", "data": data.name, "budget": options.budget}
     if options.reliability is not None:
         found = adaptation.probabilities(seed=0)
@@ -343,12 +356,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw_reliability(rows, options.reliability)
         print(json.dumps(about | {"reliability": rows}))
         return
-    seeds = range(options.seeds)
-    side_by_side(adaptation.trained_source, [(seed,) for seed in seeds], options.jobs)
-    calls = [(name, seed, fold) for seed in seeds for name in names for fold in range(FOLDS)]
-    side_by_side(adaptation.fold, calls, options.jobs)
-    made = {name: [adaptation(name, seed) for seed in seeds] for name in names}
-    dice = {name: np.array([list(each["dice"].values()) for each in made[name]]) for name in names}
+    side_by_side(adaptation.trained_source, [(seed,) for seed in range(options.seeds)], options.jobs)
+    calls = [(name, seed, fold) for seed in range(options.seeds) for fold in range(FOLDS) for name in names]
+    results = dict(zip(calls, side_by_side(adaptation, calls, options.jobs), strict=True))
+    done = {call[1:] for call in calls} - {call[1:] for call in calls if results[call] is None}
+    seeds = [seed for seed in range(options.seeds) if all((seed, fold) in done for fold in range(FOLDS))] or [0]
+    folds = [fold for fold in range(FOLDS) if (seeds[0], fold) in done]
+    if len(done) < options.seeds * FOLDS:
+        print(f"Complete: {len(done)} of {options.seeds * FOLDS} folds. Run the same command again to go on.")
+    if not folds:
+        return
+    made = {name: [[results[name, seed, fold] for fold in folds] for seed in seeds] for name in names}
+    dice = {
+        name: np.array([[value for each in of_seed for value in each["dice"].values()] for of_seed in made[name]])
+        for name in names
+    }
 
     low, high = (dice[name].mean() if name in dice else None for name in ("source", "oracle"))
     table = []
@@ -356,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         by_region = dict(zip(regions, dice[name].mean((0, 1)).round(4).tolist(), strict=True))
         closed = None if None in (low, high) else float((dice[name].mean() - low) / (high - low))
-        seconds = round(float(np.mean([each["seconds"] for each in made[name]])))
+        seconds = round(float(np.mean([each["seconds"] for of_seed in made[name] for each in of_seed])))
         mean = round(float(dice[name].mean()), 4)
         table.append({"row": name, "dice": mean, "gap_closed": closed, "seconds": seconds, "by_region": by_region})
         share = "" if closed is None else f"{100 * closed:.0f} %"
@@ -371,8 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if {name, other} <= set(names):
             differences[f"{name} - {other}"] = print_difference(name, other, dice, "", 4)
     minutes = (time.perf_counter() - start) / 60
-    images = len(made[names[0]][0]["dice"])
-    print(f"\n{options.seeds} seeds x {images} images in {FOLDS} folds; {minutes:.1f} minutes.")
+    print(f"\n{len(seeds)} seeds x {dice[names[0]].shape[1]} images in {len(folds)} folds; {minutes:.1f} minutes.")
     print(json.dumps(about | {"table": table, "differences": differences}))
 
 

@@ -25,7 +25,8 @@ The folder has ``images`` and ``labels`` (or ``masks``). Every fourth case is fo
 the others is left out; the labelled ones are drawn from the rest by the seed. No other label of the training cases is
 read, and those of the test cases after the training.
 
-Each training goes on from its last epoch if it was stopped, and each result is kept.
+Each training goes on from its last epoch if it was stopped, and each result is kept. After ``--minutes`` no other
+one is begun: the table then has the seeds that are complete, and the same command goes on.
 
 References:
     1. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
@@ -52,7 +53,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 import numpy as np
 import torch
 
-from benchmarks._runs import kept_result, named, paired_interval, print_difference, run_bundle, side_by_side
+from benchmarks._runs import end_of, kept_result, named, paired_interval, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import require
 
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
@@ -136,22 +137,27 @@ class Segmentation:
         settings: of the bundles, shared by all rows.
         epochs: of each stage of pre-training.
         out: folder of the results.
+        until: time from when on no training is begun, None: never.
     """
 
-    def __init__(self, data: Path, settings: Mapping[str, Any], epochs: int, out: Path) -> None:
+    def __init__(
+        self, data: Path, settings: Mapping[str, Any], epochs: int, out: Path, until: float | None = None
+    ) -> None:
         labels = next((data / name for name in ("labels", "masks") if (data / name).is_dir()), None)
         require(labels is not None, "data", f"'{data}'", "a folder with `images`, and `labels` or `masks`")
-        self.settings, self.epochs, self.out = dict(settings), epochs, out
+        self.settings, self.epochs, self.out, self.until = dict(settings), epochs, out, until
         self.places = {"dataset_dir": str(data / "images"), "labels_dir": str(labels)}
 
-    def __call__(self, name: str, labelled: float | int, seed: int) -> dict[str, Any]:
-        """``dice`` and ``hausdorff`` (cases, classes) of a row, and ``seconds``."""
+    def __call__(self, name: str, labelled: float | int, seed: int) -> dict[str, Any] | None:
+        """``dice`` and ``hausdorff`` (cases, classes) of a row, and ``seconds``; None where time was over."""
+        if not all(self(other, labelled, seed) for other in ROUNDS.get(name, [])):
+            return None
         bundle, own = row(name, self.epochs, self.settings["max_epochs"])
         settings = self.settings | own | {"labelled": labelled, "seed": seed}
         folder = self._folder(name, labelled, seed)
-        return kept_result(folder, settings, partial(self._make, name, bundle, settings, folder))
+        return kept_result(folder, settings, partial(self._make, name, bundle, settings, folder), self.until)
 
-    def all_of(self, names: Sequence[str], labelled: float | int, seed: int) -> dict[str, dict[str, Any]]:
+    def all_of(self, names: Sequence[str], labelled: float | int, seed: int) -> dict[str, dict[str, Any] | None]:
         """Results of rows, one after the other: a round needs the row before it."""
         return {name: self(name, labelled, seed) for name in names}
 
@@ -160,9 +166,7 @@ class Segmentation:
 
     def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         run, more = partial(run_bundle, bundle, **settings, **self.places), {}
-        for other in ROUNDS.get(name, []):
-            self(other, settings["labelled"], settings["seed"])
-        start = time.perf_counter()  # the seconds are a row's own
+        start = time.perf_counter()
         if name in ROUNDS:
             folders = [self._folder(other, settings["labelled"], settings["seed"]) for other in ROUNDS[name]]
             checkpoints = [str(made / "checkpoint.pt") for made in folders]
@@ -228,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = 1 if torch.cuda.is_available() else 2
     parser.add_argument("--jobs", type=int, default=jobs, help="trainings side by side (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 100 if small")
     parser.add_argument("--epochs", type=int, help="of each stage of pre-training; default: of the budget")
     options = parser.parse_args(arguments)
     for name in ("seeds", "jobs"):
@@ -243,20 +248,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         row(name, epochs, settings["max_epochs"])  # before any work is lost
     out = options.out / options.data.resolve().name / options.budget
-    segmentation = Segmentation(options.data, settings, epochs, out)
+    segmentation = Segmentation(options.data, settings, epochs, out, end_of(options.minutes, options.budget))
     require("classes" in settings, "set", options.set, f"with `classes` for a folder that is none of {list(DATASETS)}")
     calls = [(names, amount, seed) for seed in range(options.seeds) for amount in amounts]
     rounds = zip(calls, side_by_side(segmentation.all_of, calls, options.jobs), strict=True)
     results = {(name, *call[1:]): made[name] for call, made in rounds for name in names}
+    seeds = [s for s in range(options.seeds) if all(results[name, amount, s] for name in names for amount in amounts)]
+    if len(seeds) < options.seeds:
+        print(f"Complete: {len(seeds)} of {options.seeds} seeds. Run the same command again to go on.")
+    if not seeds:
+        return
 
     table, differences = [], {}
     for amount in amounts:
-        made = {name: [results[name, amount, seed] for seed in range(options.seeds)] for name in names}
+        made = {name: [results[name, amount, seed] for seed in seeds] for name in names}
         table += [summary(name, amount, made[name], settings["classes"]) for name in names]
     print_table(table)
     for amount in amounts:
         print(f"\nDice, labelled: {amount}")
-        dice = {n: np.array([results[n, amount, seed]["dice"] for seed in range(options.seeds)]) for n in names}
+        dice = {n: np.array([results[n, amount, seed]["dice"] for seed in seeds]) for n in names}
         pairs = [(name, names[0]) for name in names[1:]]
         pairs += [(f"{n}_guided", f"{n}{end}") for n in ("label_efficient", "local_contrast") for end in ("", "_drawn")]
         for name, other in pairs:
@@ -267,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     print(f"    {kind}: {gain:+.4f} ({low:+.4f} to {high:+.4f})")
                     differences[f"{amount}: {name} - {other}, {kind}"] = (gain, low, high)
     minutes = (time.perf_counter() - start) / 60
-    print(f"\n{options.seeds} seeds x {len(next(iter(dice.values()))[0])} cases; {minutes:.1f} minutes.")
+    print(f"\n{len(seeds)} seeds x {len(next(iter(dice.values()))[0])} cases; {minutes:.1f} minutes.")
     about = {"benchmark": "label_efficiency", "data": options.data.resolve().name, "budget": options.budget}
     print(json.dumps(about | {"table": table, "differences": differences}))
 

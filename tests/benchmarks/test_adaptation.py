@@ -101,6 +101,12 @@ def test_no_row_but_the_oracle_sees_the_fold_it_reports_on_or_a_label_of_the_tar
     assert (folder / "out" / "fundus" / "small" / "source_free" / "0" / "0" / "checkpoint.pt").exists()
 
 
+def test_no_training_is_begun_when_time_is_over(folder, capsys):
+    run(folder, "--rows", "source,oracle", "--minutes", "0")
+    assert "Complete: 0 of 5 folds. Run the same command again" in capsys.readouterr().out
+    assert not list(folder.rglob("oracle/**/checkpoint.pt"))
+
+
 def test_reliability_counts(folder, capsys):
     run(folder, "--reliability", str(folder / "tiers.png"))
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["reliability"]
@@ -128,13 +134,18 @@ def test_reliability_by_hand():
 
 
 def test_another_scanner_keeps_the_place_and_changes_the_look(tmp_path):
-    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 20, (10, 24, 20)).astype(np.float32))
+    _, y, x = np.mgrid[:10, :24, :20] / 4
+    picture = (100 + 40 * np.sin(x) * np.cos(y)).astype(np.float32)
+    picture[5, 5, 5] = 5000  # as real volumes have some
+    image = sitk.GetImageFromArray(picture)
     image.SetOrigin((5, 6, 7))
     sitk.WriteImage(image, tmp_path / "a.nii.gz")
     change_acquisition([str(tmp_path / "a.nii.gz")], tmp_path / "changed")
     changed = sitk.ReadImage(tmp_path / "changed" / "a.nii.gz")
     assert changed.GetSpacing() == pytest.approx((1, 1, 2.5)) and changed.GetOrigin() == pytest.approx((5, 6, 7))
     assert changed.GetSize()[:2] == (20, 24) and changed.GetSize()[2] in (4, 5)
+    alike = [np.corrcoef(picture[0].ravel(), plane.ravel())[0, 1] for plane in sitk.GetArrayFromImage(changed)]
+    assert min(alike) > 0.6 and max(alike) < 0.95  # still to be seen, not the same
 
 
 @pytest.mark.parametrize(

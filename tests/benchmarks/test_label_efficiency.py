@@ -72,6 +72,15 @@ def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
         run(folder, "scratch", "--fractions", "50", draws=6)
 
 
+def test_the_table_has_the_seeds_that_are_complete(folder, capsys):
+    run(folder, "scratch", "--numbers", "1", "--seeds", "1")
+    run(folder, "scratch,label_efficient_round", "--numbers", "1", "--seeds", "1", "--minutes", "0")
+    assert "Complete: 0 of 1 seeds." in capsys.readouterr().out
+    run(folder, "scratch", "--numbers", "1", "--seeds", "2", "--minutes", "0")
+    printed = capsys.readouterr().out
+    assert "Complete: 1 of 2 seeds. Run the same command again to go on." in printed and "\n1 seeds x" in printed
+
+
 def test_a_class_that_was_not_found_has_dice_but_no_distance():
     results = [{"dice": [[0.5, 0.0], [1.0, 0.5]], "hausdorff": [[2.0, np.inf], [1.0, np.nan]], "seconds": 3.0}] * 2
     row = summary("scratch", 5, results, ["a", "b"])
