@@ -27,7 +27,7 @@ FRONT_DOORS = {
     "inspection",
     "match",
 }  # what a user starts; they may use every room
-FREE_TO_ALL = {"_grid", "_require"}
+FREE_TO_ALL = {"_grid", "_processes", "_require"}
 OPTIONAL_OF = {"calibration": ["tqdm"], "_entropy_numba": ["numba"], "demo": ["ignite"], "match": ["tqdm"]}
 
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent.name != "examples")  # which hold configuration

@@ -12,6 +12,7 @@ import torch
 from monai.data import DataLoader
 from torch.utils.data import Dataset, DistributedSampler, Subset
 
+from monai_infoaug._processes import number_of_processes, own_rank
 from monai_infoaug._require import require
 
 __all__ = ["LayerSeed", "SeededDataset", "seeded_loader"]
@@ -118,11 +119,14 @@ class SeededDataset(Dataset):
 
 
 class _SomeItems(DistributedSampler):
-    """Some items of a data set, others in every epoch."""
+    """This process's share of some items of a data set, others in every epoch.
+
+    A batch of all processes together has the items that it has in one process.
+    """
 
     def __init__(self, dataset: Dataset, number: int, seed: int) -> None:
-        super().__init__(dataset, num_replicas=1, rank=0, seed=seed)
-        self.number = number
+        super().__init__(dataset, number_of_processes(), own_rank(), seed=seed)
+        self.number = number // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
         return islice(super().__iter__(), self.number)
@@ -137,18 +141,20 @@ def seeded_loader(
     """Shuffled whole batches of a data set, whose order and random changes are functions of (seed, epoch) alone.
 
     ``loader.dataset`` is a :py:class:`SeededDataset` and ``loader.sampler`` a ``DistributedSampler``: call
-    ``set_epoch`` of both before each epoch, as the handler ``EpochSetter`` does.
+    ``set_epoch`` of both before each epoch, as the handler ``EpochSetter`` does. Processes under ``torchrun`` share
+    each batch: together they get what one process gets.
 
     Args:
         dataset: see :py:class:`SeededDataset`.
-        batch_size: items a batch, at most all of an epoch.
+        batch_size: items a batch of all processes together, at most all of an epoch.
         seed: non-negative integer.
         num_workers: processes that make the items; they stay from epoch to epoch.
         draws: items an epoch, drawn anew for each one; None: all.
         kwargs: of ``monai.data.DataLoader``.
 
     Raises:
-        ValueError: for a batch without items, or ``draws`` that are not from 1 to the length of the data set.
+        ValueError: for a batch without items or that the processes cannot share equally, or ``draws`` that are not from
+            1 to the length of the data set.
 
     Example:
         >>> from monai.data import Dataset
@@ -161,9 +167,11 @@ def seeded_loader(
     seeded = SeededDataset(dataset, seed)
     number = len(seeded) if draws is None else draws
     require(lambda: 1 <= number <= len(seeded), "draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
+    whole, ranks = min(batch_size, number), number_of_processes()
+    require(whole % ranks == 0, "batch_size", whole, f"a multiple of the {ranks} processes")
     return DataLoader(
         seeded,
-        batch_size=min(batch_size, number),
+        batch_size=whole // ranks,
         sampler=_SomeItems(seeded, number, seed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

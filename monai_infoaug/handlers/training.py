@@ -10,6 +10,7 @@ from typing import Any
 from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler
 from monai.utils import optional_import
 
+from monai_infoaug._processes import own_rank
 from monai_infoaug.handlers.checkpoint import ResumableCheckpoint
 from monai_infoaug.handlers.epoch import EpochSetter
 
@@ -58,6 +59,8 @@ def training_handlers(
 ) -> list[Any]:
     """Handlers that set the epoch, change the learning rate, show and check the loss, and save and resume the training.
 
+    Of several processes the first one alone shows the loss.
+
     Args:
         name: of the training, as the progress bar, the log and TensorBoard show it.
         loader: of :py:func:`monai_infoaug.data.seeded_loader`.
@@ -77,12 +80,13 @@ def training_handlers(
     handlers = [
         EpochSetter([loader.dataset, loader.sampler, *seeded]),
         LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
-        StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
-        ProgressBar(desc=name),
         FiniteLoss(name),
-        ResumableCheckpoint(checkpoint, states, settings=settings),
     ]
-    if summary_writer is not None:
-        board = TensorBoardStatsHandler(summary_writer, output_transform=_loss, tag_name=f"{name}_loss")
-        handlers.insert(-1, board)
-    return handlers
+    if own_rank() == 0:
+        handlers += [
+            StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
+            ProgressBar(desc=name),
+        ]
+        if summary_writer is not None:
+            handlers.append(TensorBoardStatsHandler(summary_writer, output_transform=_loss, tag_name=f"{name}_loss"))
+    return [*handlers, ResumableCheckpoint(checkpoint, states, settings=settings)]

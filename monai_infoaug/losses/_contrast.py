@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monai_infoaug._processes import mean_of
 from monai_infoaug._require import require
 
 
@@ -15,13 +16,21 @@ class PointContrast(nn.Module):
         temperature: divisor of the cosine similarities, above 0.
         radius: within which nothing is a negative.
         symmetric: mean of both directions.
+        over_processes: mean over the points of all processes.
     """
 
-    def __init__(self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True) -> None:
+    def __init__(
+        self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True, over_processes: bool = False
+    ) -> None:
         super().__init__()
         require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
         require(lambda: radius >= 0, "radius", radius, "at least 0")
         self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
+        self.over_processes = over_processes
+
+    def _mean(self, losses: Tensor, used: Tensor) -> Tensor:
+        """Mean over the points that are used."""
+        return mean_of((losses * used).sum(), used.sum(), self.over_processes)
 
     def _radius(self, radius: float | None) -> float:
         """The radius of a call, that of the constructor if None."""

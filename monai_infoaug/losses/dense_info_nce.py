@@ -26,6 +26,8 @@ class DenseInfoNCELoss(PointContrast):
         temperature: divisor of the cosine similarities, above 0.
         radius: of cells around the partner that are neither positive nor negative, in voxels.
         symmetric: mean of both directions (anchors in view 1 and anchors in view 2) instead of the first alone.
+        over_processes: the mean is that over the points of all processes, each of which must call the loss; so that
+            several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
 
     Shape:
         - level1, level2: (B, F, *cells), embeddings of the two views, not necessarily of unit norm.
@@ -87,7 +89,7 @@ class DenseInfoNCELoss(PointContrast):
             losses = [
                 self._direction(features[a], levels[b], points[b], positive, stride, radius) for a, b in directions
             ]
-            return (sum(losses) / len(losses) * used).sum() / used.sum().clamp_min(1)
+            return self._mean(sum(losses) / len(losses), used)
 
     def _direction(
         self, anchors: Tensor, level: Tensor, partners: Tensor, positive: Tensor, stride: float, radius: float

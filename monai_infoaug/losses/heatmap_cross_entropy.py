@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from monai_infoaug._processes import mean_of
 from monai_infoaug._require import require
 
 __all__ = ["HeatmapCrossEntropyLoss"]
@@ -15,6 +16,10 @@ class HeatmapCrossEntropyLoss(nn.Module):
 
     Unlike a squared error it does not depend on the size of the map: the cells compete for the landmark. Its minimum
     over the logits is the target's own entropy, not 0.
+
+    Args:
+        over_processes: the mean is that over the landmarks of all processes, each of which must call the loss; so that
+            several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
 
     Shape:
         - logits: (B, L, *cells).
@@ -38,6 +43,10 @@ class HeatmapCrossEntropyLoss(nn.Module):
         True
     """
 
+    def __init__(self, over_processes: bool = False) -> None:
+        super().__init__()
+        self.over_processes = over_processes
+
     def forward(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compare."""
         shape = tuple(logits.shape)
@@ -52,7 +61,7 @@ class HeatmapCrossEntropyLoss(nn.Module):
             require(weights.shape == shape[:2], "weights", f"shape {tuple(weights.shape)}", f"of shape {shape[:2]}")
             require(not bool((weights < 0).any()), "weights", f"a minimum of {float(weights.min())}", "non-negative")
             used = (mass > 0) & (weights > 0)
-            if not used.any():
-                return logits.nan_to_num(0, 0, 0).sum() * 0
+            nothing = logits.nan_to_num(0, 0, 0).sum() * 0
             logits, target, weights = logits[used], target[used] / mass[used][:, None], weights[used]
-            return -(target * logits.log_softmax(1)).sum(1) @ weights / weights.sum()
+            total = -(target * logits.log_softmax(1)).sum(1) @ weights if len(weights) else nothing
+            return mean_of(total, weights.sum(), self.over_processes)

@@ -23,6 +23,8 @@ class PixelInfoNCELoss(PointContrast):
         radius: two different points (strictly) nearer than this are neither positive nor negative. Euclidean
             distance in the unit of ``points``; 0 keeps every other point as a negative.
         symmetric: mean of both directions (anchors in view 1 and anchors in view 2) instead of the first alone.
+        over_processes: the mean is that over the points of all processes, each of which must call the loss; so that
+            several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
 
     Shape:
         - features1, features2: (B, N, F), not necessarily of unit norm. Row ``n`` of both shows the same point.
@@ -55,8 +57,7 @@ class PixelInfoNCELoss(PointContrast):
         radius: float | None = None,
     ) -> Tensor:
         """Mean over the used points; the arguments are those of :py:meth:`of_points`."""
-        loss, used = self.of_points(features1, features2, points, valid, radius)
-        return (loss * used).sum() / used.sum().clamp_min(1)
+        return self._mean(*self.of_points(features1, features2, points, valid, radius))
 
     def of_points(
         self,

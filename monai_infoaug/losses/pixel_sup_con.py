@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import normalize, softplus
 
+from monai_infoaug._processes import mean_of, number_of_processes, own_rank
 from monai_infoaug._require import require
 
 __all__ = ["PixelSupConLoss"]
@@ -56,6 +56,8 @@ class PixelSupConLoss(nn.Module):
         self_pairs: whether a pixel is a positive of itself, as in the code published with [2].
         normalize: divide the features by their norms; pixels whose features are all zero then have no part.
         sampler: which pixels have a part, such as :py:class:`DrawnPixels`; None: all.
+        over_processes: the mean is that over the anchors of all processes, each of which must call the loss; so that
+            several processes train as one. With ``scope="batch"`` it is so anyway.
 
     Shape:
         - features1, features2: (B, F, *S), any number of spatial dimensions, of the two views or of one.
@@ -92,6 +94,7 @@ class PixelSupConLoss(nn.Module):
         self_pairs: bool = False,
         normalize: bool = True,
         sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+        over_processes: bool = False,
     ) -> None:
         super().__init__()
         require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
@@ -101,6 +104,7 @@ class PixelSupConLoss(nn.Module):
         self.temperature, self.scope, self.denominator, self.views = temperature, scope, denominator, views
         self.include_background, self.ignore_index = include_background, ignore_index
         self.self_pairs, self.normalize, self.sampler = self_pairs, normalize, sampler
+        self.over_processes = over_processes or scope == "batch"
 
     def forward(
         self,
@@ -131,11 +135,7 @@ class PixelSupConLoss(nn.Module):
             else:
                 sets = [view * 2 for view in zip(x, y, valid, strict=True)]
             total, count = map(sum, zip(*(self._between(*each) for each in sets), strict=True))
-            if self.scope == "batch" and _several_processes():
-                count = count.double()
-                dist.all_reduce(count)
-                total = total * dist.get_world_size()
-            return total / count.clamp_min(1).to(total)
+            return mean_of(total, count, self.over_processes)
 
     def _pixels(
         self, features: Tensor, labels: Tensor, tiers: Tensor | None, view: str
@@ -174,8 +174,8 @@ class PixelSupConLoss(nn.Module):
         if self.scope == "batch":
             rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
             classes, anchors, others, valid = (x.flatten()[None] for x in (classes, anchors, others, valid))
-            if _several_processes():
-                first = dist.get_rank() * rows.shape[1]
+            if number_of_processes() > 1:
+                first = own_rank() * rows.shape[1]
                 columns, others, valid = (torch.cat(all_gather(x.contiguous()), 1) for x in (columns, others, valid))
         negatives = columns.shape[1]  # the columns from here on are positives alone
         if self.scope == "cross":
@@ -206,10 +206,6 @@ class PixelSupConLoss(nn.Module):
             else:
                 losses = _AgainstNegatives.apply(rows, columns, against, partial(fill, "positive", -NONE))
         return nothing + (losses / number.clamp_min(1)).masked_fill(~used, 0).sum(), used.sum()
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _positives(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -252,6 +254,60 @@ def run(bundle: Path, kind: str, settings: dict) -> None:
     assert torch.get_num_threads() == 1  # no more than the process may use
     if kind != "eval":  # as in the model zoo: `evaluate.json` on top of `train.json` is no workflow of its own
         assert flow.check_properties() == []
+
+
+def train_and_report(rank: int, count: int, bundle: str, settings: dict, report: Path) -> None:
+    """One of several processes, or the only one: the losses, the network and what validation found."""
+    from ignite.engine import Events
+
+    several = ["multi_gpu_train"] if count > 1 else []
+    if count > 1:  # what torchrun tells
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    torch.set_num_threads(1)
+    flow = workflow(bundle, "train", *several, **settings)
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train#trainer")
+    losses = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+    )
+    flow.run()
+    losses = torch.tensor(losses, dtype=torch.float64)
+    if count > 1:
+        torch.distributed.all_reduce(losses)
+    state = flow.parser.get_parsed_content("network_def").state_dict()
+    metrics = flow.parser.get_parsed_content("validate#evaluator").state.metrics
+    torch.save({"losses": losses / count, "network": state, "metrics": metrics}, f"{report}.{rank}")
+    flow.finalize()
+
+
+@needs_train
+def test_two_processes_train_as_one(trained, tmp_path, monkeypatch):
+    bundle, settings, _ = trained
+    if not (bundle / "configs" / "multi_gpu_train.json").exists():
+        pytest.skip("not yet for several processes")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    results = []
+    for count in (1, 2):
+        # at a higher rate, differences of rounding grow with every step
+        own = settings | {"max_epochs": 20, "val_interval": 20, "val_images": 3, "learning_rate": 5e-5}
+        given = (count, bundle.name, own | {"output_dir": str(tmp_path / f"{count}")}, tmp_path / f"of{count}")
+        if count == 1:
+            train_and_report(0, *given)
+        else:
+            torch.multiprocessing.spawn(train_and_report, given, nprocs=count)
+        results.append([torch.load(f"{given[-1]}.{rank}", weights_only=True) for rank in range(count)])
+    (one,), (first, second) = results
+    losses = [result["losses"][:20] for result in (one, first)]
+    assert len(set(losses[0].tolist())) == 20
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+    torch.testing.assert_close(second["network"], first["network"], rtol=0, atol=0)
+    assert first["metrics"] == second["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
+    written = [[path.name for path in (tmp_path / f"{count}").rglob("*") if path.is_file()] for count in (1, 2)]
+    assert len(written[0]) == len(written[1])  # by one process alone
 
 
 @needs_train

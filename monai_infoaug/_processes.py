@@ -1,0 +1,39 @@
+"""Which of how many processes this is, under ``torchrun`` or alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["mean_of", "number_of_processes", "own_rank"]
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def number_of_processes() -> int:
+    """1 without a process group."""
+    return dist.get_world_size() if _several() else 1
+
+
+def own_rank() -> int:
+    """0 without a process group."""
+    return dist.get_rank() if _several() else 0
+
+
+def mean_of(total: Tensor, count: Tensor, over_processes: bool) -> Tensor:
+    """Mean of losses; 0 where there is none.
+
+    Args:
+        total: sum of the losses of this process.
+        count: how many there are, or the sum of their weights.
+        over_processes: return what, averaged over the processes as DistributedDataParallel does it, is the mean of what
+            all of them counted. Each process must call it then.
+    """
+    ranks = number_of_processes() if over_processes else 1
+    if ranks > 1:
+        count = count.double()  # a new one, which the sum may replace
+        dist.all_reduce(count)
+    return total * ranks / torch.where(count > 0, count, 1).to(total)

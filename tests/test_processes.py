@@ -1,0 +1,85 @@
+"""Two processes share a batch and get the losses, the gradients and the items of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from monai.data import Dataset
+from monai.transforms import RandGaussianNoise
+
+from monai_infoaug.data import seeded_loader
+from monai_infoaug.losses import DenseInfoNCELoss, HeatmapCrossEntropyLoss, PixelInfoNCELoss, PixelSupConLoss
+
+
+def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Each loss of a part of four images, which differ in how many points, anchors and landmarks they have."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 4, 5, 6, 7, generator=generator, dtype=torch.float64)[:, part]
+    points = 6 * torch.rand(4, 9, 2, generator=generator, dtype=torch.float64)[part]
+    valid = (torch.rand(4, 9, generator=generator) < torch.tensor([0.0, 0.3, 0.9, 1.0])[:, None])[part]
+    labels = (torch.rand(4, 1, 6, 7, generator=generator) < torch.tensor([0.0, 0.1, 0.5, 0.9]).view(4, 1, 1, 1)).long()
+    heat = torch.rand(4, 5, 6, 7, generator=generator, dtype=torch.float64)[part]
+    weights = torch.tensor([0.0, 0.2, 1.0, 3.0]).expand(5, 4).T.double()[part]
+    calls = {
+        "points": lambda x: PixelInfoNCELoss(over_processes=True)(*x.flatten(3).mT, points, valid[:, :9]),
+        "dense": lambda x: DenseInfoNCELoss(over_processes=True)(*x, points, points, valid),
+        "labels": lambda x: PixelSupConLoss(over_processes=True, include_background=False)(x[0], labels[part]),
+        "heat": lambda x: HeatmapCrossEntropyLoss(over_processes=True)(x[0], heat, weights),
+    }
+    found = {}
+    for name, call in calls.items():
+        x = (maps[..., :3, :3] if name == "points" else maps).clone().requires_grad_()  # nine points
+        loss = call(x)
+        loss.backward()
+        found[name] = (loss.detach(), x.grad)
+    return found
+
+
+def batches() -> list[list[torch.Tensor]]:
+    loader = seeded_loader(
+        Dataset([torch.full((1, 2), float(i)) for i in range(11)], RandGaussianNoise(1.0)), 4, draws=9
+    )
+    epochs = []
+    for epoch in (1, 2):
+        loader.dataset.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)
+        epochs += [batch.as_tensor() for batch in loader]
+    return epochs
+
+
+def process(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 2 processes, got 3"):
+        seeded_loader(Dataset([torch.zeros(1)] * 4, RandGaussianNoise()), 3)
+    torch.save([losses(slice(2 * rank, 2 * rank + 2)), batches()], folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    torch.multiprocessing.spawn(process, (folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", ["points", "dense", "labels", "heat"])
+def test_losses(parts, name):
+    value, gradient = losses(slice(None))[name]
+    (first, first_gradient), (second, second_gradient) = (part[0][name] for part in parts)
+    assert value > 0
+    torch.testing.assert_close((first + second) / 2, value)
+    # the mean over the processes, as DistributedDataParallel takes it
+    torch.testing.assert_close(torch.cat([first_gradient, second_gradient], 1) / 2, gradient)
+
+
+def test_batches(parts):
+    whole = batches()
+    assert len(whole) == 4
+    for one, *shares in zip(whole, parts[0][1], parts[1][1], strict=True):
+        assert [len(share) for share in shares] == [2, 2]
+        assert {tuple(item.flatten().tolist()) for share in shares for item in share} == {
+            tuple(item.flatten().tolist()) for item in one
+        }
