@@ -34,6 +34,6 @@ def mean_of(total: Tensor, count: Tensor, over_processes: bool) -> Tensor:
     """
     ranks = number_of_processes() if over_processes else 1
     if ranks > 1:
-        count = count.double()  # a new one, which the sum may replace
+        count = count.to(torch.float64, copy=True)  # the sum over the processes takes its place
         dist.all_reduce(count)
     return total * ranks / torch.where(count > 0, count, 1).to(total)

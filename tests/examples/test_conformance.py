@@ -290,10 +290,10 @@ def test_two_processes_train_as_one(trained, tmp_path, monkeypatch):
         free.bind(("localhost", 0))
         monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
     monkeypatch.setenv("MASTER_ADDR", "localhost")
-    results = []
+    results, epochs = [], 20 if bundle.name == "landmark_pretraining" else 6
     for count in (1, 2):
         # at a higher rate, differences of rounding grow with every step
-        own = settings | {"max_epochs": 20, "val_interval": 20, "val_images": 3, "learning_rate": 5e-5}
+        own = settings | {"max_epochs": epochs, "val_interval": epochs, "val_images": 3, "learning_rate": 5e-5}
         given = (count, bundle.name, own | {"output_dir": str(tmp_path / f"{count}")}, tmp_path / f"of{count}")
         if count == 1:
             train_and_report(0, *given)
@@ -301,9 +301,8 @@ def test_two_processes_train_as_one(trained, tmp_path, monkeypatch):
             torch.multiprocessing.spawn(train_and_report, given, nprocs=count)
         results.append([torch.load(f"{given[-1]}.{rank}", weights_only=True) for rank in range(count)])
     (one,), (first, second) = results
-    losses = [result["losses"][:20] for result in (one, first)]
-    assert len(set(losses[0].tolist())) == 20
-    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+    assert len(set(one["losses"].tolist())) == len(first["losses"]) >= epochs
+    torch.testing.assert_close(first["losses"], one["losses"], rtol=1e-5, atol=0)
     torch.testing.assert_close(second["network"], first["network"], rtol=0, atol=0)
     assert first["metrics"] == second["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
     written = [[path.name for path in (tmp_path / f"{count}").rglob("*") if path.is_file()] for count in (1, 2)]
