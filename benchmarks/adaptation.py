@@ -114,12 +114,12 @@ def change_acquisition(images: Sequence[str], folder: Path, seed: int = 0) -> No
     change = Compose(
         [
             LoadImage(ensure_channel_first=True),
-            Spacing(pixdim=(1.0, 1.0, 2.5)),
+            Spacing(pixdim=(1.0, 1.0, 3.0)),
             scale,
-            RandBiasField(degree=2, coeff_range=(-0.2, 0.2), prob=1.0),
+            RandBiasField(degree=2, coeff_range=(-0.4, 0.4), prob=1.0),
             scale,
-            lambda image: image**2.2,
-            RandGaussianNoise(prob=1.0, std=0.06),
+            lambda image: image**1.8,
+            RandGaussianNoise(prob=1.0, std=0.03),
             SaveImage(folder, "", ".nii.gz", separate_folder=False, print_log=False),
         ]
     ).set_random_state(seed)

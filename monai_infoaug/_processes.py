@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["mean_of", "number_of_processes", "own_rank"]
+__all__ = ["gathered", "generators", "mean_of", "number_of_processes", "own_rank"]
 
 
 def _several() -> bool:
@@ -21,6 +22,26 @@ def number_of_processes() -> int:
 def own_rank() -> int:
     """0 without a process group."""
     return dist.get_rank() if _several() else 0
+
+
+def generators(count: int, *seed: int) -> list[torch.Generator]:
+    """A generator for each item of a batch: the one that it would have in one process, see ``seeded_loader``.
+
+    Args:
+        count: items of this process.
+        seed: of the batch, non-negative integers.
+    """
+    ranks, rank = number_of_processes(), own_rank()
+    states = (np.random.SeedSequence((*seed, ranks * item + rank)).generate_state(1) for item in range(count))
+    return [torch.Generator().manual_seed(int(state[0])) for state in states]
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Values (N, ...) of all processes, one after the other; N may differ. Each process must call it."""
+    parts = [values] * number_of_processes()
+    if len(parts) > 1:
+        dist.all_gather_object(parts, values)
+    return torch.cat(parts)
 
 
 def mean_of(total: Tensor, count: Tensor, over_processes: bool) -> Tensor:

@@ -11,7 +11,17 @@ from monai.data import Dataset
 from monai.transforms import RandGaussianNoise
 
 from monai_infoaug.data import seeded_loader
-from monai_infoaug.losses import DenseInfoNCELoss, HeatmapCrossEntropyLoss, PixelInfoNCELoss, PixelSupConLoss
+from monai_infoaug.losses import (
+    DenseInfoNCELoss,
+    DrawnPixels,
+    HeatmapCrossEntropyLoss,
+    NegativeLearningLoss,
+    PatchContrastLoss,
+    PixelInfoNCELoss,
+    PixelSupConLoss,
+    RectifiedLabelLoss,
+    ReliablePixels,
+)
 
 
 def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -21,12 +31,19 @@ def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     points = 6 * torch.rand(4, 9, 2, generator=generator, dtype=torch.float64)[part]
     valid = (torch.rand(4, 9, generator=generator) < torch.tensor([0.0, 0.3, 0.9, 1.0])[:, None])[part]
     labels = (torch.rand(4, 1, 6, 7, generator=generator) < torch.tensor([0.0, 0.1, 0.5, 0.9]).view(4, 1, 1, 1)).long()
+    labels = labels[part]
     heat = torch.rand(4, 5, 6, 7, generator=generator, dtype=torch.float64)[part]
     weights = torch.tensor([0.0, 0.2, 1.0, 3.0]).expand(5, 4).T.double()[part]
     calls = {
         "points": lambda x: PixelInfoNCELoss(over_processes=True)(*x.flatten(3).mT, points, valid[:, :9]),
         "dense": lambda x: DenseInfoNCELoss(over_processes=True)(*x, points, points, valid),
-        "labels": lambda x: PixelSupConLoss(over_processes=True, include_background=False)(x[0], labels[part]),
+        "labels": lambda x: PixelSupConLoss(over_processes=True, include_background=False)(x[0], labels),
+        "drawn": lambda x: PixelSupConLoss(over_processes=True, sampler=DrawnPixels(9))(x[0], labels),
+        "negative": lambda x: NegativeLearningLoss("rank", over_processes=True)(x[0], 2 * labels - 1),
+        "rectified": lambda x: RectifiedLabelLoss(NegativeLearningLoss(over_processes=True), over_processes=True)(
+            x[0], {"found": labels, "reliable": 2 * labels - 1}
+        ),
+        "patches": lambda x: PatchContrastLoss(2, 2, 2, 0.6, sampler=DrawnPixels(7), over_processes=True)(x[0], labels),
         "heat": lambda x: HeatmapCrossEntropyLoss(over_processes=True)(x[0], heat, weights),
     }
     found = {}
@@ -36,6 +53,15 @@ def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         loss.backward()
         found[name] = (loss.detach(), x.grad)
     return found
+
+
+def thresholds(part: slice) -> torch.Tensor:
+    """Of four images, some of whose pixels are drawn."""
+    reliable = ReliablePixels(share=0.3, at_least=0.2, number=20, over_processes=True)
+    probabilities = torch.randn(4, 3, 6, 7, generator=torch.Generator().manual_seed(1)).softmax(1)
+    for image in probabilities[part].split(1 if part.step else 2):
+        reliable.update(image)
+    return reliable.thresholds()
 
 
 def batches() -> list[list[torch.Tensor]]:
@@ -54,7 +80,8 @@ def process(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 2 processes, got 3"):
         seeded_loader(Dataset([torch.zeros(1)] * 4, RandGaussianNoise()), 3)
-    torch.save([losses(slice(2 * rank, 2 * rank + 2)), batches()], folder / f"{rank}.pt")
+    part = slice(rank, None, 2)
+    torch.save([losses(part), batches(), thresholds(part)], folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -65,14 +92,19 @@ def parts(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["points", "dense", "labels", "heat"])
+@pytest.mark.parametrize("name", ["points", "dense", "labels", "drawn", "negative", "rectified", "patches", "heat"])
 def test_losses(parts, name):
     value, gradient = losses(slice(None))[name]
     (first, first_gradient), (second, second_gradient) = (part[0][name] for part in parts)
     assert value > 0
     torch.testing.assert_close((first + second) / 2, value)
     # the mean over the processes, as DistributedDataParallel takes it
-    torch.testing.assert_close(torch.cat([first_gradient, second_gradient], 1) / 2, gradient)
+    torch.testing.assert_close(torch.stack([first_gradient, second_gradient], 2).flatten(1, 2) / 2, gradient)
+
+
+def test_thresholds(parts):
+    for _, _, found in parts:
+        torch.testing.assert_close(found, thresholds(slice(None)), rtol=0, atol=0)
 
 
 def test_batches(parts):

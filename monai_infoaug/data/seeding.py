@@ -46,7 +46,8 @@ class LayerSeed:
 
     def set_epoch(self, epoch: int) -> None:
         """Seed for the epoch."""
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0]))
+        own = [own_rank()] if own_rank() else []  # other processes have other images to drop out of
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch, *own]).generate_state(1, np.uint64)[0]))
 
 
 class SeededDataset(Dataset):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from monai_infoaug._processes import generators, mean_of
 from monai_infoaug._require import require
 
 __all__ = ["NegativeLearningLoss"]
@@ -29,6 +29,7 @@ class NegativeLearningLoss(nn.Module):
         ignore_index: label of pixels that have no part.
         seed: non-negative integer; with ``set_epoch`` at the start of each epoch, a training that was stopped and goes
             on draws as one that ran through.
+        over_processes: the mean is that over the pixels of all processes, each of which must call the loss.
 
     Shape:
         - logits: (B, C, \\*S), at least two classes that exclude each other.
@@ -49,17 +50,19 @@ class NegativeLearningLoss(nn.Module):
         tensor(0.2877)
     """
 
-    def __init__(self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0) -> None:
+    def __init__(
+        self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0, over_processes: bool = False
+    ) -> None:
         super().__init__()
         require(sampling in ("uniform", "rank"), "sampling", repr(sampling), "'uniform' or 'rank'")
         require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
         self.sampling, self.ignore_index, self.seed = sampling, ignore_index, seed
+        self.over_processes = over_processes
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw from now on as an epoch (non-negative) does from its start."""
-        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)
-        self.generator = torch.Generator().manual_seed(int(mixed[0]))
+        self.epoch, self.draws = epoch, 0
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compare."""
@@ -69,21 +72,28 @@ class NegativeLearningLoss(nn.Module):
         require(labels.shape == wanted, "labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
         with torch.autocast(logits.device.type, enabled=False):
             rows = logits.to(torch.promote_types(logits.dtype, torch.float32)).movedim(1, -1).flatten(0, -2)
+            images = generators(shape[0], self.seed, self.epoch, self.draws)
+            self.draws += 1
+            drawn = torch.cat([torch.rand(logits[0, 0].numel(), generator=each) for each in images]).to(rows.device)
             labels = labels.flatten().long()
-            rows, labels = rows[labels != self.ignore_index], labels[labels != self.ignore_index]
+            known = labels != self.ignore_index
+            rows, labels, drawn = rows[known], labels[known], drawn[known]
             if not len(labels):
-                return logits.nan_to_num(0, 0, 0).sum() * 0
+                return mean_of(logits.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
             low, high = int(labels.min()), int(labels.max())
             require(low >= 0 and high < classes, "labels", f"from {low} to {high}", f"from 0 to {classes - 1}")
-            denied = one_hot(self._complements(rows.detach(), labels), classes).bool()
+            denied = one_hot(self._complements(rows.detach(), labels, drawn), classes).bool()
             # log(1 - p), without a difference of nearly equal numbers
-            return (rows.logsumexp(1) - rows.masked_fill(denied, -torch.inf).logsumexp(1)).mean()
+            losses = rows.logsumexp(1) - rows.masked_fill(denied, -torch.inf).logsumexp(1)
+            return mean_of(losses.sum(), known.sum(), self.over_processes)
 
-    def _complements(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """A class other than the label for each row of logits."""
+    def _complements(self, rows: Tensor, labels: Tensor, drawn: Tensor) -> Tensor:
+        """A class other than the label for each row of logits, by a number from 0 to 1 for each."""
         if self.sampling == "uniform":
             weights = torch.ones_like(rows)
         else:
             weights = rows.argsort(1, descending=True).argsort(1).to(rows) + 1
         weights = weights.scatter(1, labels[:, None], 0)
-        return torch.multinomial(weights.cpu(), 1, generator=self.generator)[:, 0].to(labels.device)
+        below = weights.cumsum(1)
+        chosen = (below <= drawn.to(below)[:, None] * below[:, -1:]).sum(1)
+        return chosen.clamp(max=rows.shape[1] - 1 - (labels == rows.shape[1] - 1).long())  # rounding

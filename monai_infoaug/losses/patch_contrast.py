@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normalize, one_hot, softplus
 
+from monai_infoaug._processes import mean_of, number_of_processes, own_rank
 from monai_infoaug._require import require
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
@@ -96,6 +98,8 @@ class PatchContrastLoss(nn.Module):
         known: share of a patch that must have a label, else it has no part.
         sampler: which patches have a part, such as :py:class:`DrawnPixels`, which then draws patches; its classes are
             the most frequent ones in the patches, and its tiers the rounded means. None: all.
+        over_processes: compare patches with those of the other processes of ``torch.distributed``, too, each of which
+            must call the loss with images of the same shape; so that several processes train as one.
 
     Shape:
         - embeddings: (B, F, \\*S / stride); the patch must be a multiple of the stride.
@@ -130,6 +134,7 @@ class PatchContrastLoss(nn.Module):
         ignore_index: int = -1,
         known: float = 0.5,
         sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+        over_processes: bool = False,
     ) -> None:
         super().__init__()
         _require_whole_cells(patch_size, levels)
@@ -144,6 +149,7 @@ class PatchContrastLoss(nn.Module):
         self.num_classes, self.patch_size, self.levels = num_classes, patch_size, levels
         self.positive, self.negative, self.temperature = positive, negative, temperature
         self.ignore_index, self.known, self.sampler = ignore_index, known, sampler
+        self.over_processes = over_processes
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the sampler the epoch, if it draws by it."""
@@ -152,19 +158,19 @@ class PatchContrastLoss(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None = None) -> Tensor:
         """Compare."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            patches, pyramids = self._patches(embeddings, labels, tiers)
+            patches, pyramids, own = self._patches(embeddings, labels, tiers)
             similarity = patches @ patches.mT / self.temperature
             overlap = 1 - torch.cdist(pyramids, pyramids, p=1) / 2
             alike, differ = overlap >= self.positive - 1e-5, overlap <= self.negative + 1e-5
             alike.fill_diagonal_(False)
-            anchors = alike.any(1) & differ.any(1)
+            anchors = alike.any(1) & differ.any(1) & own
             alike, similarity = alike[anchors], similarity[anchors]
             others = similarity.masked_fill(~differ[anchors], -torch.inf).logsumexp(1, keepdim=True)
             losses = softplus(others - similarity).masked_fill(~alike, 0).sum(1) / alike.sum(1)
-            return losses.sum() / max(1, len(losses))
+            return mean_of(losses.sum(), anchors.sum(), self.over_processes)
 
-    def _patches(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Unit embeddings (N, F) and pyramids (N, P) of the patches that have a part."""
+    def _patches(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None) -> tuple[Tensor, ...]:
+        """Unit embeddings (N, F) and pyramids (N, P) of the patches that have a part, and which are of this process."""
         shape, size, side = tuple(embeddings.shape), labels.shape[2:], self.patch_size
         pyramids = label_pyramids(labels, self.num_classes, side, self.levels, self.ignore_index)
         strides = {whole / cells for whole, cells in zip(size, shape[2:], strict=False)}
@@ -180,8 +186,14 @@ class PatchContrastLoss(nn.Module):
         if self.sampler is not None:
             tiers = None if tiers is None else _means(tiers.float(), side).round().long()
             features, _, valid = self.sampler(features, found, valid, tiers)
-        rows = features.flatten(2).movedim(1, -1)[valid.flatten(1)]
-        return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :]
+        rows, valid = features.flatten(2).movedim(1, -1).flatten(0, 1), valid.flatten()
+        own = torch.ones_like(valid)
+        if self.over_processes and number_of_processes() > 1:
+            rank, count = own_rank(), len(rows)
+            rows, valid = (torch.cat(all_gather(each.contiguous())) for each in (rows, valid))
+            own = torch.arange(len(rows), device=rows.device) // count == rank
+        rows = rows[valid]
+        return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :], own[valid]
 
 
 def _whole_patches(x: Tensor, side: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from monai_infoaug._processes import generators
 from monai_infoaug._require import require, require_shares
 
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
@@ -191,10 +192,10 @@ class DrawnPixels(_PixelSampler):
         if self.balanced:
             density = _shared(density, classes)
         # the largest of log density + Gumbel noise are a draw without replacement
-        mixed = np.random.SeedSequence((self.seed, self.epoch, self.draws)).generate_state(1)
+        images = generators(len(density), self.seed, self.epoch, self.draws)
         self.draws += 1
-        generator = torch.Generator().manual_seed(int(mixed[0]))
-        noise = -torch.empty(density.shape).exponential_(generator=generator).log().to(density)
+        noise = torch.stack([torch.empty(density.shape[1]).exponential_(generator=each) for each in images])
+        noise = -noise.log().to(density)
         count = min(self.number, density.shape[1])
         keys, index = (density.log() + noise).topk(count, dim=1)
         drawn = [x.gather(2, index[:, None].expand(-1, x.shape[1], -1)) for x in (features, labels)]

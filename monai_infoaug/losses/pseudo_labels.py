@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_infoaug._processes import gathered, generators, number_of_processes
 from monai_infoaug._require import require
 
 __all__ = ["ReliablePixels"]
@@ -25,6 +26,8 @@ class ReliablePixels:
         number: pixels an image that the thresholds are estimated from, drawn at random.
         ignore_index: label of the pixels that are not chosen.
         seed: of the draws.
+        over_processes: the images are those of all processes, each of which must call :py:meth:`thresholds`, or a first
+            image, after its last :py:meth:`update`.
 
     Raises:
         ValueError: for settings out of range, shapes that do not fit each other, thresholds of no image, and where some
@@ -44,18 +47,23 @@ class ReliablePixels:
     """
 
     def __init__(
-        self, share: float = 0.1, at_least: float = 0.5, number: int = 65_536, ignore_index: int = -1, seed: int = 0
+        self,
+        share: float = 0.1,
+        at_least: float = 0.5,
+        number: int = 65_536,
+        ignore_index: int = -1,
+        seed: int = 0,
+        over_processes: bool = False,
     ) -> None:
         require(lambda: 0 < share <= 1, "share", share, "above 0 and at most 1")
         require(lambda: 0 <= at_least <= 1, "at_least", at_least, "from 0 to 1")
         require(lambda: number >= 1, "number", number, "at least 1")
         self.share, self.at_least, self.number, self.ignore_index = share, at_least, number, ignore_index
-        self.seed = seed
+        self.seed, self.over_processes = seed, over_processes
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self.generator = torch.Generator().manual_seed(self.seed)
         self._rows: list[Tensor] = []  # confidence, class, tier
         self._kinds: set[tuple[int, int]] = set()  # classes, tiers
         self._thresholds: Tensor | None = None  # of what was counted in so far
@@ -67,9 +75,10 @@ class ReliablePixels:
             probabilities: (B, C, \\*S), of classes that exclude each other.
             tiers: (B, 1, \\*S), 0 to 2; None: no distinction.
         """
-        for image, found, tier in zip(*self._maps(probabilities, tiers), strict=True):
+        draws = generators(len(probabilities), self.seed, number_of_processes() * len(self._rows))
+        for image, found, tier, generator in zip(*self._maps(probabilities, tiers), draws, strict=True):
             row = torch.stack([image.flatten(), found.flatten().to(image), tier.flatten().to(image)])
-            drawn = torch.randperm(row.shape[1], generator=self.generator)[: self.number]
+            drawn = torch.randperm(row.shape[1], generator=generator)[: self.number]
             self._rows.append(row[:, drawn.to(row.device)].cpu())
         self._thresholds = None
         self._kinds.add((probabilities.shape[1], 1 if tiers is None else 3))
@@ -86,7 +95,8 @@ class ReliablePixels:
         require(
             alike, "images", f"(classes, tiers) {self._kinds}", "all with tiers or all without, of the same classes"
         )
-        (classes, tiers), (confidence, found, tier) = *self._kinds, torch.cat(self._rows, 1)
+        rows = torch.cat(self._rows, 1).T
+        (classes, tiers), (confidence, found, tier) = *self._kinds, (gathered(rows) if self.over_processes else rows).T
         thresholds = torch.full((tiers, classes), self.at_least)
         for t in range(tiers):
             for c in range(classes):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from monai_infoaug._processes import mean_of
 from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 
 __all__ = ["RectifiedLabelLoss"]
@@ -22,6 +23,7 @@ class RectifiedLabelLoss(nn.Module):
         negative: loss of (logits, labels), :py:class:`NegativeLearningLoss` if None.
         weight: of the cross-entropy.
         ignore_index: in ``reliable``, of pixels that are not.
+        over_processes: the means are those over the pixels of all processes, each of which must call the loss.
 
     Shape:
         - logits: (B, C, \\*S).
@@ -34,11 +36,16 @@ class RectifiedLabelLoss(nn.Module):
     """
 
     def __init__(
-        self, negative: Callable[[Tensor, Tensor], Tensor] | None = None, weight: float = 1.0, ignore_index: int = -1
+        self,
+        negative: Callable[[Tensor, Tensor], Tensor] | None = None,
+        weight: float = 1.0,
+        ignore_index: int = -1,
+        over_processes: bool = False,
     ) -> None:
         super().__init__()
-        self.negative = NegativeLearningLoss(ignore_index=ignore_index) if negative is None else negative
-        self.weight, self.ignore_index = weight, ignore_index
+        default = NegativeLearningLoss(ignore_index=ignore_index, over_processes=over_processes)
+        self.negative = default if negative is None else negative
+        self.weight, self.ignore_index, self.over_processes = weight, ignore_index, over_processes
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the negative loss the epoch, if it draws by it."""
@@ -47,8 +54,8 @@ class RectifiedLabelLoss(nn.Module):
     def forward(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Compare."""
         loss, reliable = self.negative(logits, targets["found"]), targets["reliable"][:, 0].long()
-        if self.weight == 0 or not bool((reliable != self.ignore_index).any()):
+        if self.weight == 0:
             return loss
         with torch.autocast(logits.device.type, enabled=False):
-            positive = cross_entropy(logits.float(), reliable, ignore_index=self.ignore_index)
-        return loss + self.weight * positive
+            total = cross_entropy(logits.float(), reliable, ignore_index=self.ignore_index, reduction="sum")
+        return loss + self.weight * mean_of(total, (reliable != self.ignore_index).sum(), self.over_processes)

@@ -142,8 +142,8 @@ def test_another_scanner_keeps_the_place_and_changes_the_look(tmp_path):
     sitk.WriteImage(image, tmp_path / "a.nii.gz")
     change_acquisition([str(tmp_path / "a.nii.gz")], tmp_path / "changed")
     changed = sitk.ReadImage(tmp_path / "changed" / "a.nii.gz")
-    assert changed.GetSpacing() == pytest.approx((1, 1, 2.5)) and changed.GetOrigin() == pytest.approx((5, 6, 7))
-    assert changed.GetSize()[:2] == (20, 24) and changed.GetSize()[2] in (4, 5)
+    assert changed.GetSpacing() == pytest.approx((1, 1, 3)) and changed.GetOrigin() == pytest.approx((5, 6, 7))
+    assert changed.GetSize()[:2] == (20, 24) and changed.GetSize()[2] in (3, 4)
     alike = [np.corrcoef(picture[0].ravel(), plane.ravel())[0, 1] for plane in sitk.GetArrayFromImage(changed)]
     assert min(alike) > 0.6 and max(alike) < 0.95  # still to be seen, not the same
 

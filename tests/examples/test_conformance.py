@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -90,6 +91,8 @@ SMALL |= {
     | {"coarse_features": [4] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
 }
 
+NOTHING_DROPPED = {"segmenter_segmentation": {"drop_path": 0.0, "decoder": "linear"}}
+STAGES = [f"{name}#trainer" for name in ("coarse", "contrast", "global", "local", "pretrain", "confidence", "train")]
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 missing = [
     name for name in ("ignite", "tensorboard", "matplotlib", "tqdm", "scipy", "einops") if find_spec(name) is None
@@ -256,53 +259,65 @@ def run(bundle: Path, kind: str, settings: dict) -> None:
         assert flow.check_properties() == []
 
 
-def train_and_report(rank: int, count: int, bundle: str, settings: dict, report: Path) -> None:
+def train_and_report(rank: int, count: int, port: int, bundle: str, settings: dict, report: Path) -> None:
     """One of several processes, or the only one: the losses, the network and what validation found."""
     from ignite.engine import Events
 
     several = ["multi_gpu_train"] if count > 1 else []
     if count > 1:  # what torchrun tells
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     flow = workflow(bundle, "train", *several, **settings)
-    flow.initialize()
-    trainer = flow.parser.get_parsed_content("train#trainer")
     losses = []
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
-    )
-    flow.run()
-    losses = torch.tensor(losses, dtype=torch.float64)
-    if count > 1:
-        torch.distributed.all_reduce(losses)
-    state = flow.parser.get_parsed_content("network_def").state_dict()
-    metrics = flow.parser.get_parsed_content("validate#evaluator").state.metrics
-    torch.save({"losses": losses / count, "network": state, "metrics": metrics}, f"{report}.{rank}")
-    flow.finalize()
+    try:
+        flow.initialize()
+        for name in STAGES:
+            if name in flow.parser:
+                trainer = flow.parser.get_parsed_content(name)
+                trainer.add_event_handler(
+                    Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+                )
+        flow.run()
+        losses = torch.tensor(losses, dtype=torch.float64)
+        if count > 1:
+            torch.distributed.all_reduce(losses)
+        state = flow.parser.get_parsed_content("network_def").state_dict()
+        metrics = flow.parser.get_parsed_content("validate#evaluator").state.metrics
+        torch.save({"losses": losses / count, "network": state, "metrics": metrics}, f"{report}.{rank}")
+    finally:
+        flow.finalize()  # the other process must not wait for this one
+
+
+@pytest.fixture(scope="module")
+def two_processes():
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        yield pool
 
 
 @needs_train
-def test_two_processes_train_as_one(trained, tmp_path, monkeypatch):
+def test_two_processes_train_as_one(trained, two_processes, tmp_path):
     bundle, settings, _ = trained
-    if not (bundle / "configs" / "multi_gpu_train.json").exists():
-        pytest.skip("not yet for several processes")
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
-    results, epochs = [], 20 if bundle.name == "landmark_pretraining" else 6
+        port = free.getsockname()[1]
+    results, epochs = [], 20 if bundle.name == "landmark_pretraining" else 2
     for count in (1, 2):
-        # at a higher rate, differences of rounding grow with every step
+        # at a higher rate, differences of rounding grow with every step, and they do from stage to stage
         own = settings | {"max_epochs": epochs, "val_interval": epochs, "val_images": 3, "learning_rate": 5e-5}
-        given = (count, bundle.name, own | {"output_dir": str(tmp_path / f"{count}")}, tmp_path / f"of{count}")
+        own |= NOTHING_DROPPED.get(bundle.name, {})
+        given = (count, port, bundle.name, own | {"output_dir": str(tmp_path / f"{count}")}, tmp_path / f"of{count}")
         if count == 1:
             train_and_report(0, *given)
         else:
-            torch.multiprocessing.spawn(train_and_report, given, nprocs=count)
+            for process in [two_processes.apply_async(train_and_report, (rank, *given)) for rank in range(count)]:
+                process.get()
         results.append([torch.load(f"{given[-1]}.{rank}", weights_only=True) for rank in range(count)])
     (one,), (first, second) = results
     assert len(set(one["losses"].tolist())) == len(first["losses"]) >= epochs
-    torch.testing.assert_close(first["losses"], one["losses"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        first["losses"], one["losses"], rtol=1e-5 if bundle.name.startswith("landmark") else 1e-4, atol=0
+    )
     torch.testing.assert_close(second["network"], first["network"], rtol=0, atol=0)
     assert first["metrics"] == second["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
     written = [[path.name for path in (tmp_path / f"{count}").rglob("*") if path.is_file()] for count in (1, 2)]
