@@ -19,6 +19,7 @@ from monai_infoaug._grid import sample_at
 
 OUTSIDE = -2.0  # beyond the reach of every interpolation kernel
 SNAP = 1e-3  # source voxels: interpolation noise at the border
+ROUNDING = 1e-5  # the same in closed form
 RESIDUAL = 0.05  # source voxels: a partner that misses its point by more is none
 MARGIN = 0.01  # view voxels that a partner may lie outside of the mesh
 NEAR, FAR = 6, 24  # view voxels: doubles nearer than FAR have a fold between them
@@ -29,21 +30,34 @@ def coordinate_grid(shape: Sequence[int], device: torch.device | None = None) ->
     return torch.stack(torch.meshgrid([torch.arange(n, device=device).float() for n in shape], indexing="ij"))
 
 
-def resample(image: Tensor, coords: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
+def nearest_voxels(coords: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Linear index (n,) of the voxel of an image nearest to each of the coordinates (D, *R), and which lie in it."""
+    index, inside = 0, True
+    for axis, n in zip(coords, size, strict=True):
+        at = axis.round().int() if prod(size) < 2**31 else axis.round().long()
+        within = at.clamp(0, n - 1)
+        inside, index = inside & (at == within), index * n + within
+    return index.flatten(), inside
+
+
+def resample(
+    image: Tensor,
+    coords: Tensor,
+    mode: str,
+    padding_mode: str = "zeros",
+    nearest: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Read ``image`` (C, *S) at ``coords`` (D, *R); the result (C, *R) has the image's type.
 
-    ``"nearest"`` moves values and never computes with them, so that large integer labels survive.
+    ``"nearest"`` moves values and never computes with them, so that large integer labels survive; ``nearest`` is what
+    :py:func:`nearest_voxels` gives, if it is known.
     """
     if mode != "nearest":
         values = image if image.dtype == torch.float64 else image.float()
         values = sample_at(values[None], coords[None].to(values), mode, padding_mode)[0]
         return values.to(image.dtype) if image.is_floating_point() else values.round().to(image.dtype)
-    nearest = coords.round().long()
-    index, inside = torch.zeros_like(nearest[0]), torch.ones_like(nearest[0], dtype=torch.bool)
-    for axis, size in zip(nearest, image.shape[1:], strict=True):
-        inside &= (axis >= 0) & (axis < size)
-        index = index * size + axis.clamp(0, size - 1)
-    values = image.flatten(1)[:, index.flatten()].unflatten(1, index.shape)
+    index, inside = nearest_voxels(coords, image.shape[1:]) if nearest is None else nearest
+    values = image.flatten(1).index_select(1, index).unflatten(1, inside.shape)
     return values if padding_mode == "border" else values.masked_fill(~inside, 0)
 
 
@@ -57,6 +71,34 @@ def split_coordinates(output: Tensor, source_shape: Sequence[int]) -> tuple[Tens
     snapped = coords.clamp(torch.zeros_like(last), last)
     inside = ((coords - snapped).abs() <= SNAP).all(0) & ((output[-1] - 1).abs() <= SNAP)
     return snapped.masked_fill(~inside, OUTSIDE), inside
+
+
+def affine_coordinates(
+    steps: Sequence[tuple[Tensor, Sequence[int]]], ranges: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates and inside mask of a chain of affine maps, in closed form.
+
+    Args:
+        steps: in the chain's order, the matrix (D+1, D+1) float64 from what a step makes to what it gets, and the
+            latter's size; a voxel shows the source if all steps found it inside of what they got.
+        ranges: voxels along each axis of the last step's output.
+
+    Returns:
+        coordinates (D, *R), mask (*R), and the matrix of the whole chain.
+    """
+    dims = len(ranges)
+    matrix, inside = torch.eye(dims + 1, dtype=torch.float64, device=ranges[0].device), None
+    for step, size in reversed(steps):
+        matrix = step.to(matrix) @ matrix
+        coords = matrix[:dims, -1].float().view(-1, *[1] * dims)
+        for axis, voxels in enumerate(ranges):
+            part = (matrix[:dims, axis, None] * voxels).float()
+            coords = coords + part.view(dims, *[-1 if other == axis else 1 for other in range(dims)])
+        last = torch.tensor(size, device=coords.device).float().sub(1).view(-1, *[1] * dims)
+        snapped = coords.clamp(torch.zeros_like(last), last)
+        within = ((coords - snapped).abs() <= ROUNDING).all(0)
+        inside = within if inside is None else inside & within
+    return snapped.masked_fill_(~inside, OUTSIDE), inside, matrix
 
 
 def determinant(columns: Sequence[Tensor]) -> Tensor:
@@ -329,6 +371,49 @@ class Mesh:
             active, target, at, cell = active[keep], target[:, keep], at[:, keep], next_cell[keep]
             origin = self.unravel(cell)
         return position
+
+
+class AffineMesh:
+    """The same as :py:class:`Mesh` for a view with an affine map, in closed form.
+
+    Args:
+        matrix: (D+1, D+1) from the view to the source.
+        valid: (*R) bool.
+    """
+
+    def __init__(self, matrix: Tensor, valid: Tensor) -> None:
+        self.inverse, self.cells = torch.linalg.inv(matrix).float(), valid
+        for axis in range(valid.ndim):
+            self.cells = torch.logical_and(*_ends(self.cells, axis))
+        self.last = torch.tensor(self.cells.shape, device=valid.device).unsqueeze(1)
+        self.strides = torch.tensor([prod(self.cells.shape[axis + 1 :]) for axis in range(valid.ndim)])
+        self.strides = self.strides.to(valid.device).unsqueeze(1)
+        self.flat = self.cells.flatten()
+
+    def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """As :py:meth:`Mesh.locate`."""
+        linear, shift = self.inverse[:-1, :-1], self.inverse[:-1, -1:]
+        position = torch.addmm(shift, linear, points)
+        at = position.clamp(torch.zeros_like(self.last), self.last)
+        found = self.flat[self._index(at)]
+        rest = (~found).nonzero()[:, 0]
+        touched = [self._index(at[:, rest] + sides) for sides in MARGIN * self._sides(at)]
+        found[rest] = sum(self.flat[index] for index in touched) > 0
+        found &= ((position - at).abs() <= MARGIN).all(0)
+        return at.masked_fill_(~found, torch.nan), found
+
+    @staticmethod
+    def _sides(like: Tensor) -> Tensor:
+        """(2^D, D, 1), the corners of a cube."""
+        return torch.tensor(list(product((-1.0, 1.0), repeat=len(like))), device=like.device).unsqueeze(2)
+
+    def _index(self, at: Tensor) -> Tensor:
+        """Linear index (n,) of the cell at positions (D, n)."""
+        return (at.floor().clamp_min_(0).minimum(self.last - 1).long() * self.strides).sum(0)
+
+    def start(self, points: Tensor) -> Tensor:
+        """Not negative where the view shows a source point."""
+        return self.locate(points)[1].long() - 1
 
 
 def may_show_twice(coords: Tensor, valid: Tensor, spacing: Tensor) -> bool:

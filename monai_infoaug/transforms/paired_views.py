@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.data.utils import set_rnd, to_affine_nd
-from monai.transforms import Compose, MapTransform, Randomizable, Transform
-from monai.utils import MAX_SEED, TransformBackends, convert_to_tensor, ensure_tuple, ensure_tuple_rep, fall_back_tuple
+from monai.transforms import (
+    Affine,
+    CenterSpatialCrop,
+    Compose,
+    Flip,
+    MapTransform,
+    RandAffine,
+    RandAxisFlip,
+    RandFlip,
+    Randomizable,
+    RandRotate,
+    RandRotate90,
+    RandSpatialCrop,
+    Rotate,
+    Rotate90,
+    SpatialCrop,
+    SpatialPad,
+    Transform,
+)
+from monai.utils import (
+    MAX_SEED,
+    LazyAttr,
+    TraceKeys,
+    TransformBackends,
+    convert_to_tensor,
+    ensure_tuple,
+    ensure_tuple_rep,
+    fall_back_tuple,
+)
 from torch import Tensor
 from torch.nn.functional import pad
 
 from monai_infoaug._require import require, require_shares
 from monai_infoaug.transforms._correspondence import (
     OUTSIDE,
-    Frame,
+    AffineMesh,
     Mesh,
+    affine_coordinates,
     coordinate_grid,
     fit_affine,
     frame,
     may_show_twice,
+    nearest_voxels,
     resample,
     split_coordinates,
     unfolded,
@@ -37,26 +66,133 @@ OUTPUTS = ("coords", "valid", "sampling")
 MODES = ("bilinear", "nearest", "bicubic")
 NO_TIER = 255
 CHOICE = 64  # candidates a point
+AFFINE = (  # transforms whose lazy mode does the same as they do otherwise
+    Affine,
+    CenterSpatialCrop,
+    Flip,
+    RandAffine,
+    RandAxisFlip,
+    RandFlip,
+    RandRotate,
+    RandRotate90,
+    RandSpatialCrop,
+    Rotate,
+    Rotate90,
+    SpatialCrop,
+    SpatialPad,
+)
 
 
-class _Field(NamedTuple):
-    """A spatial chain's whole output."""
+class _View:
+    """A view of the source, and what it shows of images.
 
-    coords: Tensor  # (D, *O)
-    inside: Tensor  # (*O)
-    usual: Frame
-    size: tuple[int, ...]  # of the view to be cropped
+    Args:
+        coords: (D, *R).
+        valid: (*R) bool.
+        mesh: finds where the view shows a source point.
+        matrix: (D+1, D+1) to the source, where it is known.
+    """
+
+    def __init__(self, coords: Tensor, valid: Tensor, mesh: Mesh | AffineMesh, matrix: Tensor | None = None) -> None:
+        self.coords, self.valid, self.mesh, self.matrix = coords, valid, mesh, matrix
+        self._shown: dict[tuple, Tensor] = {}
+        self._nearest: tuple[Tensor, Tensor] | None = None
+
+    def shows(self, image: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
+        """View (C, *R) of an image (C, *S) that is kept as long as the view; tiers are often asked for twice."""
+        key = (image.data_ptr(), image.dtype, tuple(image.shape), mode, padding_mode)
+        if key not in self._shown:
+            if mode == "nearest" and self._nearest is None:
+                self._nearest = nearest_voxels(self.coords, image.shape[1:])
+            self._shown[key] = resample(image, self.coords, mode, padding_mode, self._nearest)
+        return self._shown[key]
+
+
+class _Field:
+    """A spatial chain's whole output, of which a view is cropped.
+
+    Args:
+        shape: of the output.
+        size: of the view.
+    """
+
+    def __init__(self, shape: Sequence[int], size: Sequence[int]) -> None:
+        self.size = tuple(size)
+        self.shape = tuple(map(max, shape, size))  # padded at the end
+        self.whole = tuple(slice(0, n) for n in self.shape)
 
     def start(self, position: Sequence[float]) -> tuple[int, ...]:
         """First voxel of a crop; ``position`` in [0, 1) an axis runs over all that fit."""
-        room = [n - size + 1 for n, size in zip(self.inside.shape, self.size, strict=True)]
+        room = [n - size + 1 for n, size in zip(self.shape, self.size, strict=True)]
         return tuple(int(u * n) for u, n in zip(position, room, strict=False))
 
+    def window(self, start: Sequence[int], step: int = 1) -> tuple[slice, ...]:
+        """Where a crop lies."""
+        return tuple(slice(at, at + size, step) for at, size in zip(start, self.size, strict=True))
 
-class _View(NamedTuple):
-    coords: Tensor  # (D, *R)
-    valid: Tensor  # (*R)
-    mesh: Mesh
+
+class _SampledField(_Field):
+    """Of any chain: the coordinates that it made of the identity.
+
+    Args:
+        coords, inside: (D, *O) and (*O).
+        size: of the view.
+        threshold: of the Jacobian.
+    """
+
+    def __init__(self, coords: Tensor, inside: Tensor, size: Sequence[int], threshold: float) -> None:
+        super().__init__(inside.shape, size)
+        padding = [n for want, have in zip(self.shape, inside.shape, strict=True) for n in (want - have, 0)][::-1]
+        self.coords, self.inside = pad(coords, padding, value=OUTSIDE), pad(inside, padding)
+        self.usual, self.threshold = frame(self.coords, self.inside), threshold
+
+    def coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        """Coordinates (D, *R) and inside mask (*R)."""
+        return self.coords[(slice(None), *window)].contiguous(), self.inside[window].contiguous()
+
+    def view(self, start: Sequence[int]) -> _View:
+        """The crop at ``start``."""
+        coords, inside = self.coordinates(self.window(start))
+        valid, sound, folded = unfolded(coords, inside, self.usual, self.threshold)
+        far = may_show_twice(coords, valid, self.usual.spacing)
+        if far or folded.any():
+            valid = without_doubles(coords, valid, sound, folded, far)
+        return _View(coords, valid, Mesh(coords, valid, sound, self.usual.spacing))
+
+
+class _AffineField(_Field):
+    """Of a chain of affine maps, in closed form.
+
+    Args:
+        steps: see :py:func:`affine_coordinates`.
+        shape: of the chain's output.
+        size: of the view.
+        device: of the source.
+    """
+
+    def __init__(
+        self, steps: Sequence[tuple[Tensor, Sequence[int]]], shape: Sequence[int], size: Sequence[int], device: Any
+    ) -> None:
+        super().__init__(shape, size)
+        self.steps, self.device = list(steps), device
+        if not steps or self.shape != tuple(shape):  # nothing but a crop, or padded
+            self.steps.append((torch.eye(len(size) + 1), tuple(shape)))
+
+    def _closed(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        ranges = [torch.arange(w.start, w.stop, w.step or 1, dtype=torch.float64, device=self.device) for w in window]
+        return affine_coordinates(self.steps, ranges)
+
+    def coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        """Coordinates (D, *R) and inside mask (*R)."""
+        return self._closed(window)[:2]
+
+    def view(self, start: Sequence[int]) -> _View:
+        """The crop at ``start``."""
+        coords, valid, matrix = self._closed(self.window(start))
+        moved = torch.eye(len(matrix)).to(matrix)
+        moved[:-1, -1] = torch.tensor(start).to(matrix)
+        matrix = matrix @ moved
+        return _View(coords, valid, AffineMesh(matrix, valid), matrix)
 
 
 def _pair(value: Any, paired: bool) -> tuple[Any, Any]:
@@ -74,6 +210,44 @@ def _require_array(transform: Any, argument: str) -> None:
     require(usable, argument, type(transform).__name__, "an array transform (no dictionary transform)", TypeError)
     for inner in transform.transforms if isinstance(transform, Compose) else ():
         _require_array(inner, argument)
+
+
+def affine_steps(
+    stages: Sequence[Any], source: MetaTensor
+) -> tuple[list[tuple[Tensor, tuple[int, ...]]], tuple[int, ...]] | None:
+    """What a spatial chain does, where it is affine, as matrices and sizes: MONAI's lazy mode tells.
+
+    Args:
+        stages: transforms, in the random state that they are to draw from.
+        source: (C, *S) image.
+
+    Returns:
+        the steps for :py:func:`affine_coordinates` and the size of the output, or None.
+    """
+    if not all(type(stage) in AFFINE for stage in stages):
+        return None
+    shape: tuple[int, ...] = tuple(source.shape[1:])
+    image: Any = MetaTensor(torch.zeros(1).expand(1, *shape), affine=source.affine)
+    for stage in stages:
+        image = stage(image, lazy=True)
+    steps = []
+    for done in image.pending_operations:
+        matrix = done[LazyAttr.AFFINE]
+        if not _pads_with_zeros(done.get(TraceKeys.EXTRA_INFO)) or np.ndim(matrix) != 2:
+            return None
+        steps.append((torch.as_tensor(to_affine_nd(len(shape), matrix)), shape))
+        shape = tuple(int(n) for n in done[LazyAttr.SHAPE])
+    if min(shape) < 2 or any(torch.linalg.det(matrix).abs() < 1e-6 for matrix, _ in steps):
+        return None
+    return steps, shape
+
+
+def _pads_with_zeros(info: Any) -> bool:
+    """Whether what MONAI notes of a transform names no other padding."""
+    if not isinstance(info, Mapping):
+        return True
+    mode = info.get("mode") if "padded" in info else info.get("padding_mode", "zeros")
+    return mode in ("zeros", "constant") and _pads_with_zeros(info.get(TraceKeys.EXTRA_INFO))
 
 
 def _stages(transform: Any) -> list[Any]:
@@ -266,23 +440,26 @@ class RandPairedViews(Randomizable, Transform):
         views, partners, shared = self._views(first)
         map_mode = {"information": "bilinear", "tiers": "nearest", "mask": "nearest"}
         tier_maps = [
-            {name: resample(value.as_tensor(), view.coords, map_mode[name]) for name, value in maps.items()}
-            for view in views
+            {name: view.shows(value.as_tensor(), map_mode[name]) for name, value in maps.items()} for view in views
         ]
-        densities = [self._density(*each) for each in zip(shared, tier_maps, strict=True)]
+        if "sampling" not in self.outputs:
+            del shared[1]  # points are drawn from that of view 1
+        densities = [self._density(*each) for each in zip(shared, tier_maps, strict=False)]
         anchor = self._anchor_tier(densities[0], tier_maps[0])
         if anchor is not None:
             densities = [
                 self._normalised(density * (tier["tiers"][0] == anchor), density)
-                for density, tier in zip(densities, tier_maps, strict=True)
+                for density, tier in zip(densities, tier_maps, strict=False)
             ]
 
         tracked = any(isinstance(image, MetaTensor) for image in images.values())
-        fits = [fit_affine(view.coords, view.valid) if tracked else None for view in views]
+        fits = [view.matrix for view in views]
+        if tracked:
+            fits = [fit_affine(v.coords, v.valid) if v.matrix is None else v.matrix for v in views]
         out: list[NdarrayOrTensor] = []
         for name, source in sources.items():
             for k, view in enumerate(views):
-                shown = resample(source.as_tensor(), view.coords, modes[name], self.padding_mode)
+                shown = view.shows(source.as_tensor(), modes[name], self.padding_mode)
                 if name in intensity_names:
                     shown = self._intensity(k, shown, tier_maps[k], anchor)
                 out.append(self._finished(shown, images[name], source, fits[k]))
@@ -312,34 +489,29 @@ class RandPairedViews(Randomizable, Transform):
     def _field(self, k: int, source: MetaTensor) -> _Field:
         """View ``k``'s chain applied to the identity coordinates and a channel of ones."""
         shape = source.shape[1:]
+        set_rnd(self.spatial[k], self._seeds[k])
+        affine = affine_steps(_stages(self.spatial[k]), source)
+        if affine is not None:
+            steps, made = affine
+            return _AffineField(steps, made, self._view_size(k, made), source.device)
         grid = coordinate_grid(shape, source.device)
         output: Any = torch.cat([grid, torch.ones_like(grid[:1])])
-        if self.spatial[k] is not None:
-            set_rnd(self.spatial[k], self._seeds[k])
-            output = self.spatial[k](MetaTensor(output, affine=source.affine))
-            single = isinstance(output, (np.ndarray, Tensor))
-            require(single, "spatial", type(output).__name__, "transforms that return one array", TypeError)
-            output = convert_to_tensor(up_to_date(output), track_meta=False, device=source.device, dtype=torch.float32)
-            kept = output.ndim == source.ndim and len(output) == len(grid) + 1 and min(output.shape[1:]) > 1
-            accepted = "transforms that keep channels and rank, and leave axes longer than 1"
-            require(kept, "spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
-            require(bool(output.isfinite().all()), "spatial", "NaN or infinite coordinates", "spatial transforms only")
+        set_rnd(self.spatial[k], self._seeds[k])
+        output = self.spatial[k](MetaTensor(output, affine=source.affine))
+        single = isinstance(output, (np.ndarray, Tensor))
+        require(single, "spatial", type(output).__name__, "transforms that return one array", TypeError)
+        output = convert_to_tensor(up_to_date(output), track_meta=False, device=source.device, dtype=torch.float32)
+        kept = output.ndim == source.ndim and len(output) == len(grid) + 1 and min(output.shape[1:]) > 1
+        accepted = "transforms that keep channels and rank, and leave axes longer than 1"
+        require(kept, "spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
+        require(bool(output.isfinite().all()), "spatial", "NaN or infinite coordinates", "spatial transforms only")
         coords, inside = split_coordinates(output, shape)
-        size = fall_back_tuple(self.roi_size[k], coords.shape[1:])
-        require(min(size) > 1, "roi_size", size, "larger than 1")
-        short = [max(0, want - have) for want, have in zip(size, inside.shape, strict=True)]
-        padding = [n for want in reversed(short) for n in (0, want)]
-        coords, inside = pad(coords, padding, value=OUTSIDE), pad(inside, padding)
-        return _Field(coords, inside, frame(coords, inside), size)
+        return _SampledField(coords, inside, self._view_size(k, inside.shape), self.jacobian_threshold)
 
-    def _crop(self, field: _Field, start: Sequence[int]) -> _View:
-        window = tuple(slice(first, first + size) for first, size in zip(start, field.size, strict=True))
-        coords, inside = field.coords[(slice(None), *window)].contiguous(), field.inside[window].contiguous()
-        valid, sound, folded = unfolded(coords, inside, field.usual, self.jacobian_threshold)
-        far = may_show_twice(coords, valid, field.usual.spacing)
-        if far or folded.any():
-            valid = without_doubles(coords, valid, sound, folded, far)
-        return _View(coords, valid, Mesh(coords, valid, sound, field.usual.spacing))
+    def _view_size(self, k: int, shape: Sequence[int]) -> tuple[int, ...]:
+        size = fall_back_tuple(self.roi_size[k], shape)
+        require(min(size) > 1, "roi_size", size, "larger than 1")
+        return size
 
     def _views(self, source: MetaTensor) -> tuple[list[_View], Tensor, list[Tensor]]:
         """Views, the partners (D, *R) in view 2 of view 1's voxels, and where (*R) each view shows what both show.
@@ -347,7 +519,7 @@ class RandPairedViews(Randomizable, Transform):
         Where nobody wants view 1's sampling, partners are sought for as many voxels as leave the points a choice.
         """
         fields = [self._field(k, source) for k in (0, 1)]
-        first = self._crop(fields[0], fields[0].start(self._positions[0]))
+        first = fields[0].view(fields[0].start(self._positions[0]))
         starts = dict.fromkeys(fields[1].start(position) for position in self._positions[1:])  # each once
         for start in starts:
             second, shared = self._second(first, fields[1], start, self.min_overlap)
@@ -356,12 +528,15 @@ class RandPairedViews(Randomizable, Transform):
         else:
             second, shared = self._second(first, fields[1], self._centred(first, fields[1], start), 0.0)
         partners = torch.full_like(first.coords, torch.nan)
-        voxels = first.valid
-        share = 1.0 if "sampling" in self.outputs else CHOICE * self.num_points / max(1, int(voxels.sum()))
-        if share < 1:
-            chance = np.random.RandomState([self._seeds[4], 1]).random_sample(voxels.shape)
-            voxels = voxels & torch.as_tensor(chance < share, device=voxels.device)
-        partners[:, voxels] = second.mesh.locate(first.coords[:, voxels])[0]
+        valid = first.valid.flatten()
+        count, wanted = int(valid.sum()), CHOICE * self.num_points
+        if "sampling" in self.outputs or wanted >= count:
+            voxels = valid.nonzero()[:, 0]
+        else:  # as many valid ones as wanted, more or less
+            drawn = np.random.RandomState([self._seeds[4], 1]).randint(len(valid), size=wanted * len(valid) // count)
+            voxels = torch.as_tensor(drawn, device=valid.device)
+            voxels = voxels[valid[voxels]]
+        partners.flatten(1)[:, voxels] = second.mesh.locate(first.coords.flatten(1)[:, voxels])[0]
         return [first, second], partners, [~partners[0].isnan(), shared]
 
     def _second(
@@ -372,29 +547,30 @@ class RandPairedViews(Randomizable, Transform):
         Where nobody wants view 2's sampling, only every eighth voxel is looked at.
         """
         if min_overlap > 0:  # a coarse look spares most of the crops that will not do
-            window = tuple(slice(at, at + size, 4) for at, size in zip(start, field.size, strict=True))
-            shown = first.mesh.start(field.coords[(slice(None), *window)][:, field.inside[window]]) >= 0
+            coords, inside = field.coordinates(field.window(start, step=4))
+            shown = first.mesh.start(coords[:, inside]) >= 0
             if not shown.numel() or shown.float().mean() < min_overlap:
                 return first, None
-        view = self._crop(field, start)
-        points = view.coords[:, view.valid]
+        view = field.view(start)
         step = 1 if "sampling" in self.outputs else 8  # some voxels tell the overlap
-        found = first.mesh.locate(points[:, ::step])[1]
+        voxels = view.valid.flatten().nonzero()[::step, 0]
+        found = first.mesh.locate(view.coords.flatten(1)[:, voxels])[1]
         if found.sum() < min_overlap * len(found):
             return view, None
         shared = torch.zeros_like(view.valid)
-        shared[view.valid.nonzero()[::step].unbind(1)] = found
+        shared.view(-1)[voxels] = found
         return view, shared
 
     @staticmethod
     def _centred(first: _View, field: _Field, otherwise: tuple[int, ...]) -> tuple[int, ...]:
         """Start of the crop of view 2 whose centre shows best the middle of what view 1 shows."""
-        if not (first.valid.any() and field.inside.any()):
+        coords, inside = field.coordinates(field.whole)
+        if not (first.valid.any() and inside.any()):
             return otherwise
-        middle = first.coords[:, first.valid].mean(1).view(-1, *[1] * field.inside.ndim)
-        distance = (field.coords - middle).square().sum(0).masked_fill(~field.inside, torch.inf)
-        nearest = np.unravel_index(int(distance.argmin()), field.inside.shape)
-        bounds = zip(nearest, field.size, field.inside.shape, strict=True)
+        middle = first.coords[:, first.valid].mean(1).view(-1, *[1] * inside.ndim)
+        distance = (coords - middle).square().sum(0).masked_fill(~inside, torch.inf)
+        nearest = np.unravel_index(int(distance.argmin()), inside.shape)
+        bounds = zip(nearest, field.size, inside.shape, strict=True)
         return tuple(int(min(max(at - size // 2, 0), n - size)) for at, size, n in bounds)
 
     @staticmethod

@@ -12,6 +12,8 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import (
+    Affine,
+    CenterSpatialCrop,
     Compose,
     Flip,
     Flipd,
@@ -20,15 +22,20 @@ from monai.transforms import (
     Rand2DElastic,
     Rand3DElastic,
     RandAffine,
+    RandAxisFlip,
     RandFlip,
     RandGaussianNoise,
     RandGridDistortion,
     Randomizable,
     RandRotate,
+    RandRotate90,
     RandSpatialCrop,
     RandSpatialCropSamples,
     RandZoom,
+    Rotate,
+    Rotate90,
     Rotated,
+    SpatialCrop,
     SpatialPad,
     Transform,
 )
@@ -39,6 +46,7 @@ from monai_infoaug.transforms import (
     RandPairedViews,
     RandPairedViewsd,
     RandTierIntensity,
+    paired_views,
 )
 
 SHAPES = {2: (40, 34), 3: (18, 16, 17)}
@@ -615,3 +623,65 @@ def test_bad_input() -> None:
             pair(image, tiers=tiers)
     with pytest.raises(ValueError, match="gamma"):
         RandPairedViews(shares=(0.2, 0.4, 0.4), gamma=1.0)
+
+
+def affine_chains(dims: int) -> dict[str, list[Transform]]:
+    """Chains of the transforms that are read as matrices."""
+    size = SHAPES[dims]
+    small, axes = [n - 5 for n in size], (0, dims - 1)
+    affine = {"rotate_params": 0.3, "translate_params": [2.0, 1.0, -1.5][:dims], "padding_mode": "zeros"}
+    affine["rotate_params"] = [0.3, 0.1, -0.2] if dims == 3 else 0.3
+    return {
+        "affine": [Affine(**affine, image_only=True)],
+        "rand_affine": [RandAffine(1.0, [0.3] * 3, [0.1] * dims, 3.0, [0.2] * dims, padding_mode="zeros")],
+        "rand_affine_of_another_size": [RandAffine(1.0, 0.3, spatial_size=small, padding_mode="zeros")],
+        "flips": [Flip(0), RandFlip(0.5, dims - 1), RandAxisFlip(0.5)],
+        "rotations": [
+            Rotate([0.2] * (2 * dims - 3), padding_mode="zeros"),
+            RandRotate(*[0.4] * 3, prob=1.0, padding_mode="zeros"),
+        ],
+        "larger_rotation": [RandRotate(*[0.4] * 3, prob=1.0, padding_mode="zeros", keep_size=False)],
+        "right_angles": [Rotate90(1, axes), RandRotate90(1.0, 3, axes)],
+        "crops": [CenterSpatialCrop(small), SpatialCrop(roi_start=[1] * dims, roi_end=[n - 1 for n in small])],
+        "random_crop": [RandSpatialCrop(small, random_size=True)],
+        "padded": [SpatialPad([n + 6 for n in size]), RandFlip(0.5)],
+        "cropped_between": [CenterSpatialCrop(small), SpatialPad(size), RandAffine(1.0, 0.3, padding_mode="zeros")],
+    }
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", affine_chains(2))
+def test_matrices_give_what_the_coordinates_give(name: str, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Affine chains take a short cut; without it they are what any chain is."""
+    image = smooth(SHAPES[dims])
+    roi = tuple(n - 7 for n in SHAPES[dims])
+
+    def views() -> dict[str, torch.Tensor]:
+        pair = RandPairedViews(roi, Compose(affine_chains(dims)[name]), num_points=30, min_overlap=0.2)
+        return pair.set_random_state(3)(MetaTensor(image))
+
+    short = views()
+    monkeypatch.setattr(paired_views, "AFFINE", ())
+    long = views()
+    for k in (1, 2):
+        valid = [each[f"valid_view{k}"][0] for each in (short, long)]
+        both = valid[0] & valid[1]
+        assert both.float().mean() > 0.3 and (valid[0] ^ valid[1]).float().mean() < 0.1  # only at the border
+        assert (valid[1] & ~valid[0]).float().mean() < 2e-3  # the short cut shows the source up to its very edge
+        for key in (f"coords_view{k}", f"view{k}"):
+            one, other = (each[key][:, both].as_subclass(torch.Tensor) for each in (short, long))
+            assert (one - other).abs().max() < 0.03  # at the border zeros have faded the coordinates
+            assert (one - other).abs().quantile(0.95) < 1e-3
+        torch.testing.assert_close(short[f"view{k}"].affine, long[f"view{k}"].affine, atol=2e-3, rtol=0)
+        shared = [each[f"sampling_view{k}"][0] > 0 for each in (short, long)]
+        assert (shared[0] ^ shared[1])[both].float().mean() < 0.1
+    points, others = (short[f"points_view{k}"][short["points_valid"]] for k in (1, 2))
+    source = [multilinear(short[f"coords_view{k}"].numpy(), each.T.numpy()) for k, each in ((1, points), (2, others))]
+    assert len(points) > 10 and np.linalg.norm(source[0] - source[1], axis=0).max() < 0.01
+
+
+def test_padding_other_than_zeros_is_no_matter_of_matrices() -> None:
+    chain = Compose([RandAffine(1.0, 0.5, padding_mode="border")])
+    assert paired_views.affine_steps(chain.transforms, MetaTensor(torch.rand(1, 20, 20))) is None
+    chain = Compose([Affine(scale_params=(1e-9, 1.0), padding_mode="zeros", image_only=True)])
+    assert paired_views.affine_steps(chain.transforms, MetaTensor(torch.rand(1, 20, 20))) is None
