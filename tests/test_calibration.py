@@ -319,6 +319,7 @@ def checkpoint(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [None, (1.0, 1.5)])
 def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_path, monkeypatch):
     given = []

@@ -71,6 +71,7 @@ def epoch_of(path: Path) -> int:
     return torch.load(path, weights_only=True)["trainer"]["epoch"] if path.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     whole, expected = make_training(tmp_path / "whole.pt")

@@ -101,6 +101,7 @@ def dice(target: Path, checkpoint: str) -> float:
         return float(np.mean([float(row["mean"]) for row in csv.DictReader(file)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bundle", "guided"), [(FREE, False), (FREE, True), (PATCHES, True)])
 def test_adapts_to_another_light(given, target, bundle, guided):
     settings = {"draws": 32, "max_epochs": 4, "learning_rate": 0.003, "by_tier": guided}
@@ -137,6 +138,7 @@ def test_no_label_of_the_target_is_read(given, target, bundle):
     assert not {"source_images", "labels_dir", "evaluation_labels"} & set(config)
 
 
+@pytest.mark.slow
 def test_labels_of_the_source_are_learnt_from(given, target):
     """Where they have one class less, the network unlearns it."""
     where = {"source_labels": str(target / "without")}
@@ -173,6 +175,7 @@ def test_weak_labels_of_the_target_are_kept_to(given, target):
     assert seen == {0, 1, 3}
 
 
+@pytest.mark.slow
 @every
 def test_every_stage_goes_on_where_it_was_stopped(given, target, bundle):
     settings = places(target) | given[bundle] | {"max_epochs": 4}

@@ -87,6 +87,7 @@ def distances(table: Path, truth: Path) -> np.ndarray:
     return np.array([np.linalg.norm(found[name] - true[name], axis=1) for name in true]) / PIXDIM
 
 
+@pytest.mark.slow
 def test_learns_landmarks_and_finds_them_in_other_pictures(folder):
     there = {"evaluation_dir": str(folder / "others"), "landmarks": str(folder / "others.csv")}
     run(folder, "train", **LEARN)
@@ -152,6 +153,7 @@ def test_warm_start(folder):
     assert config.get_parsed_content("lr_scheduler") and trunk["max_lr"] == 0.01 and heads["max_lr"] == 0.04
 
 
+@pytest.mark.slow
 def test_one_shot_rounds(folder):
     """One annotated picture, matches of it in the others, a detector trained on them, its landmarks, the next one."""
     path, one = pretrained(folder), folder / "images" / "0.png"

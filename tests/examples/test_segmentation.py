@@ -79,6 +79,7 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
     return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
 
+@pytest.mark.slow
 @every
 def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
     settings = {"labelled": 4, "label_bits": [1, 2], "draws": 32, "max_epochs": 12, "learning_rate": 0.01}
@@ -114,6 +115,7 @@ def test_no_label_but_those_allowed_is_read(folder, bundle):
     assert torch.load(folder / "out" / "checkpoint.pt", weights_only=True)["trainer"]["epoch"] == 1
 
 
+@pytest.mark.slow
 @every
 def test_every_stage_goes_on_where_it_was_stopped(folder, bundle):
     settings = {"labelled": 2, "label_bits": [1, 2], "max_epochs": 2}
@@ -236,6 +238,7 @@ def test_class_numbers_of_more_than_eight_bits_are_not_cut(folder, bundle):
     assert "got labels [257.0]" in fault(caught.value)
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.skipif(not (DATA / "hippocampus").exists(), reason="the hippocampus data are not at hand")
 def test_volumes(folder, bundle):
@@ -245,8 +248,8 @@ def test_volumes(folder, bundle):
         for path in sorted((DATA / "hippocampus" / kind).iterdir())[:4]:
             (folder / name / path.name).symlink_to(path)
     places = {"dataset_dir": str(folder / "images3d"), "labels_dir": str(folder / "labels3d")}
-    settings = {"modality": "mr", "pixdim": None, "label_bits": None, "roi_size": [32] * 3, "window": 3, "draws": 4}
-    there = places | settings | {"spatial_dims": 3, "test_every": 2, "val_every": None}
+    settings = {"modality": "mr", "pixdim": None, "label_bits": None, "roi_size": [32] * 3, "window": 3, "draws": 2}
+    there = places | settings | {"spatial_dims": 3, "test_every": 2, "val_every": None, "working_pixdim": 2.0}
     run(folder, bundle, "train", **there)
     run(folder, bundle, "train", "evaluate", **there)
     run(folder, bundle, "train", "inference", **there)

@@ -223,6 +223,7 @@ def test_logits_of_overlapping_classes_are_relative_to_none_of_them():
         torch.testing.assert_close(logits[:, index], of_all[:, index + 1] - of_all[:, 0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JSRT.exists(), reason="the radiographs are not at hand")
 @pytest.mark.parametrize(("decoder", "steps"), [("mask", 220), ("linear", 130)])
 def test_two_radiographs_are_learnt_by_heart(decoder, steps):
