@@ -72,6 +72,7 @@ SEGMENTATION = {
 }
 SMALL |= {
     "segmenter_segmentation": {
+        "decoder": "mask",
         "patch_size": 8,
         "hidden_size": 16,
         "num_layers": 2,

@@ -40,7 +40,7 @@ STAGES = {
         "contrast_epochs": 1,
         "contrast_batch_size": 4,
     },
-    "segmenter_segmentation": {"patch_size": 4, "hidden_size": 48, "num_layers": 2},
+    "segmenter_segmentation": {"decoder": "mask", "patch_size": 4, "hidden_size": 48, "num_layers": 2},
 }
 with_stages = pytest.mark.parametrize("bundle", [name for name in STAGES if name != "segmenter_segmentation"])
 every = pytest.mark.parametrize("bundle", STAGES)

@@ -1,0 +1,328 @@
+"""Ours and its peers side by side on the same work: ``python -m benchmarks.speed``.
+
+- ``entropy``: the information map of a radiograph, of noise and of a brain volume, 256 bins, against the rank filter of
+  scikit-image, which gives the same map; and how its time grows with the pixels.
+- ``pairs``: two views of an image with tiers, coordinates and 512 points that correspond, against plain MONAI, see
+  :py:func:`monai_pair`; with the intensities of ``RandTierIntensity("rich")`` and without. Where TorchIO or kornia is
+  installed (extra ``bench``), two views of the image alone by their affine transforms.
+- ``matching``: 32 landmarks in the embeddings of a volume of 256^3 voxels, against all similarity maps at once.
+- ``contrast``: ``PixelSupConLoss`` of 4096 pixels, against pytorch-metric-learning.
+- ``feeding``: training steps of the bundle landmark_pretraining with all of its transforms in two workers, against the
+  same trainer fed with batches that are ready.
+
+Medians of interleaved repeats in one process; the memory is what a call adds to the peak of a process of its own. One
+JSON line a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from itertools import cycle, islice
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on busy cores its waiting threads take all the time
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    CenterSpatialCrop,
+    Compose,
+    GaussianSmooth,
+    LoadImage,
+    RandAffine,
+    RandAffined,
+    ScaleIntensity,
+)
+from torch import Tensor
+
+from benchmarks._runs import bundle_config
+from benchmarks.pixel_sup_con import PEER, loss_of, pixels
+from monai_infoaug._require import require
+from monai_infoaug.inferers import match_points
+from monai_infoaug.information import entropy, local_entropy
+from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
+from monai_infoaug.transforms.tier_intensity import preset
+
+THREADS, POINTS, SHARES, BINS = 2, 512, (0.1, 0.45, 0.45), 256
+STRENGTHS = (0.5, 1.0, 0.7)  # of "rich" in the low, medium and high tier
+Ways = Mapping[str, Callable[[], Any]]
+
+
+def radiograph(data: Path, size: int) -> np.ndarray:
+    """The middle (1, size, size) of a real radiograph, 8 bit."""
+    image = LoadImage(image_only=True, ensure_channel_first=True)(min((data / "ceph" / "train").glob("*.jpg")))[:1]
+    return CenterSpatialCrop(size)(image).numpy().astype(np.uint8)
+
+
+def brain(data: Path, size: int) -> np.ndarray:
+    """The middle (1, size, size, size) of a real volume, 8 bit."""
+    image = LoadImage(image_only=True, ensure_channel_first=True)(next((data / "afids").glob("*T1w.nii.gz")))
+    return ScaleIntensity(0, BINS - 1)(CenterSpatialCrop(size)(image)).numpy().astype(np.uint8)
+
+
+def noise(*size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, BINS, (1, *size), np.uint8)
+
+
+def entropy_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+    """Cases of the information map."""
+
+    def ways(make: Callable[[], np.ndarray], window: int, peers: bool = True) -> Ways:
+        image = make()
+        own = {"ours": lambda: local_entropy(image, window, BINS, (0, BINS - 1))}
+        if not peers:
+            return own
+
+        def without_numba() -> np.ndarray:
+            with mock.patch.object(entropy, "_numba_window_entropy", lambda: None):
+                return own["ours"]()
+
+        def rank() -> np.ndarray:
+            from skimage.filters.rank import entropy as peer
+
+            return peer(image[0], np.ones((window,) * (image.ndim - 1), np.uint8))[None]
+
+        return own | {"ours without numba": without_numba} | ({"scikit-image": rank} if find_spec("skimage") else {})
+
+    images = {"radiograph": partial(radiograph, data, 512), "noise": partial(noise, 512, 512)}
+    volumes = {"brain": partial(brain, data, 64), "noise 3D": partial(noise, 64, 64, 64)}
+    cases = {f"{name}, window {w}": partial(ways, make, w) for name, make in images.items() for w in (9, 33, 65)}
+    cases |= {f"{name}, window 9": partial(ways, make, 9) for name, make in volumes.items()}
+    sizes = (128, 256, 512, 1024, 2048)
+    return cases | {f"noise of {n} x {n}": partial(ways, partial(noise, n, n), 9, False) for n in sizes}
+
+
+def monai_pair(
+    item: Mapping[str, MetaTensor], spatial: RandAffined, intensities: Sequence[Callable] = ()
+) -> tuple[list[dict[str, MetaTensor]], Tensor, Tensor, Tensor]:
+    """Two views with their tiers and coordinates, and points that correspond, as a user of plain MONAI makes them.
+
+    One ``RandAffined`` over all keys makes a view. The coordinates go through it as channels. Its affine tells where
+    view 2 shows a point of view 1: in closed form, so that this is for affine changes alone.
+
+    Args:
+        item: ``image`` and ``tiers``.
+        spatial: over ``image``, ``tiers`` and ``coords``.
+        intensities: one for each tier, blended by the smoothed masks of the tiers.
+
+    Returns:
+        views, points of view 1 and of view 2 (N, D), and which of them view 2 shows.
+    """
+    image = item["image"]
+    axes = [torch.arange(n, dtype=torch.float32) for n in image.shape[1:]]
+    coords = MetaTensor(torch.stack(torch.meshgrid(*axes, indexing="ij")), affine=image.affine)
+    views = [spatial({"image": image, "tiers": item["tiers"], "coords": coords}) for _ in range(2)]
+    if intensities:
+        smooth = GaussianSmooth(RandTierIntensity("rich").sigma)
+        for view in views:
+            before = view["image"]
+            for tier, change in enumerate(intensities):
+                weight = smooth((view["tiers"] == tier).float())
+                view["image"] = view["image"] + weight * (change(before) - before)
+    masks = [(views[0]["tiers"].as_tensor() == tier).float() for tier in range(3)]
+    density = sum(share / mask.sum().clamp_min(1) * mask for share, mask in zip(SHARES, masks, strict=True))
+    drawn = torch.multinomial(density.flatten(), POINTS)
+    first = torch.stack(torch.unravel_index(drawn, density.shape[1:]), 1).double()
+    between = torch.linalg.inv(views[1]["image"].affine) @ views[0]["image"].affine
+    dims = first.shape[1]
+    second = first @ between[:dims, :dims].T + between[:dims, -1]
+    last = torch.tensor(density.shape[1:]) - 1
+    return views, first, second, ((second >= 0) & (second <= last)).all(1)
+
+
+def pair_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+    """Cases of the paired views."""
+
+    def ways(make: Callable[[], np.ndarray], size: tuple[int, ...], intensity: bool) -> Ways:
+        dims = len(size)
+        item: Any = {"image": MetaTensor(torch.from_numpy(make()).float() / (BINS - 1))}
+        item = Compose([InformationMapd("image"), InformationTiersd()])(item)
+        rotation = 0.26 if dims == 2 else [0.26] * 3
+        change = {"prob": 1.0, "rotate_range": rotation, "scale_range": [0.15] * dims, "padding_mode": "zeros"}
+        pair = RandPairedViewsd(
+            ["image", "tiers"],
+            roi_size=size,
+            spatial=RandAffine(**change),
+            intensity=RandTierIntensity("rich", strengths=STRENGTHS) if intensity else None,
+            num_points=POINTS,
+            shares=SHARES,
+            outputs="coords",
+        )
+        modes = ["bilinear", "nearest", "bilinear"]
+        spatial = RandAffined(["image", "tiers", "coords"], spatial_size=size, mode=modes, **change)
+        changes = [preset("rich", strength) for strength in STRENGTHS] if intensity else []
+        ways = {"ours": lambda: pair(item), "MONAI": lambda: monai_pair(item, spatial, changes)}
+        if not intensity:
+            ways |= other_views(item["image"].as_tensor())
+        return ways
+
+    makes = {"384 x 384": (partial(radiograph, data, 640), (384,) * 2), "96^3": (partial(brain, data, 128), (96,) * 3)}
+    return {
+        f"{name}{', with intensities' if intensity else ''}": partial(ways, *make, intensity)
+        for name, make in makes.items()
+        for intensity in (False, True)
+    }
+
+
+def other_views(image: Tensor) -> Ways:
+    """Two views of the image alone, in its own size, by the other packages."""
+    ways: dict[str, Callable[[], Any]] = {}
+    if find_spec("kornia") and image.ndim == 3:
+        from kornia.augmentation import RandomAffine
+
+        kornia = RandomAffine(15.0, scale=(0.85, 1.15), p=1.0)
+        ways["kornia, image alone"] = lambda: [kornia(image[None]) for _ in range(2)]
+    if find_spec("torchio") and image.ndim == 4:
+        import torchio
+
+        affine = torchio.RandomAffine(scales=0.15, degrees=15)
+        ways["TorchIO, image alone"] = lambda: [affine(image) for _ in range(2)]
+    return ways
+
+
+def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+    """Cases of the search for landmarks."""
+
+    def ways(size: int, landmarks: int) -> Ways:
+        generator = torch.Generator().manual_seed(0)
+        levels = [torch.randn(1, f, *[size // s] * 3, generator=generator) for s, f in ((1, 8), (4, 16))]
+        points = (size - 1) * torch.rand(1, landmarks, 3, generator=generator)
+        find = partial(match_points, levels, points, levels, (1, 4), (size,) * 3)
+        return {"ours": find, "all maps at once": partial(find, chunk=landmarks)}
+
+    return {f"32 landmarks in {size}^3": partial(ways, size, 32) for size in (128, 256)}
+
+
+def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+    """Cases of the contrast by labels."""
+
+    def run(way: str, number: int) -> None:
+        features, labels = pixels(number)
+        loss_of(way, features.requires_grad_(), labels).backward()
+
+    peers = {PEER: partial(run, PEER, 4096)} if find_spec("pytorch_metric_learning") else {}
+    return {"4096 pixels": lambda: {"ours": partial(run, "all", 4096)} | peers}
+
+
+def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+    """Cases of a training that is fed."""
+
+    def ways(steps: int = 20) -> Ways:
+        folder = TemporaryDirectory()
+        for image in sorted((data / "ceph" / "train").glob("*.jpg"))[:20]:
+            Path(folder.name, image.name).symlink_to(image.resolve())
+        settings = {"dataset_dir": folder.name, "output_dir": folder.name, "pixdim": 0.3, "batch_size": 2}
+        settings |= {"train#trainer#train_handlers": [], "max_epochs": 10**6}
+        config = bundle_config("landmark_pretraining", settings)
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # as the bundle does, for its workers
+        loader = config.get_parsed_content("train#dataloader")
+        ready = list(islice(loader, 5))
+        trainer = config.get_parsed_content("train#trainer")
+
+        def fed() -> Any:
+            while folder.name:  # it lives as long as this
+                yield from loader
+
+        def train(batches: Any) -> None:
+            trainer.network.train()
+            for batch in islice(batches, steps):
+                trainer._iteration(trainer, batch)
+
+        return {"ours": partial(train, fed()), "ready batches": partial(train, cycle(ready))}
+
+    return {"20 steps of 2 images": ways}
+
+
+SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, bool]] = {  # repeats, and memory
+    "entropy": (entropy_cases, 7, False),
+    "pairs": (pair_cases, 9, True),
+    "matching": (matching_cases, 3, True),
+    "contrast": (contrast_cases, 5, True),
+    "feeding": (feeding_cases, 5, False),
+}
+
+
+def medians(ways: Ways, repeats: int) -> dict[str, float]:
+    """Seconds of each way, after a first call of each."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for index in range(1 + repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if index:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def _status(name: str) -> float:
+    """MB of this process, from /proc."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
+def megabytes(section: str, case: str, way: str, data: Path) -> float:
+    """What a second call adds to the peak of this process; Linux only."""
+    torch.set_num_threads(THREADS)
+    call = SECTIONS[section][0](data)[case]()[way]
+    call()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def measure(section: str, case: str, data: Path) -> dict[str, Any]:
+    """A row: seconds and MB of each way, and how many times slower than ours it is."""
+    cases, repeats, memory = SECTIONS[section]
+    threads = torch.get_num_threads()
+    seconds = medians(cases(data)[case](), repeats)
+    torch.set_num_threads(threads)
+    row: dict[str, Any] = {"benchmark": "speed", "section": section, "case": case, "seconds": seconds}
+    row["ratio"] = {name: taken / seconds["ours"] for name, taken in seconds.items() if name != "ours"}
+    if memory and Path("/proc/self/clear_refs").exists():
+        row["megabytes"] = {}
+        for way in seconds:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                row["megabytes"][way] = pool.submit(megabytes, section, case, way, data).result()
+    return row
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line for people and a JSON line for each row."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data", help="%(default)s")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="separated by commas (%(default)s)")
+    options = parser.parse_args(arguments)
+    names = options.sections.split(",")
+    for name in names:
+        require(name in SECTIONS, "sections", repr(name), f"among {', '.join(SECTIONS)}")
+    there = (options.data / "ceph" / "train").is_dir() and (options.data / "afids").is_dir()
+    require(there, "data", f"'{options.data}'", "a folder with `ceph/train` and `afids`")
+    torch.set_num_threads(THREADS)
+    for section in names:
+        for case in SECTIONS[section][0](options.data):
+            row = measure(section, case, options.data)
+            parts = [f"{name} {taken:.4g} s" for name, taken in row["seconds"].items()]
+            parts += [f"{ratio:.1f} times {name}" for name, ratio in row["ratio"].items()]
+            parts += [f"{name} {size:.0f} MB" for name, size in row.get("megabytes", {}).items()]
+            print(f"{section}, {case}: {'; '.join(parts)}")
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
