@@ -25,20 +25,20 @@ SMALL = {
     "roi_size": [48, 64],
     "features": [8, 8, 8, 8, 16, 8],
     "widths": [16, 16],
-    "draws": 8,
-    "batch_size": 4,
+    "draws": 4,
+    "batch_size": 2,
     "max_epochs": 1,
     "val_interval": 1,
     "num_workers": 0,
 }
 STAGES = {
     "label_efficient_segmentation": {"pretrain_epochs": 1, "number": 100},
-    "local_contrast_segmentation": {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 4},
+    "local_contrast_segmentation": {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
     "attention_guided_segmentation": {
         "coarse_features": [8, 8, 8, 8, 16, 8],
         "coarse_epochs": 1,
         "contrast_epochs": 1,
-        "contrast_batch_size": 4,
+        "contrast_batch_size": 2,
     },
     "segmenter_segmentation": {"decoder": "mask", "patch_size": 4, "hidden_size": 48, "num_layers": 2},
 }
@@ -82,9 +82,10 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 @pytest.mark.slow
 @every
 def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
-    settings = {"labelled": 4, "label_bits": [1, 2], "draws": 32, "max_epochs": 12, "learning_rate": 0.01}
+    settings = {"labelled": 4, "label_bits": [1, 2], "draws": 16, "max_epochs": 12, "learning_rate": 0.01}
     if bundle == "segmenter_segmentation":  # the mask decoder learns more slowly
         settings |= {"decoder": "linear", "max_epochs": 16, "learning_rate": 0.004}
+    settings["val_interval"] = settings["max_epochs"]
     run(folder, bundle, "train", **settings)
     run(folder, bundle, "train", "evaluate", **settings)
     run(folder, bundle, "train", "inference", **settings, suffix=".png")
