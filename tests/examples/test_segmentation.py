@@ -82,7 +82,7 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 @pytest.mark.slow
 @every
 def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
-    settings = {"labelled": 4, "label_bits": [1, 2], "draws": 16, "max_epochs": 12, "learning_rate": 0.01}
+    settings = {"labelled": 4, "label_bits": [1, 2], "draws": 16, "max_epochs": 8, "learning_rate": 0.01}
     if bundle == "segmenter_segmentation":  # the mask decoder learns more slowly
         settings |= {"decoder": "linear", "max_epochs": 16, "learning_rate": 0.004}
     settings["val_interval"] = settings["max_epochs"]
