@@ -77,7 +77,7 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
         },
         {"disc": [1, 2], "cup": [2]},
     ),
-    "hippocampus": ({"classes": ["anterior", "posterior"]}, {"anterior": [1], "posterior": [2]}),
+    "hippocampus": ({"classes": ["anterior", "posterior"], "share": 0.5}, {"anterior": [1], "posterior": [2]}),
 }
 BUDGETS = {  # settings of all trainings, and epochs of the source's and the oracle's, and of adaptation
     "small": ({"draws": 100, "batch_size": 4}, 24, 8),  # 600 and 200 steps; two CPU cores

@@ -221,7 +221,7 @@ def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     """Cases of a training that is fed."""
 
-    def ways(steps: int = 20) -> Ways:
+    def ways(steps: int = 10) -> Ways:
         folder = TemporaryDirectory()
         for image in sorted((data / "ceph" / "train").glob("*.jpg"))[:20]:
             Path(folder.name, image.name).symlink_to(image.resolve())
@@ -244,7 +244,7 @@ def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 
         return {"ours": partial(train, fed()), "ready batches": partial(train, cycle(ready))}
 
-    return {"20 steps of 2 images": ways}
+    return {"10 steps of 2 images": ways}
 
 
 SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, bool]] = {  # repeats, and memory
@@ -252,7 +252,7 @@ SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, 
     "pairs": (pair_cases, 9, True),
     "matching": (matching_cases, 3, True),
     "contrast": (contrast_cases, 5, True),
-    "feeding": (feeding_cases, 5, False),
+    "feeding": (feeding_cases, 3, False),
 }
 
 

@@ -250,7 +250,7 @@ def test_volumes(folder, bundle):
             (folder / name / path.name).symlink_to(path)
     places = {"dataset_dir": str(folder / "images3d"), "labels_dir": str(folder / "labels3d")}
     settings = {"modality": "mr", "pixdim": None, "label_bits": None, "roi_size": [32] * 3, "window": 3, "draws": 2}
-    there = places | settings | {"spatial_dims": 3, "test_every": 2, "val_every": None, "working_pixdim": 2.0}
+    there = places | settings | {"spatial_dims": 3, "test_every": 2, "val_every": None, "working_pixdim": 1.5}
     run(folder, bundle, "train", **there)
     run(folder, bundle, "train", "evaluate", **there)
     run(folder, bundle, "train", "inference", **there)
