@@ -382,23 +382,22 @@ class AffineMesh:
     """
 
     def __init__(self, matrix: Tensor, valid: Tensor) -> None:
-        self.inverse, self.cells = torch.linalg.inv(matrix).float(), valid
+        self.inverse, cells = torch.linalg.inv(matrix).float(), valid
         for axis in range(valid.ndim):
-            self.cells = torch.logical_and(*_ends(self.cells, axis))
-        self.last = torch.tensor(self.cells.shape, device=valid.device).unsqueeze(1)
-        self.strides = torch.tensor([prod(self.cells.shape[axis + 1 :]) for axis in range(valid.ndim)])
-        self.strides = self.strides.to(valid.device).unsqueeze(1)
-        self.flat = self.cells.flatten()
+            cells = torch.logical_and(*_ends(cells, axis))
+        strides = [prod(cells.shape[axis + 1 :]) for axis in range(valid.ndim)]
+        self.last, self.strides = (torch.tensor(x, device=valid.device).unsqueeze(1) for x in (cells.shape, strides))
+        self.cells = cells.flatten()
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """As :py:meth:`Mesh.locate`."""
         linear, shift = self.inverse[:-1, :-1], self.inverse[:-1, -1:]
         position = torch.addmm(shift, linear, points)
         at = position.clamp(torch.zeros_like(self.last), self.last)
-        found = self.flat[self._index(at)]
+        found = self.cells[self._index(at)]
         rest = (~found).nonzero()[:, 0]
         touched = [self._index(at[:, rest] + sides) for sides in MARGIN * self._sides(at)]
-        found[rest] = sum(self.flat[index] for index in touched) > 0
+        found[rest] = sum(self.cells[index] for index in touched) > 0
         found &= ((position - at).abs() <= MARGIN).all(0)
         return at.masked_fill_(~found, torch.nan), found
 

@@ -95,17 +95,13 @@ class _View:
 
     def __init__(self, coords: Tensor, valid: Tensor, mesh: Mesh | AffineMesh, matrix: Tensor | None = None) -> None:
         self.coords, self.valid, self.mesh, self.matrix = coords, valid, mesh, matrix
-        self._shown: dict[tuple, Tensor] = {}
         self._nearest: tuple[Tensor, Tensor] | None = None
 
     def shows(self, image: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
-        """View (C, *R) of an image (C, *S) that is kept as long as the view; tiers are often asked for twice."""
-        key = (image.data_ptr(), image.dtype, tuple(image.shape), mode, padding_mode)
-        if key not in self._shown:
-            if mode == "nearest" and self._nearest is None:
-                self._nearest = nearest_voxels(self.coords, image.shape[1:])
-            self._shown[key] = resample(image, self.coords, mode, padding_mode, self._nearest)
-        return self._shown[key]
+        """View (C, *R) of an image (C, *S), all of one size."""
+        if mode == "nearest" and self._nearest is None:
+            self._nearest = nearest_voxels(self.coords, image.shape[1:])
+        return resample(image, self.coords, mode, padding_mode, self._nearest)
 
 
 class _Field:
@@ -453,9 +449,7 @@ class RandPairedViews(Randomizable, Transform):
             ]
 
         tracked = any(isinstance(image, MetaTensor) for image in images.values())
-        fits = [view.matrix for view in views]
-        if tracked:
-            fits = [fit_affine(v.coords, v.valid) if v.matrix is None else v.matrix for v in views]
+        fits = [fit_affine(v.coords, v.valid) if tracked and v.matrix is None else v.matrix for v in views]
         out: list[NdarrayOrTensor] = []
         for name, source in sources.items():
             for k, view in enumerate(views):

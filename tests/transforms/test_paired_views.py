@@ -685,3 +685,18 @@ def test_padding_other_than_zeros_is_no_matter_of_matrices() -> None:
     assert paired_views.affine_steps(chain.transforms, MetaTensor(torch.rand(1, 20, 20))) is None
     chain = Compose([Affine(scale_params=(1e-9, 1.0), padding_mode="zeros", image_only=True)])
     assert paired_views.affine_steps(chain.transforms, MetaTensor(torch.rand(1, 20, 20))) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_images_that_share_memory_are_shown_each_as_it_is(dtype: torch.dtype) -> None:
+    image = (255 * torch.rand(1, 24, 24)).to(dtype)
+    data = {"image": image, "same": image, "turned": image.mT}
+    views = RandPairedViewsd(["image", "same", "turned"], roi_size=(16, 16), spatial=chain("affine", 2), num_points=0)
+    views = views.set_random_state(0)(data)
+    coords, valid = views["coords_view1"].round().long(), views["valid_view1"][0]
+    if dtype == torch.uint8:
+        expected = image[0, coords[1, valid], coords[0, valid]]
+        assert views["turned_view1"][0, valid].equal(expected)
+    assert not views["turned_view1"].equal(views["image_view1"])
+    views["same_view1"].zero_()
+    assert views["image_view1"].any()
