@@ -35,6 +35,18 @@ def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> l
         return list(pool.map(make, *zip(*calls, strict=True)))  # what waits is given up when one fails
 
 
+def alone(call: Callable[[], T]) -> T:
+    """Result of a call in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(call).result()
+
+
+def own_megabytes(name: str) -> float:
+    """Memory of this process: "VmRSS", what it has, or "VmHWM", what it had at most; Linux only."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
 def end_of(minutes: float | None, budget: str) -> float | None:
     """When no training is begun any more, as ``time.time``: a small budget ends within two hours anywhere."""
     minutes = 100 if minutes is None and budget == "small" else minutes

@@ -12,18 +12,16 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on busy cores its waiting threads take all the time
 
 import torch
 from torch import Tensor
 
+from benchmarks._runs import alone, own_megabytes
 from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.losses.pixel_sup_con import DENOMINATORS
 
@@ -59,24 +57,13 @@ def timed(way: str, number: int) -> tuple[float, float]:
     return run(way, number), time.perf_counter() - start
 
 
-def peak() -> float:
-    """MB that this process has had at most; Linux only."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
-
-
 def megabytes(way: str, number: int) -> float:
     """What one call adds to the peak of this process, which must be a new one."""
     torch.set_num_threads(THREADS)
     run(way, 64)  # loads what is needed
-    before = peak()
+    before = own_megabytes("VmHWM")
     run(way, number)
-    return peak() - before
-
-
-def alone(call: Callable[[], float]) -> float:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(call).result()
+    return own_megabytes("VmHWM") - before
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

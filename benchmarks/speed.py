@@ -23,11 +23,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from itertools import cycle, islice
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,7 +47,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from benchmarks._runs import bundle_config
+from benchmarks._runs import alone, bundle_config, own_megabytes
 from benchmarks.pixel_sup_con import PEER, loss_of, pixels
 from monai_infoaug._require import require
 from monai_infoaug.inferers import match_points
@@ -60,6 +58,10 @@ from monai_infoaug.transforms.tier_intensity import preset
 THREADS, POINTS, SHARES, BINS = 2, 512, (0.1, 0.45, 0.45), 256
 STRENGTHS = (0.5, 1.0, 0.7)  # of "rich" in the low, medium and high tier
 Ways = Mapping[str, Callable[[], Any]]
+
+
+def has_data(data: Path) -> bool:
+    return (data / "ceph" / "train").is_dir() and (data / "afids").is_dir()
 
 
 def radiograph(data: Path, size: int) -> np.ndarray:
@@ -79,7 +81,7 @@ def noise(*size: int) -> np.ndarray:
 
 
 def entropy_cases(data: Path) -> dict[str, Callable[[], Ways]]:
-    """Cases of the information map."""
+    """Cases of the information map; without the data, noise alone."""
 
     def ways(make: Callable[[], np.ndarray], window: int, peers: bool = True) -> Ways:
         image = make()
@@ -98,8 +100,10 @@ def entropy_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 
         return own | {"ours without numba": without_numba} | ({"scikit-image": rank} if find_spec("skimage") else {})
 
-    images = {"radiograph": partial(radiograph, data, 512), "noise": partial(noise, 512, 512)}
-    volumes = {"brain": partial(brain, data, 64), "noise 3D": partial(noise, 64, 64, 64)}
+    images, volumes = {"noise": partial(noise, 512, 512)}, {"noise 3D": partial(noise, 64, 64, 64)}
+    if has_data(data):
+        images = {"radiograph": partial(radiograph, data, 512)} | images
+        volumes = {"brain": partial(brain, data, 64)} | volumes
     cases = {f"{name}, window {w}": partial(ways, make, w) for name, make in images.items() for w in (9, 33, 65)}
     cases |= {f"{name}, window 9": partial(ways, make, 9) for name, make in volumes.items()}
     sizes = (128, 256, 512, 1024, 2048)
@@ -222,19 +226,18 @@ def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     """Cases of a training that is fed."""
 
     def ways(steps: int = 10) -> Ways:
-        folder = TemporaryDirectory()
-        for image in sorted((data / "ceph" / "train").glob("*.jpg"))[:20]:
-            Path(folder.name, image.name).symlink_to(image.resolve())
-        settings = {"dataset_dir": folder.name, "output_dir": folder.name, "pixdim": 0.3, "batch_size": 2}
-        settings |= {"train#trainer#train_handlers": [], "max_epochs": 10**6}
-        config = bundle_config("landmark_pretraining", settings)
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # as the bundle does, for its workers
-        loader = config.get_parsed_content("train#dataloader")
+        with TemporaryDirectory() as folder:  # the images are read once
+            for image in sorted((data / "ceph" / "train").glob("*.jpg"))[:20]:
+                Path(folder, image.name).symlink_to(image.resolve())
+            settings = {"dataset_dir": folder, "output_dir": folder, "pixdim": 0.3, "batch_size": 2}
+            settings |= {"train#trainer#train_handlers": [], "max_epochs": 10**6}
+            config = bundle_config("landmark_pretraining", settings)
+            trainer, loader = (config.get_parsed_content(f"train#{name}") for name in ("trainer", "dataloader"))
         ready = list(islice(loader, 5))
-        trainer = config.get_parsed_content("train#trainer")
 
         def fed() -> Any:
-            while folder.name:  # it lives as long as this
+            while True:
                 yield from loader
 
         def train(batches: Any) -> None:
@@ -268,12 +271,6 @@ def medians(ways: Ways, repeats: int) -> dict[str, float]:
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def _status(name: str) -> float:
-    """MB of this process, from /proc."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) / 1024
-
-
 def megabytes(section: str, case: str, way: str, data: Path) -> float:
     """What a second call adds to the peak of this process; Linux only."""
     torch.set_num_threads(THREADS)
@@ -281,9 +278,9 @@ def megabytes(section: str, case: str, way: str, data: Path) -> float:
     call()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _status("VmRSS")
+    before = own_megabytes("VmRSS")
     call()
-    return _status("VmHWM") - before
+    return own_megabytes("VmHWM") - before
 
 
 def measure(section: str, case: str, data: Path) -> dict[str, Any]:
@@ -295,10 +292,7 @@ def measure(section: str, case: str, data: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"benchmark": "speed", "section": section, "case": case, "seconds": seconds}
     row["ratio"] = {name: taken / seconds["ours"] for name, taken in seconds.items() if name != "ours"}
     if memory and Path("/proc/self/clear_refs").exists():
-        row["megabytes"] = {}
-        for way in seconds:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                row["megabytes"][way] = pool.submit(megabytes, section, case, way, data).result()
+        row["megabytes"] = {way: alone(partial(megabytes, section, case, way, data)) for way in seconds}
     return row
 
 
@@ -311,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options.sections.split(",")
     for name in names:
         require(name in SECTIONS, "sections", repr(name), f"among {', '.join(SECTIONS)}")
-    there = (options.data / "ceph" / "train").is_dir() and (options.data / "afids").is_dir()
+    there = has_data(options.data) or not {"pairs", "feeding"} & set(names)
     require(there, "data", f"'{options.data}'", "a folder with `ceph/train` and `afids`")
     torch.set_num_threads(THREADS)
     for section in names:

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
-__all__ = ["gathered", "generators", "mean_of", "number_of_processes", "own_rank"]
+__all__ = ["gathered", "generators", "joined", "mean_of", "number_of_processes", "own_rank"]
 
 
 def _several() -> bool:
@@ -42,6 +43,11 @@ def gathered(values: Tensor) -> Tensor:
     if len(parts) > 1:
         dist.all_gather_object(parts, values)
     return torch.cat(parts)
+
+
+def joined(values: Tensor, axis: int = 0) -> Tensor:
+    """Values of all processes, one after the other along an axis, with gradients; all of one shape."""
+    return torch.cat(all_gather(values.contiguous()), axis) if number_of_processes() > 1 else values
 
 
 def mean_of(total: Tensor, count: Tensor, over_processes: bool) -> Tensor:

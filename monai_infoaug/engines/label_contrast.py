@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_shares
+from monai_infoaug._processes import own_rank
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.losses import PixelSupConLoss
@@ -38,8 +38,7 @@ class PrepareLabelledPairs:
 
         views = tuple(view.to(**kwargs) for view in pair(self.key))
         if self.label_key is None:
-            rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-            labels = (torch.arange(len(views[0]), device=device) + rank * len(views[0]),) * 2
+            labels = (torch.arange(len(views[0]), device=device) + own_rank() * len(views[0]),) * 2
         elif self.label_key in batch:
             labels = (get(self.label_key),) * 2
         else:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normalize, one_hot, softplus
 
-from monai_infoaug._processes import mean_of, number_of_processes, own_rank
+from monai_infoaug._processes import joined, mean_of, own_rank
 from monai_infoaug._require import require
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
@@ -188,10 +187,10 @@ class PatchContrastLoss(nn.Module):
             features, _, valid = self.sampler(features, found, valid, tiers)
         rows, valid = features.flatten(2).movedim(1, -1).flatten(0, 1), valid.flatten()
         own = torch.ones_like(valid)
-        if self.over_processes and number_of_processes() > 1:
-            rank, count = own_rank(), len(rows)
-            rows, valid = (torch.cat(all_gather(each.contiguous())) for each in (rows, valid))
-            own = torch.arange(len(rows), device=rows.device) // count == rank
+        if self.over_processes:
+            count = len(rows)
+            rows, valid = joined(rows), joined(valid)
+            own = torch.arange(len(rows), device=rows.device) // count == own_rank()
         rows = rows[valid]
         return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :], own[valid]
 

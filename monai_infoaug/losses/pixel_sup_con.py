@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import normalize, softplus
 
-from monai_infoaug._processes import mean_of, number_of_processes, own_rank
+from monai_infoaug._processes import joined, mean_of, own_rank
 from monai_infoaug._require import require
 
 __all__ = ["PixelSupConLoss"]
@@ -174,9 +173,8 @@ class PixelSupConLoss(nn.Module):
         if self.scope == "batch":
             rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
             classes, anchors, others, valid = (x.flatten()[None] for x in (classes, anchors, others, valid))
-            if number_of_processes() > 1:
-                first = own_rank() * rows.shape[1]
-                columns, others, valid = (torch.cat(all_gather(x.contiguous()), 1) for x in (columns, others, valid))
+            first = own_rank() * rows.shape[1]
+            columns, others, valid = (joined(x, 1) for x in (columns, others, valid))
         negatives = columns.shape[1]  # the columns from here on are positives alone
         if self.scope == "cross":
             columns, others, valid = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others, valid))

@@ -80,6 +80,11 @@ def test_a_row(capsys, monkeypatch):
     assert measure("entropy", "small", DATA)["ratio"] == {}
 
 
+def test_without_data_noise_is_measured(tmp_path):
+    assert all(name.startswith("noise") for name in speed.entropy_cases(tmp_path))
+    assert len(speed.entropy_cases(tmp_path)) > 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
