@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-__all__ = ["gathered", "generators", "joined", "mean_of", "number_of_processes", "own_rank"]
+__all__ = ["gathered", "generators", "in_turn", "joined", "mean_of", "number_of_processes", "own_rank"]
+
+T = TypeVar("T")
 
 
 def _several() -> bool:
@@ -43,6 +48,14 @@ def gathered(values: Tensor) -> Tensor:
     if len(parts) > 1:
         dist.all_gather_object(parts, values)
     return torch.cat(parts)
+
+
+def in_turn(own: Sequence[T]) -> list[T]:
+    """Items of all processes in the order of one process, where each has every n-th of them. Each must call it."""
+    parts: list[Any] = [own] * number_of_processes()
+    if len(parts) > 1:
+        dist.all_gather_object(parts, own)
+    return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
 
 
 def joined(values: Tensor, axis: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from monai_infoaug.data.datalists import (
     segmentation_datalist,
 )
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks, write_landmarks
-from monai_infoaug.data.seeding import LayerSeed, SeededDataset, seeded_loader
+from monai_infoaug.data.seeding import LayerSeed, SeededDataset, own_items, seeded_loader
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader
 from monai_infoaug.data.weak_labels import weak_label_datalist
 
@@ -21,6 +21,7 @@ __all__ = [
     "image_datalist",
     "image_name",
     "landmark_datalist",
+    "own_items",
     "read_landmarks",
     "seeded_loader",
     "segmentation_datalist",

@@ -1,4 +1,4 @@
-"""Randomness that belongs to the item, not to the worker or the process that happens to serve it."""
+"""Items for each process, and randomness that belongs to the item, not to the worker or process that serves it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, DistributedSampler, Subset
 from monai_infoaug._processes import number_of_processes, own_rank
 from monai_infoaug._require import require
 
-__all__ = ["LayerSeed", "SeededDataset", "seeded_loader"]
+__all__ = ["LayerSeed", "SeededDataset", "own_items", "seeded_loader"]
 
 
 class LayerSeed:
@@ -179,3 +179,21 @@ def seeded_loader(
         drop_last=True,
         **kwargs,
     )
+
+
+def own_items(dataset: Dataset) -> range:
+    """Indices of the items that this process evaluates, a sampler for a ``DataLoader``: each has every n-th, once.
+
+    Args:
+        dataset: with a length, at least an item a process.
+
+    Raises:
+        ValueError: for fewer items.
+
+    Example:
+        >>> list(own_items(["a", "b", "c"]))  # alone
+        [0, 1, 2]
+    """
+    number, ranks = len(dataset), number_of_processes()
+    require(number >= ranks, "dataset", f"{number} items", f"one for each of the {ranks} processes")
+    return range(own_rank(), number, ranks)

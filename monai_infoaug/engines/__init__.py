@@ -11,6 +11,7 @@ from monai_infoaug.engines.pretraining import (
     PixelContrastiveTrainer,
     PixelMatchingEvaluator,
 )
+from monai_infoaug.engines.processes import join_processes, leave_processes
 from monai_infoaug.engines.self_labels import SelfLabels
 
 __all__ = [
@@ -27,5 +28,7 @@ __all__ = [
     "SourceAndTarget",
     "half_precision",
     "has_fast_half",
+    "join_processes",
     "keep_freed_memory",
+    "leave_processes",
 ]

@@ -12,6 +12,7 @@ import torch
 from monai.utils import optional_import
 from monai.utils.enums import MetaKeys
 
+from monai_infoaug._processes import in_turn, number_of_processes, own_rank
 from monai_infoaug._require import require
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
 from monai_infoaug.metrics import MeanRadialError
@@ -100,7 +101,8 @@ class LandmarkReport:
 
     ``landmarks_mm.csv`` has every landmark and its score, ``landmarks.png`` shows the first images. Where the true
     landmarks are known, ``errors.txt`` has the mean radial error and success detection rates, overall and by landmark,
-    and the summary is logged. A batch of the evaluator must be decollated, as it is by default.
+    and the summary is logged. A batch of the evaluator must be decollated, as it is by default. Of several processes
+    the first writes what all of them found, see ``own_items``.
 
     Args:
         output_dir: folder, made where it is missing.
@@ -131,7 +133,8 @@ class LandmarkReport:
         """Keep what was found in a batch: ``pred`` of a ``LandmarkMatcher``, ``label`` (L, D) in mm or None."""
         for item in engine.state.output:
             image, found, truth = item["image"], item["pred"], item.get("label")
-            path = str(image.meta.get("filename_or_obj", f"image_{len(self.items)}"))
+            number = own_rank() + number_of_processes() * len(self.items)
+            path = str(image.meta.get("filename_or_obj", f"image_{number}"))
             kept = {"path": path, "name": image_name(path), "space": image.meta.get(MetaKeys.SPACE)}
             kept |= {key: found[key].cpu().numpy() for key in ("landmarks", "world", "scores")}
             kept |= {"affine": np.asarray(image.affine), "truth": None, "errors": None}
@@ -143,7 +146,10 @@ class LandmarkReport:
             self.items.append(kept)
 
     def write(self, engine: Any) -> None:
-        """Write table, summary and picture."""
+        """Write table, summary and picture. Each process must call it."""
+        self.items = in_turn(self.items)
+        if own_rank() > 0:
+            return
         self.output_dir.mkdir(parents=True, exist_ok=True)
         columns = ("name", "world", "scores", "errors")
         names, found, scores, errors = ([item[key] for item in self.items] for key in columns)

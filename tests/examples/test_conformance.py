@@ -260,14 +260,30 @@ def run(bundle: Path, kind: str, settings: dict) -> None:
         assert flow.check_properties() == []
 
 
+def meet(rank: int, count: int, port: int) -> None:
+    """What torchrun tells each of several processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def run_as_one_of(rank: int, port: int, *arguments) -> None:
+    meet(rank, 2, port)
+    run(*arguments)
+
+
 def train_and_report(rank: int, count: int, port: int, bundle: str, settings: dict, report: Path) -> None:
     """One of several processes, or the only one: the losses, the network and what validation found."""
     from ignite.engine import Events
 
     several = ["multi_gpu_train"] if count > 1 else []
-    if count > 1:  # what torchrun tells
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    if count > 1:
+        meet(rank, count, port)
     torch.set_num_threads(1)
     flow = workflow(bundle, "train", *several, **settings)
     losses = []
@@ -300,9 +316,7 @@ def two_processes():
 @needs_train
 def test_two_processes_train_as_one(trained, two_processes, tmp_path):
     bundle, settings, _ = trained
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     results, epochs = [], 20 if bundle.name == "landmark_pretraining" else 2
     for count in (1, 2):
         # at a higher rate, differences of rounding grow with every step, and they do from stage to stage
@@ -334,31 +348,61 @@ def test_train(trained):
     assert all(weight.isfinite().all() for weight in checkpoint["network"].values())
 
 
-@needs_train
-@pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
-def test_evaluate_and_infer(trained, kind, output):
+def of_kind(trained, kind: str) -> tuple[Path, dict]:
+    """A bundle, and the settings to evaluate it or to find landmarks or segment with it."""
     bundle, settings, annotated = trained
+    folder = Path(settings["dataset_dir"])
     if kind == "eval":
         annotated = annotated | {
             "evaluation_dir": settings["dataset_dir"],
-            "evaluation_labels": str(Path(settings["dataset_dir"]).parent / "labels"),
+            "evaluation_labels": str(folder.parent / "labels"),
             "landmarks": annotated["template_landmarks"],
             "part": None,
         }
     parser = config(bundle, *WORKFLOWS[kind])
     annotated = annotated | ({"suffix": ".png"} if spatial_dims(bundle) == 2 else {})
-    run(bundle, kind, settings | {key: value for key, value in annotated.items() if key in parser})
+    return bundle, settings | {key: value for key, value in annotated.items() if key in parser}
+
+
+@needs_train
+@pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
+def test_evaluate_and_infer(trained, two_processes, kind, output, tmp_path):
+    bundle, settings = of_kind(trained, kind)
+    run(bundle, kind, settings)
     results = Path(settings["output_dir"], output)
+    given = (free_port(), bundle, kind, settings | {"results_dir": str(tmp_path)})
+    for process in [two_processes.apply_async(run_as_one_of, (rank, *given)) for rank in range(2)]:
+        process.get()
+    check_same(tmp_path, results)
     if segments(bundle):
         check_segmentation(results, settings)
         return
     (table,) = results.glob("landmarks*.csv")
     found = read_landmarks(table).to("LPS")
     assert set(found.points) == {"0", "1", "2"} and found.labels == LABELS
-    truth = read_landmarks(annotated["template_landmarks"]).points["0"]
-    if "template" in parser:
+    if "template" in settings:
+        truth = read_landmarks(settings["template_landmarks"]).points["0"]
         np.testing.assert_allclose(found.points["0"], truth, atol=4)  # it finds itself, to a cell or two
     assert all(np.isfinite(points).all() for points in found.points.values())
+
+
+def rows_of(path: Path) -> tuple[list[str], list[float]]:
+    """Sorted rows of a table without their fractions, and these."""
+    rows, fraction = sorted(path.read_text().splitlines()), r"\d+\.\d+"
+    return [re.sub(fraction, "", row) for row in rows], [float(x) for row in rows for x in re.findall(fraction, row)]
+
+
+def check_same(folder: Path, other: Path) -> None:
+    """Several processes wrote what one did: tables up to the order of their rows, images to the voxel."""
+    names = [sorted(path.name for path in f.iterdir()) for f in (folder, other)]
+    assert names[0] == names[1] and len(names[0]) > 1
+    for path in folder.iterdir():
+        if path.suffix in (".csv", ".txt"):
+            (text, numbers), (other_text, other_numbers) = rows_of(path), rows_of(other / path.name)
+            assert text == other_text and numbers == pytest.approx(other_numbers, rel=1e-5)
+        elif path.name != "landmarks.png":
+            images = (sitk.GetArrayFromImage(sitk.ReadImage(f / path.name)) for f in (folder, other))
+            np.testing.assert_array_equal(*images)
 
 
 def check_segmentation(results: Path, settings: dict) -> None:
