@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -81,3 +82,15 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Abst
         return nullcontext()
     monkeypatch.setattr(torch, "from_numpy", torch.as_tensor)  # which the mode sees
     return SimulatedGPU()
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Port for processes to meet at, another one each time."""
+
+    def new() -> int:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            return free.getsockname()[1]
+
+    return new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch.distributed as dist
 from monai.data import Dataset
 from monai.transforms import RandGaussianNoise
 
-from monai_infoaug.data import seeded_loader
+from monai_infoaug._processes import in_turn
+from monai_infoaug.data import own_items, seeded_loader
+from monai_infoaug.engines import join_processes, leave_processes
 from monai_infoaug.losses import (
     DenseInfoNCELoss,
     DrawnPixels,
@@ -76,19 +79,27 @@ def batches() -> list[list[torch.Tensor]]:
     return epochs
 
 
-def process(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=2)
+def process(rank: int, port: int, folder: Path) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    for _ in range(2):  # the second does nothing
+        join_processes()
+    assert (dist.get_rank(), dist.get_world_size()) == (rank, 2)
+    with pytest.raises(ValueError, match="`dataset` must be one for each of the 2 processes, got 1 items"):
+        own_items(["a"])
+    assert in_turn([10 * i for i in own_items(range(5))]) == [0, 10, 20, 30, 40]
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 2 processes, got 3"):
         seeded_loader(Dataset([torch.zeros(1)] * 4, RandGaussianNoise()), 3)
     part = slice(rank, None, 2)
     torch.save([losses(part), batches(), thresholds(part)], folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave_processes()
+    assert not dist.is_initialized()
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
+def parts(free_port, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(process, (folder,), nprocs=2)
+    torch.multiprocessing.spawn(process, (free_port(), folder), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -1,5 +1,6 @@
 """Landmark tables, data lists, data sets and readers."""
 
+from monai_infoaug.data.caching import cached_dataset
 from monai_infoaug.data.datalists import (
     annotated_datalist,
     image_datalist,
@@ -18,6 +19,7 @@ __all__ = [
     "SeededDataset",
     "SimpleITKReader",
     "annotated_datalist",
+    "cached_dataset",
     "image_datalist",
     "image_name",
     "landmark_datalist",

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -266,12 +265,6 @@ def meet(rank: int, count: int, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
 def run_as_one_of(rank: int, port: int, *arguments) -> None:
     meet(rank, 2, port)
     run(*arguments)
@@ -314,15 +307,15 @@ def two_processes():
 
 @pytest.mark.slow
 @needs_train
-def test_two_processes_train_as_one(trained, two_processes, tmp_path):
+def test_two_processes_train_as_one(trained, two_processes, free_port, tmp_path):
     bundle, settings, _ = trained
-    port = free_port()
     results, epochs = [], 20 if bundle.name == "landmark_pretraining" else 2
     for count in (1, 2):
         # at a higher rate, differences of rounding grow with every step, and they do from stage to stage
         own = settings | {"max_epochs": epochs, "val_interval": epochs, "val_images": 3, "learning_rate": 5e-5}
         own |= NOTHING_DROPPED.get(bundle.name, {}) | ({"draws": 2} if "draws" in own else {})
-        given = (count, port, bundle.name, own | {"output_dir": str(tmp_path / f"{count}")}, tmp_path / f"of{count}")
+        own |= {"output_dir": str(tmp_path / f"{count}"), "cache_dir": str(tmp_path / "cache") if count > 1 else None}
+        given = (count, free_port(), bundle.name, own, tmp_path / f"of{count}")
         if count == 1:
             train_and_report(0, *given)
         else:
@@ -366,7 +359,7 @@ def of_kind(trained, kind: str) -> tuple[Path, dict]:
 
 @needs_train
 @pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
-def test_evaluate_and_infer(trained, two_processes, kind, output, tmp_path):
+def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp_path):
     bundle, settings = of_kind(trained, kind)
     run(bundle, kind, settings)
     results = Path(settings["output_dir"], output)
