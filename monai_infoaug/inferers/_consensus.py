@@ -9,17 +9,27 @@ from torch.nn.functional import conv1d, conv2d, normalize
 from monai_infoaug._grid import level_features
 
 ITERATIONS = 30  # of a robust fit, which has converged long before
+SLAB = 16  # cells along the first axis at a time: their differences are as large as the embedding
 PLACES = 2**8  # of which the local maps are fitted at a time
 
 
 def salience(level: Tensor) -> Tensor:
     """How much each cell of a level (F, *cells) differs from its neighbours: root of the sum of squares, (*cells)."""
+    parts = []
+    for start in range(0, level.shape[1], SLAB):
+        first = max(0, start - 1)
+        parts.append(_squared_steps(level[:, first : start + SLAB + 1])[start - first :][:SLAB])
+    return torch.cat(parts).sqrt().clamp_min(1e-6)  # constant embeddings have points and patches, too
+
+
+def _squared_steps(level: Tensor) -> Tensor:
+    """Sum over the neighbours of a cell of the squared difference."""
     change = torch.zeros_like(level[0])
     for axis in range(1, level.ndim):
         step = level.diff(dim=axis).square().sum(0)
         for start in (0, 1):
             change.narrow(axis - 1, start, step.shape[axis - 1]).add_(step)
-    return change.sqrt().clamp_min(1e-6)  # constant embeddings have points and patches, too
+    return change
 
 
 def support_points(salient: Tensor, stride: float, count: int) -> Tensor:

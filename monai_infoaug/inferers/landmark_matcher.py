@@ -21,6 +21,7 @@ from monai_infoaug.inferers._peaks import clip_to, peak_of
 __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 
 MAP_CELLS = 2**25  # of the similarity maps that are held at a time
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
 
 
@@ -297,7 +298,7 @@ class LandmarkMatcher(Inferer):
         found, scores = match_points(
             self._embedded(network, images),
             self.landmarks.to(images.device),
-            network(images),
+            self._levels_of(network, images),
             getattr(network, "module", network).strides,
             images.shape[2:],
             self.level_weights,
@@ -305,6 +306,12 @@ class LandmarkMatcher(Inferer):
             self.neighbourhood,
         )
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}
+
+    def _levels_of(self, network: nn.Module, images: Tensor) -> list[Tensor]:
+        levels = network(images)
+        for i, level in enumerate(levels) if self.neighbourhood else ():  # so they are read there, without a copy
+            levels[i] = level.contiguous(memory_format=LAST[level.ndim])
+        return levels
 
     def _embedded(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         """Levels of the templates, computed anew only for another network, changed weights or another device.
@@ -315,6 +322,6 @@ class LandmarkMatcher(Inferer):
         versions = [(id(t), t.data_ptr(), None if t.is_inference() else t._version) for t in tensors]
         state = network.training, images.device, images.dtype, versions
         if self._network is not network or self._state != state:
-            self._levels = network(self.templates.to(images))
+            self._levels = self._levels_of(network, self.templates.to(images))
             self._network, self._state, self._tensors = network, state, tensors  # kept alive, so that no id comes twice
         return self._levels

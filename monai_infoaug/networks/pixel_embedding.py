@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from monai.inferers import sliding_window_inference
 from monai.networks.blocks import Convolution, UpSample
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
@@ -188,6 +189,10 @@ class GlobalLocalEmbeddingNet(nn.Module):
     Args:
         networks: embedding networks, each with ``strides`` and a list of levels as its output.
         scales: for each network, by how much the image is shrunk before it sees it.
+        roi_size: a network to which an image is larger than this sees it in windows of this size (MONAI's sliding
+            windows; they overlap by a quarter, and their embeddings are blended), so that a large volume fits into
+            memory; None: always the whole image. Instance normalisation then looks at a window, too. Exported networks
+            always see the whole image.
 
     Attributes:
         strides: voxels of the image a cell, for each level.
@@ -198,7 +203,8 @@ class GlobalLocalEmbeddingNet(nn.Module):
         gets its own (training, where one sees whole images and another crops). The levels of all networks in order.
 
     Raises:
-        ValueError: unless there is one positive scale, and one or ``len(networks)`` images, for the networks.
+        ValueError: unless there is one positive scale, and one or ``len(networks)`` images, for the networks, and the
+            axes of windows are multiples of four times what divides each network's input.
 
     Example:
         >>> local_net, global_net = PixelEmbeddingNet(strides=(2, 8)), PixelEmbeddingNet(strides=(2, 8))
@@ -206,7 +212,9 @@ class GlobalLocalEmbeddingNet(nn.Module):
         (2, 8, 4, 16)
     """
 
-    def __init__(self, networks: Sequence[nn.Module], scales: Sequence[int] = (1, 2)) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], scales: Sequence[int] = (1, 2), roi_size: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         require(
             len(networks) == len(scales) > 0 and all(s >= 1 for s in scales),
@@ -214,7 +222,11 @@ class GlobalLocalEmbeddingNet(nn.Module):
             tuple(scales),
             f"one factor of at least 1 for each of the {len(networks)} networks",
         )
+        steps = [4 * net.divisor for net in networks] if roi_size is not None else []  # from window to window: 3 / 4
+        good = all(size % step == 0 for size in roi_size or () for step in steps)
+        require(good, "roi_size", roi_size, f"multiples of {steps}")
         self.networks, self.scales = nn.ModuleList(networks), tuple(scales)
+        self.roi_size = None if roi_size is None else tuple(roi_size)
         self.view_levels = tuple((i, stride) for i, net in enumerate(networks) for stride in net.strides)
         self.strides = tuple(scales[i] * stride for i, stride in self.view_levels)
 
@@ -230,7 +242,24 @@ class GlobalLocalEmbeddingNet(nn.Module):
         """The levels of one image (B, C, *S)."""
         levels: list[Tensor] = []
         for net, scale in zip(self.networks, self.scales, strict=True):
-            levels += net(shrink(image, scale))
+            small = shrink(image, scale)
+            if torch.jit.is_scripting() or torch.jit.is_tracing():
+                levels += net(small)
+            else:
+                levels += self._in_windows(net, small)
+        return levels
+
+    @torch.jit.unused
+    def _in_windows(self, net: nn.Module, image: Tensor) -> list[Tensor]:
+        if self.roi_size is None or all(n <= roi for n, roi in zip(image.shape[2:], self.roi_size, strict=True)):
+            return net(image)
+        padded = pad_to_multiple(image, net.divisor)  # so that the last window, too, begins where a cell begins
+        window = [min(n, roi) for n, roi in zip(padded.shape[2:], self.roi_size, strict=True)]
+        blended = sliding_window_inference(padded, window, 1, net, mode="gaussian")
+        levels = []
+        for level, stride in zip(blended if isinstance(blended, tuple) else [blended], net.strides, strict=True):
+            level /= level.norm(dim=1, keepdim=True)  # in place: it may take the better part of the memory
+            levels.append(level[(..., *(slice(-(-n // stride)) for n in image.shape[2:]))])
         return levels
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:

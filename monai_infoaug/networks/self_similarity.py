@@ -51,7 +51,9 @@ class SelfSimilarity(nn.Module):
         x = image.float()
         dims = x.ndim - 2
         wide = pad(x, [self.distance] * (2 * dims), mode="replicate")
-        parts: list[Tensor] = []
+        # the largest tensor: filled and changed in place
+        differences = x.unsqueeze(2).repeat([1, 1, 2 * dims] + [1] * dims)
+        number = 0
         for axis in range(2, x.ndim):
             for start in (0, 2 * self.distance):
                 beside = wide
@@ -59,10 +61,16 @@ class SelfSimilarity(nn.Module):
                     beside = beside.narrow(other, start if other == axis else self.distance, x.shape[other])
                 squares = pad((x - beside).square(), [self.radius] * (2 * dims), mode="replicate")
                 size = 2 * self.radius + 1
-                parts.append(avg_pool2d(squares, size, 1) if dims == 2 else avg_pool3d(squares, size, 1))
-        differences = torch.stack(parts, dim=2)
+                pooled = avg_pool2d(squares, size, 1) if dims == 2 else avg_pool3d(squares, size, 1)
+                differences[:, :, number] = pooled
+                number += 1
         mean = differences.mean(2, keepdim=True)
         # bounded, so that flat regions are not all noise
         usual = mean.flatten(1).mean(1).view([-1] + [1] * (dims + 2)).clamp_min(1e-30)
         mean = torch.minimum(torch.maximum(mean, 1e-3 * usual), 1e3 * usual)
-        return torch.exp(-(differences - differences.amin(2, keepdim=True)) / mean).flatten(1, 2).to(image.dtype)
+        lowest = differences.amin(2, keepdim=True)
+        if differences.requires_grad:
+            differences = torch.exp((lowest - differences) / mean)
+        else:
+            differences.sub_(lowest).div_(mean).neg_().exp_()
+        return differences.flatten(1, 2).to(image.dtype)

@@ -144,6 +144,30 @@ def test_each_network_gets_its_own_image():
         both(crop, image, image)
 
 
+@pytest.mark.parametrize("size", [(100, 61), (70, 41, 16)])
+@torch.no_grad()
+def test_windows_blend_into_the_whole(size):
+    nets = [small(i, spatial_dims=len(size), norm="batch").eval() for i in range(2)]
+    image, roi = random(1, 1, *size), (64, 64, 32)[: len(size)]
+    whole, windows = (GlobalLocalEmbeddingNet(nets, roi_size=roi).eval() for roi in (None, roi))
+    expected, found = whole(image), windows(image)
+    assert_same_levels(found[2:], expected[2:])  # shrunk by 2 it is no larger than a window
+    for level, other in zip(found[:2], expected[:2], strict=True):
+        assert level.shape == other.shape and not torch.equal(level, other)
+        torch.testing.assert_close(level.norm(dim=1), torch.ones_like(level[:, 0]))
+        cosines = (level * other).sum(1)
+        assert cosines.min() > 0.8 and cosines.mean() > 0.99  # without a seam where windows meet
+        torch.testing.assert_close(level[:, :, :1], other[:, :, :1], atol=0.02, rtol=0)  # far from the other window
+    part = image[:, :, :64]
+    assert_same_levels(windows(part), whole(part))  # no larger than a window
+
+
+@pytest.mark.parametrize("roi_size", [(24, 32), (0.5, 32)])
+def test_windows_that_do_not_fit_the_networks(roi_size):
+    with pytest.raises(ValueError, match=r"`roi_size` must be multiples of \[32, 32\]"):
+        GlobalLocalEmbeddingNet([small(), small()], roi_size=roi_size)
+
+
 @pytest.mark.parametrize("scales", [(), (1,), (1, 2, 4), (1, 0)])
 def test_scales_that_do_not_fit_the_networks(scales):
     with pytest.raises(ValueError, match="`scales` must be one factor of at least 1 for each of the 2 networks"):
