@@ -12,8 +12,6 @@ same test cases by Dice and the 95 % Hausdorff distance. The rows:
   ``label_efficient`` and ``label_efficient_guided`` find on average takes the place of labels where there are none;
   ``label_efficient_round_contrast``: the same, with pre-training before fine-tuning; ``scratch_round``: without any
   contrast, from ``scratch`` and its segmentations alone.
-- ``label_efficient_student``: a network that starts from nothing, as ``scratch``, where what ``scratch`` and
-  ``label_efficient`` find on average takes the place of labels where there are none.
 - ``global``: the encoder alone, without labels (SimCLR).
 - ``local_contrast``: the bundle of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
   ``local_contrast_drawn``: as many voxels at random; ``local_contrast_guided``: by tier of information.
@@ -93,10 +91,8 @@ BUDGETS = {  # settings of the bundles, and epochs of their pre-training
 ROUNDS = {  # rows whose segmentations are averaged; a round goes on from the last of them
     "scratch_round": ["scratch"],
     "label_efficient_round": ["scratch", "label_efficient_guided", "label_efficient"],
-    "label_efficient_student": ["scratch", "label_efficient"],
 }
 ROUNDS["label_efficient_round_contrast"] = ROUNDS["label_efficient_round"]
-ANEW = ["label_efficient_student"]  # but these start from nothing
 
 
 def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
@@ -117,7 +113,6 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
         "label_efficient_cross": (EFFICIENT, pretrain | {"scope": "cross"}),
         "label_efficient_round": (EFFICIENT, scratch),
         "label_efficient_round_contrast": (EFFICIENT, pretrain),
-        "label_efficient_student": (EFFICIENT, scratch),
         "global": (LOCAL, local | {"local_epochs": 0}),
         "local_contrast": (LOCAL, local),
         "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{loss}StridePixels", "stride": 4}}),
@@ -175,7 +170,7 @@ class Segmentation:
         if name in ROUNDS:
             folders = [self._folder(other, settings["labelled"], settings["seed"]) for other in ROUNDS[name]]
             checkpoints = [str(made / "checkpoint.pt") for made in folders]
-            more = {"start": None if name in ANEW else checkpoints[-1], "pseudo_labels": str(folder / "labels")}
+            more = {"start": checkpoints[-1], "pseudo_labels": str(folder / "labels")}
             run("train", "inference", folder=folder, results_dir=more["pseudo_labels"], checkpoints=checkpoints)
         run("train", folder=folder, **more)
         seconds = time.perf_counter() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core, each with one thread
+    torch.set_num_threads(1)
 
 GPU, HOST = torch.device("cuda", 0), torch.device("cpu")
 MAY_MIX = (Tensor.copy_, Tensor.__getitem__, Tensor.data.__set__, torch._has_compatible_shallow_copy_type)

@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any
@@ -85,10 +86,12 @@ class _OnDisk(PersistentDataset):
     def fill(self, num_workers: int) -> None:
         """Compute this process's share of what is missing, or was half written when a run was killed."""
         files = {self._file(item): item for item in self.data}
-        for file in files:
+        missing = []
+        for file, item in islice(files.items(), own_rank(), None, number_of_processes()):
             if file.exists() and not zipfile.is_zipfile(file):  # the end of the archive is missing
                 file.unlink(missing_ok=True)
-        missing = [item for file, item in files.items() if not file.exists()][own_rank() :: number_of_processes()]
+            if not file.exists():
+                missing.append(item)
         # with a generator of its own, so that nothing else depends on what was missing
         loader = DataLoader(_Computed(self, missing), num_workers=num_workers, generator=torch.Generator())
         for _ in tqdm(loader, f"Computing ahead in {self.cache_dir}", disable=None) if has_tqdm else loader:

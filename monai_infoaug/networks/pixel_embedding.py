@@ -190,9 +190,9 @@ class GlobalLocalEmbeddingNet(nn.Module):
         networks: embedding networks, each with ``strides`` and a list of levels as its output.
         scales: for each network, by how much the image is shrunk before it sees it.
         roi_size: a network to which an image is larger than this sees it in windows of this size (MONAI's sliding
-            windows; they overlap by a quarter, and their embeddings are blended), so that a large volume fits into
-            memory; None: always the whole image. Instance normalisation then looks at a window, too. Exported networks
-            always see the whole image.
+            windows, which overlap by an eighth or more and whose embeddings are blended), so that a large volume fits
+            into memory; None: always the whole image. Instance normalisation then looks at a window, too. Exported
+            networks always see the whole image.
 
     Attributes:
         strides: voxels of the image a cell, for each level.
@@ -204,7 +204,7 @@ class GlobalLocalEmbeddingNet(nn.Module):
 
     Raises:
         ValueError: unless there is one positive scale, and one or ``len(networks)`` images, for the networks, and the
-            axes of windows are multiples of four times what divides each network's input.
+            axes of windows are multiples, at least the double, of what divides each network's input.
 
     Example:
         >>> local_net, global_net = PixelEmbeddingNet(strides=(2, 8)), PixelEmbeddingNet(strides=(2, 8))
@@ -222,9 +222,9 @@ class GlobalLocalEmbeddingNet(nn.Module):
             tuple(scales),
             f"one factor of at least 1 for each of the {len(networks)} networks",
         )
-        steps = [4 * net.divisor for net in networks] if roi_size is not None else []  # from window to window: 3 / 4
-        good = all(size % step == 0 for size in roi_size or () for step in steps)
-        require(good, "roi_size", roi_size, f"multiples of {steps}")
+        divisors = [net.divisor for net in networks] if roi_size is not None else []
+        good = all(size % divisor == 0 and size >= 2 * divisor for size in roi_size or () for divisor in divisors)
+        require(good, "roi_size", roi_size, f"multiples, at least the double, of {divisors}")
         self.networks, self.scales = nn.ModuleList(networks), tuple(scales)
         self.roi_size = None if roi_size is None else tuple(roi_size)
         self.view_levels = tuple((i, stride) for i, net in enumerate(networks) for stride in net.strides)
@@ -255,7 +255,9 @@ class GlobalLocalEmbeddingNet(nn.Module):
             return net(image)
         padded = pad_to_multiple(image, net.divisor)  # so that the last window, too, begins where a cell begins
         window = [min(n, roi) for n, roi in zip(padded.shape[2:], self.roi_size, strict=True)]
-        blended = sliding_window_inference(padded, window, 1, net, mode="gaussian")
+        steps = [7 * n // (8 * net.divisor) * net.divisor for n in window]
+        overlap = [(n - step - 0.5) / n for n, step in zip(window, steps, strict=True)]  # MONAI rounds the step down
+        blended = sliding_window_inference(padded, window, 1, net, overlap, "gaussian")
         levels = []
         for level, stride in zip(blended if isinstance(blended, tuple) else [blended], net.strides, strict=True):
             level /= level.norm(dim=1, keepdim=True)  # in place: it may take the better part of the memory
