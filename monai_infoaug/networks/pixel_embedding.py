@@ -26,6 +26,8 @@ def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
 
 def shrink(image: Tensor, scale: int) -> Tensor:
     """Mean of each ``scale`` x ``scale`` (x ``scale``) voxels of (B, C, *S); the last ones are repeated as needed."""
+    if scale == 1:
+        return image
     padded = pad_to_multiple(image, scale)
     return avg_pool2d(padded, scale) if image.ndim == 4 else avg_pool3d(padded, scale)
 
@@ -253,7 +255,8 @@ class GlobalLocalEmbeddingNet(nn.Module):
     def _in_windows(self, net: nn.Module, image: Tensor) -> list[Tensor]:
         if self.roi_size is None or all(n <= roi for n, roi in zip(image.shape[2:], self.roi_size, strict=True)):
             return net(image)
-        padded = pad_to_multiple(image, net.divisor)  # so that the last window, too, begins where a cell begins
+        fits = all(n % net.divisor == 0 for n in image.shape[2:])
+        padded = image if fits else pad_to_multiple(image, net.divisor)  # so that windows begin where cells begin
         window = [min(n, roi) for n, roi in zip(padded.shape[2:], self.roi_size, strict=True)]
         steps = [7 * n // (8 * net.divisor) * net.divisor for n in window]
         overlap = [(n - step - 0.5) / n for n, step in zip(window, steps, strict=True)]  # MONAI rounds the step down
