@@ -91,9 +91,7 @@ def test_daisy_has_a_descriptor_for_every_voxel():
     np.testing.assert_allclose(described[:, 5:-5, 5:-5].movedim(0, -1), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("find", "dims"), [(baselines.by_mind, 2), (baselines.by_mind, 3), (baselines.by_daisy, 2)], ids=str
-)
+@pytest.mark.parametrize(("find", "dims"), [(baselines.by_mind, 2), (baselines.by_mind, 3), (baselines.by_daisy, 2)])
 @pytest.mark.parametrize("kind", [torch.as_tensor, MetaTensor])
 def test_descriptors_find_a_shift(find, dims, kind):
     if find is baselines.by_daisy:
