@@ -106,6 +106,7 @@ def test_the_same_seed_gives_the_same_file(images, calibrated, tmp_path):
     assert (tmp_path / "again.json").read_text() == calibrated[0].read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "keep"), [(1.0, 0.0), (1.5, 0.0), (1.0, 0.9)])
 def test_stop_is_on_the_way_from_the_image_itself_to_what_corresponds(images, calibrated, tmp_path, alpha, keep):
     found = calibrate(images, tmp_path / "found.json", window=5, alpha=alpha, keep=keep)

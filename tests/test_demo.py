@@ -117,6 +117,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(demo, name, value)
 
 
+@pytest.mark.slow
 def test_the_whole_demo_in_small(tiny, tmp_path, capsys, monkeypatch):
     out = tmp_path / "new" / "folder"
     errors = demo.run_demo(out, seed=1, epochs=1)

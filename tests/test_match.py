@@ -248,6 +248,7 @@ def test_an_image_given_twice_is_matched_once_and_namesakes_are_kept(checkpoint,
     assert (folder / "out" / "more_a.mrk.json").exists()
 
 
+@pytest.mark.slow
 def test_volumes_in_a_turned_anisotropic_frame(tmp_path, capsys):
     """Slicer's table in LPS, volumes in RAS: what is written comes back at the same place of the volume."""
     bundle = copy_bundle("landmark_pretraining", tmp_path / "bundle")

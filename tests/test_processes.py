@@ -103,6 +103,7 @@ def parts(free_port, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["points", "dense", "labels", "drawn", "negative", "rectified", "patches", "heat"])
 def test_losses(parts, name):
     value, gradient = losses(slice(None))[name]

@@ -100,6 +100,7 @@ def scene(seed, dims):
     return {"image": image, "label": label.to(torch.uint8), "tiers": label.to(torch.uint8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("shares", [None, (0.2, 0.4, 0.4)])
 def test_paired_views_of_labelled_images_are_learnt_from(dims, shares):

@@ -34,6 +34,7 @@ def largest_error() -> float:
     return max(errors, key=lambda error: float("inf") if error != error else error)
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_memory_that_was_never_written():
     fill = os.environ | {"MALLOC_PERTURB_": "128", "OMP_NUM_THREADS": "1"}  # glibc: each byte is 127, large in bfloat16
     done = subprocess.run([sys.executable, __file__], env=fill, capture_output=True, text=True, check=True)

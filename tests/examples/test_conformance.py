@@ -357,6 +357,7 @@ def of_kind(trained, kind: str) -> tuple[Path, dict]:
     return bundle, settings | {key: value for key, value in annotated.items() if key in parser}
 
 
+@pytest.mark.slow
 @needs_train
 @pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
 def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp_path):

@@ -148,6 +148,7 @@ def test_a_round_learns_from_segmentations_of_unlabelled_training_cases_alone(fo
     assert used == {name: folder / "labels" if name in ("01", "05") else pseudo for name in names}
 
 
+@pytest.mark.slow
 def test_segmentations_of_several_trainings_are_averaged(folder):
     """The mean of the logits decides, and it is neither training's own segmentation."""
     bundle, settings = "label_efficient_segmentation", {"labelled": 4, "label_bits": [1, 2], "suffix": ".png"}
@@ -180,6 +181,7 @@ def test_intensities_in_fine_tuning_change_by_tier_or_as_usual(folder, tiered):
     assert [name for name in made if name in [*usual, "RandTierIntensityd"]] == changes
 
 
+@pytest.mark.slow
 @with_stages
 def test_the_last_layer_has_a_rate_of_its_own(folder, bundle):
     flow = run(folder, bundle, "train", label_bits=[1, 2], labelled=2, last_layer=3)
@@ -250,7 +252,7 @@ def test_volumes(folder, bundle):
             (folder / name / path.name).symlink_to(path)
     places = {"dataset_dir": str(folder / "images3d"), "labels_dir": str(folder / "labels3d")}
     settings = {"modality": "mr", "pixdim": None, "label_bits": None, "roi_size": [32] * 3, "window": 3, "draws": 2}
-    there = places | settings | {"spatial_dims": 3, "test_every": 2, "val_every": None, "working_pixdim": 1.5}
+    there = places | settings | {"spatial_dims": 3, "test_every": 2, "val_every": None, "working_pixdim": 2.5}
     run(folder, bundle, "train", **there)
     run(folder, bundle, "train", "evaluate", **there)
     run(folder, bundle, "train", "inference", **there)

@@ -210,6 +210,7 @@ def _rank(rank, store, given, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     given = views(batch=4)
     given[1][:2] = -1  # one process has fewer anchors

@@ -87,6 +87,7 @@ def saved_and_loaded(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     return torch.jit.load(file)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("both", [False, True])
