@@ -27,8 +27,15 @@ FRONT_DOORS = {
     "inspection",
     "match",
 }  # what a user starts; they may use every room
-FREE_TO_ALL = {"_grid", "_processes", "_require"}
-OPTIONAL_OF = {"calibration": ["tqdm"], "_entropy_numba": ["numba"], "demo": ["ignite"], "match": ["tqdm"]}
+FREE_TO_ALL = {"_grid", "_numba", "_processes", "_require"}
+OPTIONAL_OF = {
+    "calibration": ["tqdm"],
+    "demo": ["ignite"],
+    "match": ["tqdm"],
+    "_numba": ["numba"],
+    "_entropy_numba": ["numba"],
+    "_views_numba": ["numba"],
+}
 
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file.parent.name != "examples")  # which hold configuration
 PUBLIC = [f for f in FILES if not f.name.startswith("_") and f.parent != PACKAGE]

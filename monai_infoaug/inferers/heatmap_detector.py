@@ -7,7 +7,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 from monai_infoaug.inferers.landmark_matcher import to_world
 
@@ -51,7 +51,7 @@ class HeatmapDetector(Inferer):
             ``landmarks`` (B, L, D) in voxels, ``world`` (B, L, D) in millimetres, ``scores`` (B, L) in [0, 1].
         """
         require(inputs.ndim in (4, 5), "inputs", f"shape {tuple(inputs.shape)}", "(B, C, *S), 2D or 3D")
-        require(bool(inputs.isfinite().all()), "inputs", "NaN or infinite values", "finite")
+        require(all_finite(inputs), "inputs", "NaN or infinite values", "finite")
         stride = getattr(getattr(network, "module", network), "stride", None)
         require(stride is not None, "network", type(network).__name__, "a network with `stride`")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
@@ -258,7 +258,7 @@ class LandmarkMatcher(Inferer):
             f"shape {tuple(templates.shape)}",
             f"(T, C, *S) with {dims} spatial dimensions and T = {len(landmarks)} like `landmarks`",
         )
-        require(bool(templates.isfinite().all()), "templates", "NaN or infinite values", "finite")
+        require(all_finite(templates), "templates", "NaN or infinite values", "finite")
         if world:
             landmarks = to_voxels(landmarks, templates)
         templates = convert_to_tensor(templates)
@@ -293,7 +293,7 @@ class LandmarkMatcher(Inferer):
             f"shape {tuple(inputs.shape)}",
             f"(B, C, *S) like the templates' {tuple(self.templates.shape)}",
         )
-        require(bool(inputs.isfinite().all()), "inputs", "NaN or infinite values", "finite")
+        require(all_finite(inputs), "inputs", "NaN or infinite values", "finite")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
         found, scores = match_points(
             self._embedded(network, images),

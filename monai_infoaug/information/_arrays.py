@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -32,7 +32,7 @@ def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
         tensor = torch.from_numpy(array.astype(np.float64))
     else:
         tensor = array.detach().as_subclass(Tensor).double()
-    require(bool(tensor.isfinite().all()), name, "NaN or infinity", "finite")
+    require(all_finite(tensor), name, "NaN or infinity", "finite")
     return tensor
 
 

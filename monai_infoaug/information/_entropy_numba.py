@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
-
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-_compiling = Lock()  # numba looks up types that it has not met in a dictionary that threads must not share
+from monai_infoaug._numba import jit, over_threads
 
 
-def _jit(function: Callable) -> Callable:
-    # A plain thread pool around nogil, not parallel=True: numba's own threads do not survive a fork.
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written to
-        return numba.njit(nogil=True)(function)
-
-
-@_jit
+@jit
 def _entropy_lines(bins, window, num_bins, table, out, start, stop):
     """Entropy along lines ``start`` to ``stop`` of axis 2 of ``bins`` (channel, z, y, x): the window slides along y.
 
@@ -81,14 +68,5 @@ def window_entropy(bins: Tensor, window: tuple[int, ...], num_bins: int, table: 
     voxels = voxels.view(np.uint32)  # unsigned indices spare numba the test for negative ones: 1.6 times faster
     sides = (1, *window)[-3:]
     out = np.zeros(voxels.shape, np.float32)
-    # torch counts one thread in a DataLoader worker: workers do not crowd each other
-    cuts = np.linspace(0, voxels[:, :, 0].size, torch.get_num_threads() + 1).astype(int).tolist()
-
-    def work(start: int, stop: int) -> None:
-        _entropy_lines(voxels, sides, num_bins, table.numpy(), out, start, stop)
-
-    with _compiling:
-        work(0, 0)  # finds or makes the code for these types
-    with ThreadPoolExecutor(len(cuts) - 1) as pool:
-        list(pool.map(work, cuts[:-1], cuts[1:]))
+    over_threads(_entropy_lines, voxels[:, :, 0].size, voxels, sides, num_bins, table.numpy(), out)
     return torch.from_numpy(out).reshape(bins.shape)

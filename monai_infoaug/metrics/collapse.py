@@ -7,7 +7,7 @@ from monai.metrics import CumulativeIterationMetric, EmbeddingCollapseMetric
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 
 __all__ = ["PixelEmbeddingCollapseMetric"]
 
@@ -45,7 +45,7 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
         require(y_pred.ndim >= 3, "y_pred", f"shape {tuple(y_pred.shape)}", "of shape (B, F, *S) or (B, N, F)")
         images = convert_to_tensor(y_pred, track_meta=False).movedim(self.channel_dim, -1).flatten(1, -2).float()
         require(images.shape[1] > 1, "y_pred", f"shape {tuple(y_pred.shape)}", "of at least two pixels")
-        require(bool(images.isfinite().all()), "y_pred", "NaN or infinity", "finite")
+        require(all_finite(images), "y_pred", "NaN or infinity", "finite")
         return torch.stack([self.collapse(pixels)["effective_rank_score"] for pixels in images])[:, None]
 
     def aggregate(self) -> Tensor:

@@ -10,7 +10,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["RandIntensityCurve", "RandIntensityCurveD", "RandIntensityCurveDict", "RandIntensityCurved"]
@@ -64,7 +64,7 @@ class RandIntensityCurve(RandomizableTransform):
         """
         img = up_to_date(img)
         x = convert_to_tensor(img, track_meta=False)
-        require(bool(x.isfinite().all()), "img", "NaN or infinity", "finite")
+        require(all_finite(x), "img", "NaN or infinity", "finite")
         dtype = x.dtype if x.is_floating_point() else torch.float32
         x = x if x.dtype == torch.float64 else x.float()
         if randomize:

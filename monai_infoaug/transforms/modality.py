@@ -11,7 +11,7 @@ from monai.transforms import ScaleIntensityRange, ScaleIntensityRangePercentiles
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.foreground import BodyMask
@@ -90,7 +90,7 @@ class ModalityPreset(Transform):
         img = up_to_date(img)
         x = convert_to_tensor(img, dtype=torch.float32, track_meta=False)
         require(x.ndim in (3, 4) and x.numel() > 0, "img", tuple(x.shape), "channel first, 2D or 3D, not empty")
-        require(bool(x.isfinite().all()), "img", "NaN or infinity", "finite")
+        require(all_finite(x), "img", "NaN or infinity", "finite")
         foreground = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else self.body(x)
         scaled = getattr(self, f"_{self.modality}")(x, foreground)
         scaled = convert_to_tensor(scaled, track_meta=False).clamp(0, 1)  # MONAI leaves alone what is (nearly) constant

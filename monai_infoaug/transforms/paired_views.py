@@ -42,7 +42,7 @@ from monai.utils import (
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import require, require_shares
+from monai_infoaug._require import all_finite, require, require_shares
 from monai_infoaug.transforms._correspondence import (
     OUTSIDE,
     AffineMesh,
@@ -52,7 +52,7 @@ from monai_infoaug.transforms._correspondence import (
     fit_affine,
     frame,
     may_show_twice,
-    nearest_voxels,
+    places,
     resample,
     split_coordinates,
     unfolded,
@@ -95,13 +95,10 @@ class _View:
 
     def __init__(self, coords: Tensor, valid: Tensor, mesh: Mesh | AffineMesh, matrix: Tensor | None = None) -> None:
         self.coords, self.valid, self.mesh, self.matrix = coords, valid, mesh, matrix
-        self._nearest: tuple[Tensor, Tensor] | None = None
 
-    def shows(self, image: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
-        """View (C, *R) of an image (C, *S), all of one size."""
-        if mode == "nearest" and self._nearest is None:
-            self._nearest = nearest_voxels(self.coords, image.shape[1:])
-        return resample(image, self.coords, mode, padding_mode, self._nearest)
+    def at(self, voxels: Tensor) -> Tensor:
+        """Coordinates (D, n) of voxels (n,) by their linear index."""
+        return self.coords.flatten(1).index_select(1, voxels)
 
 
 class _Field:
@@ -433,38 +430,45 @@ class RandPairedViews(Randomizable, Transform):
             require(low >= 0 and high <= 2, "tiers", f"{low} to {high}", "0 low, 1 medium or 2 high")
 
         self.randomize()
-        views, partners, shared = self._views(first)
-        map_mode = {"information": "bilinear", "tiers": "nearest", "mask": "nearest"}
-        tier_maps = [
-            {name: view.shows(value.as_tensor(), map_mode[name]) for name, value in maps.items()} for view in views
-        ]
-        if "sampling" not in self.outputs:
-            del shared[1]  # points are drawn from that of view 1
-        densities = [self._density(*each) for each in zip(shared, tier_maps, strict=False)]
-        anchor = self._anchor_tier(densities[0], tier_maps[0])
+        views, shared, partners = self._views(first)
+
+        def read(coords: Tensor) -> dict[str, Tensor]:
+            modes = {"information": "bilinear", "tiers": "nearest", "mask": "nearest"}
+            return {name: resample(value.as_tensor(), coords, modes[name]) for name, value in maps.items()}
+
+        known = [read(view.at(voxels)) for view, voxels in zip(views, shared, strict=False)]
+        densities = [self._density(each, voxels) for each, voxels in zip(known, shared, strict=True)]
+        anchor = self._anchor_tier(densities[0], known[0])
         if anchor is not None:
             densities = [
-                self._normalised(density * (tier["tiers"][0] == anchor), density)
-                for density, tier in zip(densities, tier_maps, strict=False)
+                self._normalised(density * (each["tiers"][0] == anchor), density)
+                for density, each in zip(densities, known, strict=True)
             ]
 
         tracked = any(isinstance(image, MetaTensor) for image in images.values())
         fits = [fit_affine(v.coords, v.valid) if tracked and v.matrix is None else v.matrix for v in views]
         out: list[NdarrayOrTensor] = []
+        shown_maps = [read(view.coords) if intensity_names and self._intensity_modes else {} for view in views]
         for name, source in sources.items():
             for k, view in enumerate(views):
-                shown = view.shows(source.as_tensor(), modes[name], self.padding_mode)
+                shown = resample(source.as_tensor(), view.coords, modes[name], self.padding_mode)
                 if name in intensity_names:
-                    shown = self._intensity(k, shown, tier_maps[k], anchor)
+                    shown = self._intensity(k, shown, shown_maps[k], anchor)
                 out.append(self._finished(shown, images[name], source, fits[k]))
         dense = {
             "coords": [view.coords for view in views],
             "valid": [view.valid[None] for view in views],
-            "sampling": [density[None] for density in densities],
+            "sampling": [
+                torch.zeros_like(view.valid, dtype=torch.float32)
+                .flatten()
+                .index_copy(0, voxels, density)
+                .view(1, *view.valid.shape)
+                for view, voxels, density in zip(views, shared, densities, strict=False)
+            ],
         }
         extra = [each for name in self.outputs for each in dense[name]]
         if self.num_points:
-            extra += self._points(densities[0], partners, tier_maps[0].get("tiers"))
+            extra += self._points(shared[0], densities[0], partners, known[0].get("tiers"), views[0].valid.shape)
         if isinstance(next(iter(images.values())), np.ndarray):
             extra = [value.cpu().numpy() for value in extra]
         return dict(zip(self.output_names(images), out + extra, strict=True))
@@ -476,7 +480,7 @@ class RandPairedViews(Randomizable, Transform):
         shape = tuple(tensor.shape)
         usable = len(shape) in (3, 4) and shape[0] == (channels or shape[0]) and min(shape) > 0 and min(shape[1:]) > 1
         require(usable, name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
-        finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        finite = not tensor.is_floating_point() or all_finite(tensor)
         require(finite, name, "NaN or infinite values", "finite")
         return tensor
 
@@ -498,7 +502,7 @@ class RandPairedViews(Randomizable, Transform):
         kept = output.ndim == source.ndim and len(output) == len(grid) + 1 and min(output.shape[1:]) > 1
         accepted = "transforms that keep channels and rank, and leave axes longer than 1"
         require(kept, "spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
-        require(bool(output.isfinite().all()), "spatial", "NaN or infinite coordinates", "spatial transforms only")
+        require(all_finite(output), "spatial", "NaN or infinite coordinates", "spatial transforms only")
         coords, inside = split_coordinates(output, shape)
         return _SampledField(coords, inside, self._view_size(k, inside.shape), self.jacobian_threshold)
 
@@ -507,10 +511,10 @@ class RandPairedViews(Randomizable, Transform):
         require(min(size) > 1, "roi_size", size, "larger than 1")
         return size
 
-    def _views(self, source: MetaTensor) -> tuple[list[_View], Tensor, list[Tensor]]:
-        """Views, the partners (D, *R) in view 2 of view 1's voxels, and where (*R) each view shows what both show.
+    def _views(self, source: MetaTensor) -> tuple[list[_View], list[Tensor], Tensor]:
+        """Views, the voxels (n,) of each that the other shows, and where (D, n) view 2 shows those of view 1.
 
-        Where nobody wants view 1's sampling, partners are sought for as many voxels as leave the points a choice.
+        Where nobody wants the sampling, view 1 has as many voxels as leave the points a choice, and view 2 none.
         """
         fields = [self._field(k, source) for k in (0, 1)]
         first = fields[0].view(fields[0].start(self._positions[0]))
@@ -521,22 +525,21 @@ class RandPairedViews(Randomizable, Transform):
                 break
         else:
             second, shared = self._second(first, fields[1], self._centred(first, fields[1], start), 0.0)
-        partners = torch.full_like(first.coords, torch.nan)
-        valid = first.valid.flatten()
-        count, wanted = int(valid.sum()), CHOICE * self.num_points
-        if "sampling" in self.outputs or wanted >= count:
-            voxels = valid.nonzero()[:, 0]
-        else:  # as many valid ones as wanted, more or less
-            drawn = np.random.RandomState([self._seeds[4], 1]).randint(len(valid), size=wanted * len(valid) // count)
-            voxels = torch.as_tensor(drawn, device=valid.device)
-            voxels = voxels[valid[voxels]]
-        partners.flatten(1)[:, voxels] = second.mesh.locate(first.coords.flatten(1)[:, voxels])[0]
-        return [first, second], partners, [~partners[0].isnan(), shared]
+        usable, wanted, dense = first.valid.flatten(), CHOICE * self.num_points, "sampling" in self.outputs
+        count = int(usable.count_nonzero())
+        if not dense and wanted < count:  # as many valid ones as wanted, more or less
+            drawn = np.zeros(usable.numel(), bool)
+            size = wanted * usable.numel() // count
+            drawn[np.random.RandomState([self._seeds[4], 1]).randint(usable.numel(), size=size)] = True
+            usable = usable & torch.from_numpy(drawn).to(usable.device)
+        voxels = places(usable)
+        partners, found = second.mesh.locate(first.at(voxels))
+        return [first, second], [voxels[found], shared][: 1 + dense], partners[:, found]
 
     def _second(
         self, first: _View, field: _Field, start: Sequence[int], min_overlap: float
     ) -> tuple[_View, Tensor | None]:
-        """View 2 cropped at ``start``, and its voxels that view 1 shows, None if these are too few.
+        """View 2 cropped at ``start``, and its voxels (n,) that view 1 shows, None if these are too few.
 
         Where nobody wants view 2's sampling, only every eighth voxel is looked at.
         """
@@ -547,13 +550,9 @@ class RandPairedViews(Randomizable, Transform):
                 return first, None
         view = field.view(start)
         step = 1 if "sampling" in self.outputs else 8  # some voxels tell the overlap
-        voxels = view.valid.flatten().nonzero()[::step, 0]
-        found = first.mesh.locate(view.coords.flatten(1)[:, voxels])[1]
-        if found.sum() < min_overlap * len(found):
-            return view, None
-        shared = torch.zeros_like(view.valid)
-        shared.view(-1)[voxels] = found
-        return view, shared
+        voxels = step * places(view.valid.flatten()[::step])
+        found = first.mesh.locate(view.at(voxels))[1]
+        return view, None if found.sum() < min_overlap * len(found) else voxels[found]
 
     @staticmethod
     def _centred(first: _View, field: _Field, otherwise: tuple[int, ...]) -> tuple[int, ...]:
@@ -576,25 +575,24 @@ class RandPairedViews(Randomizable, Transform):
                 return (each / total).float()
         return torch.zeros_like(density)
 
-    def _density(self, shared: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
-        """Sampling density (*R) of a view."""
-        if "mask" in maps:
-            shared = shared & (maps["mask"][0] != 0)
+    def _density(self, known: Mapping[str, Tensor], voxels: Tensor) -> Tensor:
+        """Sampling density (n,) of voxels (n,), of which (1, n) values of the maps are known."""
+        shared = known["mask"][0] != 0 if "mask" in known else torch.ones_like(voxels, dtype=torch.bool)
         density = shared.float()
         if self.gamma is not None:
-            density = density * maps["information"][0].float().clamp_min(0) ** self.gamma
+            density = density * known["information"][0].float().clamp_min(0) ** self.gamma
         elif self.shares is not None:
-            of_tier = [shared & (maps["tiers"][0] == tier) for tier in range(3)]
+            of_tier = [shared & (known["tiers"][0] == tier) for tier in range(3)]
             density = sum(
                 mask * (share / mask.sum().clamp_min(1)) for mask, share in zip(of_tier, self.shares, strict=True)
             )
         return self._normalised(density, shared)
 
-    def _anchor_tier(self, density: Tensor, maps: Mapping[str, Tensor]) -> int | None:
+    def _anchor_tier(self, density: Tensor, known: Mapping[str, Tensor]) -> int | None:
         """The tier that "anchor" intensity is meant for, None if no intensity transform is in that mode."""
         if "anchor" not in self._intensity_modes:
             return None
-        mass = torch.stack([density[maps["tiers"][0] == tier].sum() for tier in range(3)]).double().cpu().numpy()
+        mass = torch.stack([density[known["tiers"][0] == tier].sum() for tier in range(3)]).double().cpu().numpy()
         if self.shares is None:
             mass = (mass > 0).astype(float)
         mass = np.cumsum(mass if mass.sum() else np.ones(3))
@@ -628,20 +626,22 @@ class RandPairedViews(Randomizable, Transform):
         meta = {key: value for key, value in source.meta.items() if key != "affine"} | {"source_affine": affine.clone()}
         return MetaTensor(shown, affine=moved.to(affine), meta=meta, applied_operations=[])
 
-    def _points(self, density: Tensor, partners: Tensor, tiers: Tensor | None) -> list[Tensor]:
-        """Points drawn from view 1's density without replacement, with their partners in view 2."""
-        dims, device = density.ndim, density.device
-        candidates = density.flatten().nonzero()[:, 0]
+    def _points(
+        self, voxels: Tensor, density: Tensor, partners: Tensor, tiers: Tensor | None, shape: Sequence[int]
+    ) -> list[Tensor]:
+        """Points drawn from voxels (n,) of view 1 without replacement, with their partners (D, n) in view 2."""
+        device = density.device
+        candidates = places(density > 0)
         # The smallest of exponential variables with rates p are a draw without replacement by p.
         keys = np.random.RandomState(self._seeds[4]).standard_exponential(len(candidates))
-        keys = torch.as_tensor(keys, device=device) / density.flatten()[candidates]
+        keys = torch.as_tensor(keys, device=device) / density[candidates]
         count = min(self.num_points, len(candidates))
         drawn = candidates[keys.topk(count, largest=False).indices]
-        points = [torch.full((self.num_points, dims), torch.nan, device=device) for _ in range(2)]
-        points[0][:count] = torch.stack(torch.unravel_index(drawn, density.shape), 1).float()
-        points[1][:count] = partners.flatten(1)[:, drawn].T
+        points = [torch.full((self.num_points, len(shape)), torch.nan, device=device) for _ in range(2)]
+        points[0][:count] = torch.stack(torch.unravel_index(voxels[drawn], tuple(shape)), 1).float()
+        points[1][:count] = partners[:, drawn].T
         tier = torch.full((self.num_points,), NO_TIER, dtype=torch.uint8, device=device)
-        tier[:count] = 0 if tiers is None else tiers.flatten()[drawn].to(torch.uint8)
+        tier[:count] = 0 if tiers is None else tiers[0, drawn].to(torch.uint8)
         valid = torch.arange(self.num_points, device=device) < count
         return [*points, tier, valid]
 

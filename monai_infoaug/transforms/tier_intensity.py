@@ -22,7 +22,7 @@ from monai.transforms import (
 )
 from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import all_finite, require
 from monai_infoaug.information.tiers import TIERS
 from monai_infoaug.transforms._calibration import read_settings
 from monai_infoaug.transforms._pending import up_to_date
@@ -271,7 +271,7 @@ class RandTierIntensity(RandomizableTransform):
         require(not x.is_complex(), "img", x.dtype, "real", TypeError)
         dtype = x.dtype if x.is_floating_point() else torch.float32
         x = x if x.dtype == torch.float64 else x.float()  # half precision and integers are computed in float32
-        require(bool(x.isfinite().all()), "img", "NaN or infinity", "finite")
+        require(all_finite(x), "img", "NaN or infinity", "finite")
         information, tiers = self._map(information, "information", x), self._map(tiers, "tiers", x)
         if tiers is not None:
             known = sum(tiers == code for code in range(len(TIERS)))
@@ -298,7 +298,7 @@ class RandTierIntensity(RandomizableTransform):
         data = convert_to_tensor(up_to_date(data), track_meta=False, device=x.device)
         wanted = (1, *x.shape[1:])
         require(tuple(data.shape) == wanted, name, tuple(data.shape), f"of shape {wanted}, as the image")
-        require(bool(data.isfinite().all()), name, "NaN or infinity", "finite")
+        require(all_finite(data), name, "NaN or infinity", "finite")
         return data
 
     def _apply(self, transform: Callable, x: torch.Tensor) -> torch.Tensor:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
+from monai_infoaug.transforms import _correspondence
 from monai_infoaug.transforms._correspondence import (
     OUTSIDE,
+    AffineMesh,
     Mesh,
+    affine_coordinates,
     coordinate_grid,
     determinant,
     fit_affine,
@@ -259,3 +264,76 @@ def test_fit_affine() -> None:
     valid[3, 4] = False  # only valid voxels count
     assert fit_affine(coords, valid) is not None
     assert fit_affine(coords, valid & (torch.arange(16) == 2)) is None  # a line fixes no map
+
+
+needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="the compiled twins need numba")
+
+
+def with_and_without_numba(monkeypatch: pytest.MonkeyPatch, function: Callable, *arguments) -> list:
+    assert _correspondence.twins(torch.device("cpu"))
+    results = [function(*arguments)]
+    monkeypatch.setattr(_correspondence, "twins", lambda device: None)
+    results.append(function(*arguments))
+    monkeypatch.undo()
+    return results
+
+
+@needs_numba
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(7, 9), (6, 4, 5)])
+def test_compiled_resampling_is_that_of_torch(monkeypatch, size, mode, padding_mode) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coords = 16 * torch.rand(len(size), 30, 40, generator=generator) - 4
+    coords[:, :10] = (2 * coords[:, :10]).round() / 2  # voxels and halfway between them
+    coords[:, 0] = OUTSIDE
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.uint8, torch.int16, torch.int64, torch.bool):
+        image = (100 * torch.rand(2, *size, generator=generator)).to(dtype)
+        for each in (image, image.mT):  # rows and columns in memory
+            one, other = with_and_without_numba(monkeypatch, resample, each, coords, mode, padding_mode)
+            assert one.dtype == other.dtype == dtype and one.shape == (2, 30, 40)
+            if mode == "nearest":
+                assert one.equal(other)
+            else:  # integers on the edge between two may be either
+                apart = (one.double() - other.double()).abs()
+                assert apart.max() <= (1e-3 if dtype.is_floating_point else 1) + 0.1 * (dtype == torch.float16)
+                assert (apart > 1e-3).float().mean() < 0.03
+
+
+@needs_numba
+def test_images_with_a_gradient_keep_it() -> None:
+    image = torch.rand(1, 5, 5, requires_grad=True)
+    resample(image, torch.tensor([[1.5], [2.0]]), "bilinear").sum().backward()
+    assert image.grad.sum() == 1
+
+
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [(30, 41), (17, 12, 15)])
+def test_compiled_affine_views_are_those_of_torch(monkeypatch, size, threads) -> None:
+    from monai_infoaug.transforms import _views_numba
+
+    monkeypatch.setattr(_views_numba, "LEAST", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    dims, generator = len(size), torch.Generator().manual_seed(0)
+    steps = []
+    for _ in range(3):
+        matrix = torch.eye(dims + 1, dtype=torch.float64)
+        matrix[:-1] += 0.15 * torch.randn(dims, dims + 1, generator=generator, dtype=torch.float64)
+        steps.append((matrix, size))
+    steps.append((torch.diag(torch.tensor([-1.0] + [1.0] * dims)), size))  # a flip: exactly on voxels
+    steps[-1][0][0, -1] = size[0] - 1
+    ranges = [torch.arange(2, n - 1, 1 + axis, dtype=torch.float64) for axis, n in enumerate(size)]
+    one, other = with_and_without_numba(monkeypatch, affine_coordinates, steps, ranges)
+    assert one[1].equal(other[1]) and 0.1 < one[1].float().mean() < 1 and one[2].equal(other[2])
+    torch.testing.assert_close(one[0], other[0], rtol=0, atol=2e-5)
+
+    coords, valid, matrix = one
+    placed = torch.diag(torch.tensor([*range(1, dims + 1), 1.0], dtype=torch.float64))
+    placed[:-1, -1] = 2
+    mesh = AffineMesh(matrix @ placed, valid)
+    points = coords[:, valid] + 0.02 * torch.randn(dims, int(valid.sum()), generator=generator)
+    points = torch.cat([points, 3 * max(size) * torch.rand(dims, 200, generator=generator) - max(size)], 1)
+    one, other = with_and_without_numba(monkeypatch, mesh.locate, points)
+    assert one[1].equal(other[1]) and 0.2 < one[1].float().mean() < 1
+    torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-4, equal_nan=True)

@@ -46,6 +46,7 @@ from monai_infoaug.transforms import (
     RandPairedViews,
     RandPairedViewsd,
     RandTierIntensity,
+    _correspondence,
     paired_views,
 )
 
@@ -649,10 +650,15 @@ def affine_chains(dims: int) -> dict[str, list[Transform]]:
     }
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", affine_chains(2))
-def test_matrices_give_what_the_coordinates_give(name: str, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrices_give_what_the_coordinates_give(
+    name: str, dims: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Affine chains take a short cut; without it they are what any chain is."""
+    if not compiled:
+        monkeypatch.setattr(_correspondence, "twins", lambda device: None)
     image = smooth(SHAPES[dims])
     roi = tuple(n - 7 for n in SHAPES[dims])
 
