@@ -405,17 +405,22 @@ class AffineMesh:
     """
 
     def __init__(self, matrix: Tensor, valid: Tensor) -> None:
-        self.inverse, cells = torch.linalg.inv(matrix), valid
-        for axis in range(valid.ndim):
+        self.inverse, self.valid, shape = torch.linalg.inv(matrix), valid, [n - 1 for n in valid.shape]
+        strides = [prod(shape[axis + 1 :]) for axis in range(valid.ndim)]
+        self.last, self.strides = (torch.tensor(x, device=valid.device).unsqueeze(1) for x in (shape, strides))
+
+    @functools.cached_property
+    def cells(self) -> Tensor:
+        """Whether all corners are valid (n,)."""
+        cells = self.valid
+        for axis in range(cells.ndim):
             cells = torch.logical_and(*_ends(cells, axis))
-        strides = [prod(cells.shape[axis + 1 :]) for axis in range(valid.ndim)]
-        self.last, self.strides = (torch.tensor(x, device=valid.device).unsqueeze(1) for x in (cells.shape, strides))
-        self.shape, self.cells = cells.shape, cells.flatten()
+        return cells.flatten()
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """As :py:meth:`Mesh.locate`."""
         if fast := twins(points.device):
-            return fast.locate(self.inverse, self.cells.view(self.shape), MARGIN, points)
+            return fast.locate(self.inverse, self.valid, MARGIN, points)
         linear, shift = self.inverse[:-1, :-1].float(), self.inverse[:-1, -1:].float()
         position = torch.addmm(shift, linear, points)
         at = position.clamp(torch.zeros_like(self.last), self.last)

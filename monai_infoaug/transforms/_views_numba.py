@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_infoaug._numba import jit, over_threads
 
-LEAST = 1 << 15  # voxels that are worth a thread
+LEAST = 1 << 18  # voxels that are worth a thread
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # what is moved, whatever it means
 
 
@@ -98,30 +98,33 @@ def _affine(matrices, last, rounding, outside, along_z, along_y, along_x, coords
 
 
 @jit
-def _located(inverse, cells, margin, points, position, found, start, stop):
-    """Positions (2 or 3, n) of points ``start`` to ``stop``, and whether a cell is there, in ``cells`` (z, y, x)."""
-    dims = len(points)
-    size = np.array(cells.shape)[3 - dims :]
-    at, cell = np.empty(dims), np.zeros(3, np.int64)
+def _located(inverse, valid, margin, points, position, found, start, stop):
+    """Positions (2 or 3, n) of points ``start`` to ``stop``, and whether a cell of ``valid`` (z, y, x) is there."""
+    dims, flat, shape = len(points), valid.ravel(), valid.shape
+    at, cell = np.empty(3), np.empty(3, np.int64)
     for i in range(start, stop):
         near = True
-        for axis in range(dims):
-            value = inverse[axis, dims]
+        for axis in range(3 - dims, 3):
+            value = inverse[axis + dims - 3, dims]
             for other in range(dims):
-                value += inverse[axis, other] * points[other, i]
-            at[axis] = min(max(value, 0.0), size[axis])
+                value += inverse[axis + dims - 3, other] * points[other, i]
+            at[axis] = min(max(value, 0.0), shape[axis] - 1)
             near &= abs(value - at[axis]) <= margin
         there = False
         for side in range(-1, 1 << dims if near else -1):  # the cell itself, then those that it nearly touches
-            for axis in range(dims):
-                shift = 0.0 if side < 0 else (margin if side >> axis & 1 else -margin)
-                cell[3 - dims + axis] = min(max(math.floor(at[axis] + shift), 0), size[axis] - 1)
-            there = cells[cell[0], cell[1], cell[2]]
+            for axis in range(3 - dims, 3):
+                shift = 0.0 if side < 0 else (margin if side >> (2 - axis) & 1 else -margin)
+                cell[axis] = min(max(math.floor(at[axis] + shift), 0), shape[axis] - 2)
+            there = True
+            for corner in range(1 << dims):
+                z = cell[0] + (corner >> 2) if dims == 3 else 0
+                index = (z * shape[1] + cell[1] + (corner >> 1 & 1)) * shape[2] + cell[2] + (corner & 1)
+                there &= flat[index]
             if there:
                 break
         found[i] = there
         for axis in range(dims):
-            position[axis, i] = at[axis] if there else np.nan
+            position[axis, i] = at[axis + 3 - dims] if there else np.nan
 
 
 def resample(image: Tensor, coords: Tensor, nearest: bool, border: bool) -> Tensor:
@@ -156,10 +159,10 @@ def affine_coordinates(
     return torch.from_numpy(coords).view(dims, *shape), torch.from_numpy(inside).view(*shape)
 
 
-def locate(inverse: Tensor, cells: Tensor, margin: float, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (D, n) float32, NaN where there is none of the ``cells`` (*R), and found (n,)."""
+def locate(inverse: Tensor, valid: Tensor, margin: float, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (D, n) float32, NaN where there is no cell of ``valid`` voxels (*R), and found (n,)."""
     position, found = torch.empty_like(points), torch.empty(points.shape[1], dtype=torch.bool)
-    solid = cells.view(-1, *cells.shape[-2:]).numpy()
+    solid = valid.reshape(-1, *valid.shape[-2:]).numpy()
     arrays = (each.numpy() for each in (points.contiguous(), position, found))
     over_threads(_located, len(found), inverse.double().numpy(), solid, margin, *arrays, least=LEAST)
     return position, found
