@@ -252,7 +252,7 @@ def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 
 SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, bool]] = {  # repeats, and memory
     "entropy": (entropy_cases, 7, False),
-    "pairs": (pair_cases, 9, True),
+    "pairs": (pair_cases, 25, True),
     "matching": (matching_cases, 3, True),
     "contrast": (contrast_cases, 5, True),
     "feeding": (feeding_cases, 3, False),

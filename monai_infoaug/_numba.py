@@ -34,9 +34,11 @@ def over_threads(function: Callable, count: int, *arguments: Any, least: int = 1
     """
     # torch counts one thread in a DataLoader worker: workers do not crowd each other
     parts = max(1, min(torch.get_num_threads(), count // least))
-    cuts = np.linspace(0, count, parts + 1).astype(int).tolist()
     with _compiling:
         function(*arguments, 0, 0)  # finds or makes the code for these types
+    if parts == 1:
+        return function(*arguments, 0, count)
+    cuts = np.linspace(0, count, parts + 1).astype(int).tolist()
     with ThreadPoolExecutor(parts) as pool:
         others = [pool.submit(function, *arguments, *cuts[k : k + 2]) for k in range(1, parts)]
         function(*arguments, *cuts[:2])

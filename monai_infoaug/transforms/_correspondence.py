@@ -50,6 +50,15 @@ def places(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero()[:, 0]
 
 
+def unravel(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Voxel coordinates (D, n) float32 of linear indices (n,); ``torch.unravel_index`` takes several times as long."""
+    axes = []
+    for size in reversed(shape):
+        axes.append(index % size)
+        index = index.div(size, rounding_mode="floor")
+    return torch.stack(axes[::-1]).float()
+
+
 def coordinate_grid(shape: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Identity coordinates (D, *shape) float32."""
     return torch.stack(torch.meshgrid([torch.arange(n, device=device).float() for n in shape], indexing="ij"))
@@ -315,11 +324,6 @@ class Mesh:
             filled = _widest(filled, axis)
         return torch.where(table < 0, filled.flatten(), table)
 
-    def unravel(self, index: Tensor) -> Tensor:
-        """Voxel coordinates (D, n) float32 of linear indices (n,)."""
-        axes = [index.div(s, rounding_mode="floor") % n for s, n in zip(self.strides, self.shape, strict=True)]
-        return torch.stack(axes).float()
-
     def box_index(self, points: Tensor) -> Tensor:
         """Linear table index (n,) of source points (D, n); -1 beyond the table."""
         boxes = ((points - self.corner) / self.box).floor().long()
@@ -376,7 +380,7 @@ class Mesh:
         position = torch.full_like(points, torch.nan)
         active = (cell >= 0).nonzero()[:, 0]
         cell, target = cell[active], points[:, active]
-        origin = self.unravel(cell)
+        origin = unravel(cell, self.shape)
         at = origin + 0.5
         for _ in range(steps):
             if not len(active):
@@ -392,7 +396,7 @@ class Mesh:
             next_cell = self._cell_at(at, cell, origin)
             keep = (~(close & (within | (next_cell == cell)))).nonzero()[:, 0]
             active, target, at, cell = active[keep], target[:, keep], at[:, keep], next_cell[keep]
-            origin = self.unravel(cell)
+            origin = unravel(cell, self.shape)
         return position
 
 
@@ -498,7 +502,7 @@ def _without_nearer_doubles(coords: Tensor, valid: Tensor, sound: Tensor, folded
         both = torch.logical_and(*_ends(valid, axis))
         spacing += (coords.diff(dim=axis + 1).abs() * both).flatten(1).amax(1)
     mesh = Mesh(coords, valid, sound, spacing)
-    at = mesh.unravel(mesh.shown)
+    at = unravel(mesh.shown, mesh.shape)
     centre = torch.tensor(mesh.shape, device=coords.device).sub(1).div(2).unsqueeze(1)
     away = (at - centre).norm(dim=0)
     # The first and last voxel of a box along each axis lie on different sheets, if the sheets are apart on any.
@@ -506,7 +510,10 @@ def _without_nearer_doubles(coords: Tensor, valid: Tensor, sound: Tensor, folded
     box = mesh.box_index(mesh.coords[:, mesh.shown])
     looked_at = suspect.flatten()[mesh.shown] > 0
     if far:
-        wide = [(mesh.unravel(b) - mesh.unravel(a)).amax(0) > NEAR for a, b in zip(ends[::2], ends[1::2], strict=True)]
+        wide = [
+            (unravel(b, mesh.shape) - unravel(a, mesh.shape)).amax(0) > NEAR
+            for a, b in zip(ends[::2], ends[1::2], strict=True)
+        ]
         looked_at |= torch.stack(wide).any(0)[box]
     voxels, at, box, limit = mesh.shown[looked_at], at[:, looked_at], box[looked_at], away[looked_at] + 2
     single = torch.zeros_like(mesh.valid)

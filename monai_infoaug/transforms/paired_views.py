@@ -56,6 +56,7 @@ from monai_infoaug.transforms._correspondence import (
     resample,
     split_coordinates,
     unfolded,
+    unravel,
     without_doubles,
 )
 from monai_infoaug.transforms._pending import up_to_date
@@ -65,7 +66,7 @@ __all__ = ["RandPairedViews", "RandPairedViewsD", "RandPairedViewsDict", "RandPa
 OUTPUTS = ("coords", "valid", "sampling")
 MODES = ("bilinear", "nearest", "bicubic")
 NO_TIER = 255
-CHOICE = 64  # candidates a point
+CHOICE = 32  # candidates a point
 AFFINE = (  # transforms whose lazy mode does the same as they do otherwise
     Affine,
     CenterSpatialCrop,
@@ -230,7 +231,7 @@ def affine_steps(
             return None
         steps.append((torch.as_tensor(to_affine_nd(len(shape), matrix)), shape))
         shape = tuple(int(n) for n in done[LazyAttr.SHAPE])
-    if min(shape) < 2 or any(torch.linalg.det(matrix).abs() < 1e-6 for matrix, _ in steps):
+    if min(shape) < 2 or any(abs(np.linalg.det(matrix)) < 1e-6 for matrix, _ in steps):
         return None
     return steps, shape
 
@@ -346,6 +347,11 @@ class RandPairedViews(Randomizable, Transform):
         self.jacobian_threshold = jacobian_threshold
 
     @property
+    def _dense(self) -> bool:
+        """Whether somebody wants the sampling of each voxel."""
+        return "sampling" in self.outputs
+
+    @property
     def uses_information(self) -> bool:
         """Whether the sampling or an intensity transform asks for the information map."""
         return self.gamma is not None or "continuous" in self._intensity_modes
@@ -365,6 +371,7 @@ class RandPairedViews(Randomizable, Transform):
         self._seeds = [int(seed) for seed in self.R.randint(MAX_SEED, size=5, dtype="uint32")]
         self._positions = self.R.random_sample((self.max_redraws + 2, 3))  # view 1, view 2, its redraws
         self._anchor_quantile = self.R.random_sample()
+        self._generator = np.random.default_rng(self._seeds[4])
 
     def __call__(
         self,
@@ -426,7 +433,7 @@ class RandPairedViews(Randomizable, Transform):
         for name, used in (("information", self.uses_information), ("tiers", self.uses_tiers)):
             require(not used or name in maps, name, None, "given for this sampling or intensity")
         if "tiers" in maps:
-            low, high = int(maps["tiers"].min()), int(maps["tiers"].max())
+            low, high = map(int, maps["tiers"].as_tensor().aminmax())
             require(low >= 0 and high <= 2, "tiers", f"{low} to {high}", "0 low, 1 medium or 2 high")
 
         self.randomize()
@@ -455,18 +462,13 @@ class RandPairedViews(Randomizable, Transform):
                 if name in intensity_names:
                     shown = self._intensity(k, shown, shown_maps[k], anchor)
                 out.append(self._finished(shown, images[name], source, fits[k]))
-        dense = {
-            "coords": [view.coords for view in views],
-            "valid": [view.valid[None] for view in views],
-            "sampling": [
-                torch.zeros_like(view.valid, dtype=torch.float32)
-                .flatten()
-                .index_copy(0, voxels, density)
-                .view(1, *view.valid.shape)
-                for view, voxels, density in zip(views, shared, densities, strict=False)
-            ],
-        }
-        extra = [each for name in self.outputs for each in dense[name]]
+        extra = []
+        for output in self.outputs:
+            if output == "sampling":
+                pairs = zip(views, shared, densities, strict=True)
+                extra += [self._as_map(density, voxels, view.valid) for view, voxels, density in pairs]
+            else:
+                extra += [view.coords if output == "coords" else view.valid[None] for view in views]
         if self.num_points:
             extra += self._points(shared[0], densities[0], partners, known[0].get("tiers"), views[0].valid.shape)
         if isinstance(next(iter(images.values())), np.ndarray):
@@ -480,7 +482,7 @@ class RandPairedViews(Randomizable, Transform):
         shape = tuple(tensor.shape)
         usable = len(shape) in (3, 4) and shape[0] == (channels or shape[0]) and min(shape) > 0 and min(shape[1:]) > 1
         require(usable, name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
-        finite = not tensor.is_floating_point() or all_finite(tensor)
+        finite = not tensor.is_floating_point() or all_finite(tensor.as_tensor())
         require(finite, name, "NaN or infinite values", "finite")
         return tensor
 
@@ -525,23 +527,21 @@ class RandPairedViews(Randomizable, Transform):
                 break
         else:
             second, shared = self._second(first, fields[1], self._centred(first, fields[1], start), 0.0)
-        usable, wanted, dense = first.valid.flatten(), CHOICE * self.num_points, "sampling" in self.outputs
-        count = int(usable.count_nonzero())
-        if not dense and wanted < count:  # as many valid ones as wanted, more or less
-            drawn = np.zeros(usable.numel(), bool)
-            size = wanted * usable.numel() // count
-            drawn[np.random.RandomState([self._seeds[4], 1]).randint(usable.numel(), size=size)] = True
-            usable = usable & torch.from_numpy(drawn).to(usable.device)
-        voxels = places(usable)
+        voxels = places(first.valid)
+        every = 1 if self._dense else len(voxels) // (CHOICE * max(CHOICE, self.num_points))
+        if every > 1:  # one of each few that follow each other
+            drawn = self._generator.integers(every, size=len(voxels) // every) + every * np.arange(len(voxels) // every)
+            voxels = voxels[torch.from_numpy(drawn).to(voxels.device)]
         partners, found = second.mesh.locate(first.at(voxels))
-        return [first, second], [voxels[found], shared][: 1 + dense], partners[:, found]
+        found = places(found)
+        return [first, second], [voxels[found], shared][: 1 + self._dense], partners.index_select(1, found)
 
     def _second(
         self, first: _View, field: _Field, start: Sequence[int], min_overlap: float
     ) -> tuple[_View, Tensor | None]:
         """View 2 cropped at ``start``, and its voxels (n,) that view 1 shows, None if these are too few.
 
-        Where nobody wants view 2's sampling, only every eighth voxel is looked at.
+        Where nobody wants view 2's sampling, only some voxels are looked at.
         """
         if min_overlap > 0:  # a coarse look spares most of the crops that will not do
             coords, inside = field.coordinates(field.window(start, step=4))
@@ -549,10 +549,12 @@ class RandPairedViews(Randomizable, Transform):
             if not shown.numel() or shown.float().mean() < min_overlap:
                 return first, None
         view = field.view(start)
-        step = 1 if "sampling" in self.outputs else 8  # some voxels tell the overlap
-        voxels = step * places(view.valid.flatten()[::step])
-        found = first.mesh.locate(view.at(voxels))[1]
-        return view, None if found.sum() < min_overlap * len(found) else voxels[found]
+        voxels = places(view.valid)
+        if not self._dense:
+            known = min_overlap == 0 or isinstance(field, _AffineField)  # valid wherever inside
+            voxels = voxels[: 0 if known else None : 8]
+        found = places(first.mesh.locate(view.at(voxels))[1])
+        return view, None if len(found) < min_overlap * len(voxels) else voxels[found]
 
     @staticmethod
     def _centred(first: _View, field: _Field, otherwise: tuple[int, ...]) -> tuple[int, ...]:
@@ -565,6 +567,11 @@ class RandPairedViews(Randomizable, Transform):
         nearest = np.unravel_index(int(distance.argmin()), inside.shape)
         bounds = zip(nearest, field.size, inside.shape, strict=True)
         return tuple(int(min(max(at - size // 2, 0), n - size)) for at, size, n in bounds)
+
+    @staticmethod
+    def _as_map(density: Tensor, voxels: Tensor, valid: Tensor) -> Tensor:
+        """The density (n,) of voxels (n,) as a map (1, *R), zero elsewhere."""
+        return density.new_zeros(valid.numel()).index_copy_(0, voxels, density).view(1, *valid.shape)
 
     @staticmethod
     def _normalised(density: Tensor, otherwise: Tensor) -> Tensor:
@@ -582,10 +589,9 @@ class RandPairedViews(Randomizable, Transform):
         if self.gamma is not None:
             density = density * known["information"][0].float().clamp_min(0) ** self.gamma
         elif self.shares is not None:
-            of_tier = [shared & (known["tiers"][0] == tier) for tier in range(3)]
-            density = sum(
-                mask * (share / mask.sum().clamp_min(1)) for mask, share in zip(of_tier, self.shares, strict=True)
-            )
+            tiers = known["tiers"][0].long()
+            counts = torch.bincount(tiers[shared], minlength=3).clamp_min(1)
+            density = density * (torch.tensor(self.shares, device=tiers.device) / counts)[tiers]
         return self._normalised(density, shared)
 
     def _anchor_tier(self, density: Tensor, known: Mapping[str, Tensor]) -> int | None:
@@ -633,12 +639,11 @@ class RandPairedViews(Randomizable, Transform):
         device = density.device
         candidates = places(density > 0)
         # The smallest of exponential variables with rates p are a draw without replacement by p.
-        keys = np.random.RandomState(self._seeds[4]).standard_exponential(len(candidates))
-        keys = torch.as_tensor(keys, device=device) / density[candidates]
+        keys = torch.from_numpy(self._generator.standard_exponential(len(candidates))).to(device) / density[candidates]
         count = min(self.num_points, len(candidates))
         drawn = candidates[keys.topk(count, largest=False).indices]
         points = [torch.full((self.num_points, len(shape)), torch.nan, device=device) for _ in range(2)]
-        points[0][:count] = torch.stack(torch.unravel_index(voxels[drawn], tuple(shape)), 1).float()
+        points[0][:count] = unravel(voxels[drawn], shape).T
         points[1][:count] = partners[:, drawn].T
         tier = torch.full((self.num_points,), NO_TIER, dtype=torch.uint8, device=device)
         tier[:count] = 0 if tiers is None else tiers[0, drawn].to(torch.uint8)
