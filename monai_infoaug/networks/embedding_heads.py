@@ -40,6 +40,8 @@ class EmbeddingHeads(nn.Module):
             256 for ``embedding_dim`` are those of [1].
         pooled: one embedding an image: that of the mean over the cells.
         with_output: give the backbone's output, too, to train both at once.
+        normalized: scale each embedding to unit norm. False leaves that to a loss that does it for the pixels that it
+            draws alone, such as ``PixelSupConLoss`` with a sampler: on a CPU most of a step's time in 3D.
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
@@ -47,8 +49,8 @@ class EmbeddingHeads(nn.Module):
 
     Shape:
         (B, in_channels, *S) to a list of (B, embedding_dim, *S_l), in the order of ``strides``, of unit norm over
-        dimension 1, at least float32. ``S_l`` is all ones if ``pooled``. A pair of the backbone's output and that list
-        if ``with_output``.
+        dimension 1 and at least float32 unless ``normalized`` is False. ``S_l`` is all ones if ``pooled``. A pair of
+        the backbone's output and that list if ``with_output``.
 
     Raises:
         ValueError: for a layer that the backbone does not have or that gives no feature map, a ``spatial_size`` that
@@ -76,9 +78,10 @@ class EmbeddingHeads(nn.Module):
         hidden: Sequence[int] = (),
         pooled: bool = False,
         with_output: bool = False,
+        normalized: bool = True,
     ) -> None:
         super().__init__()
-        self.pooled, self.with_output = pooled, with_output
+        self.pooled, self.with_output, self.normalized = pooled, with_output, normalized
         require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
         names = [name for name, _ in backbone.named_modules()]
         self.layers = ensure_tuple(layers)
@@ -104,8 +107,8 @@ class EmbeddingHeads(nn.Module):
             axes = tuple(range(2, image.ndim))
             maps = {layer: features.mean(axes, keepdim=True) for layer, features in maps.items()}
         embeddings = [head(maps[layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
-        # half precision would lose the guard against a division by zero
-        embeddings = [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
+        if self.normalized:  # half precision would lose the guard against a division by zero
+            embeddings = [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
         return (output, embeddings) if self.with_output else embeddings
 
     def _feature_maps(self, image: Tensor) -> tuple[Any, dict[str, Tensor]]:

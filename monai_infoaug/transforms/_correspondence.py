@@ -160,7 +160,7 @@ class Frame(NamedTuple):
         return self.matrix.abs().sum(1)
 
 
-def frame(coords: Tensor, inside: Tensor, samples: int = 16384) -> Frame:
+def frame(coords: Tensor, inside: Tensor, samples: int = 4096) -> Frame:
     """Median Jacobian and determinant of a map, from a regular subset of about ``samples`` voxels.
 
     Voxels without any change along a source axis are border padding and do not count. The matrix, which says what is

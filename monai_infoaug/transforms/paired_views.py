@@ -67,6 +67,7 @@ OUTPUTS = ("coords", "valid", "sampling")
 MODES = ("bilinear", "nearest", "bicubic")
 NO_TIER = 255
 CHOICE = 32  # candidates a point
+LOOKS = 4096  # voxels that tell the overlap
 AFFINE = (  # transforms whose lazy mode does the same as they do otherwise
     Affine,
     CenterSpatialCrop,
@@ -552,7 +553,7 @@ class RandPairedViews(Randomizable, Transform):
         voxels = places(view.valid)
         if not self._dense:
             known = min_overlap == 0 or isinstance(field, _AffineField)  # valid wherever inside
-            voxels = voxels[: 0 if known else None : 8]
+            voxels = voxels[: 0 if known else None : max(1, len(voxels) // LOOKS)]
         found = places(first.mesh.locate(view.at(voxels))[1])
         return view, None if len(found) < min_overlap * len(voxels) else voxels[found]
 

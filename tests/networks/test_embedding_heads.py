@@ -7,6 +7,7 @@ import torch
 from monai.networks.nets import BasicUNet, SegResNet, UNet
 from torch import nn
 
+from monai_infoaug.losses import DrawnPixels, PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads
 
 NETS = {
@@ -173,3 +174,20 @@ def test_half_precision_is_safe():
 def test_bad_input(arguments, error):
     with pytest.raises(ValueError, match=error):
         small(**arguments)
+
+
+def test_the_loss_may_normalise_the_pixels_that_it_draws():
+    image, labels = torch.rand(2, 1, 16, 16), torch.randint(3, (2, 1, 8, 8))
+    losses, gradients = [], []
+    for normalized in (True, False):
+        torch.manual_seed(0)
+        heads = small(layers="second", normalized=normalized, embedding_dim=4)
+        [level] = heads(image)
+        assert torch.allclose(level.norm(dim=1), torch.ones(()), atol=1e-4) == normalized
+        losses.append(PixelSupConLoss(sampler=DrawnPixels(20))(level, labels))
+        losses[-1].backward()
+        gradients.append(heads.heads[0][0].conv.weight.grad)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert heads(image)[0].dtype == torch.bfloat16  # one precision less to convert
