@@ -3,8 +3,8 @@
 - ``entropy``: the information map of a radiograph, of noise and of a brain volume, 256 bins, against the rank filter of
   scikit-image, which gives the same map; and how its time grows with the pixels.
 - ``pairs``: two views of an image with tiers, coordinates and 512 points that correspond, against plain MONAI, see
-  :py:func:`monai_pair`; with the intensities of ``RandTierIntensity("rich")`` and without. Where TorchIO or kornia is
-  installed (extra ``bench``), two views of the image alone by their affine transforms.
+  :py:func:`monai_pair`; with the intensities of ``RandTierIntensity("rich")`` and without. Where TorchIO, kornia or
+  batchgeneratorsv2 is installed (extra ``bench``), two views of the image alone by their affine transforms.
 - ``matching``: 32 landmarks in the embeddings of a volume of 256^3 voxels, against all similarity maps at once.
 - ``contrast``: ``PixelSupConLoss`` of 4096 pixels, against pytorch-metric-learning.
 - ``feeding``: training steps of the bundle landmark_pretraining with all of its transforms in two workers, against the
@@ -195,6 +195,13 @@ def other_views(image: Tensor) -> Ways:
 
         affine = torchio.RandomAffine(scales=0.15, degrees=15)
         ways["TorchIO, image alone"] = lambda: [affine(image) for _ in range(2)]
+    if find_spec("batchgeneratorsv2"):
+        from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+
+        size = tuple(image.shape[1:])
+        turn = {"p_rotation": 1, "rotation": (-0.26, 0.26), "p_scaling": 1, "scaling": (0.85, 1.15)}
+        spatial = SpatialTransform(size, [n // 2 for n in size], random_crop=False, **turn)
+        ways["batchgeneratorsv2, image alone"] = lambda: [spatial(image=image) for _ in range(2)]
     return ways
 
 
@@ -225,12 +232,11 @@ def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     """Cases of a training that is fed."""
 
-    def ways(steps: int = 10) -> Ways:
+    def ways(steps: int = 25) -> Ways:
         torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # as the bundle does, for its workers
-        with TemporaryDirectory() as folder:  # the images are read once
-            for image in sorted((data / "ceph" / "train").glob("*.jpg"))[:20]:
-                Path(folder, image.name).symlink_to(image.resolve())
-            settings = {"dataset_dir": folder, "output_dir": folder, "pixdim": 0.3, "batch_size": 2}
+        with TemporaryDirectory() as folder:
+            settings = {"dataset_dir": str(data / "ceph" / "train"), "output_dir": folder}
+            settings |= {"pixdim": 0.3, "batch_size": 2}
             settings |= {"train#trainer#train_handlers": [], "max_epochs": 10**6}
             config = bundle_config("landmark_pretraining", settings)
             trainer, loader = (config.get_parsed_content(f"train#{name}") for name in ("trainer", "dataloader"))
@@ -247,7 +253,7 @@ def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 
         return {"ours": partial(train, fed()), "ready batches": partial(train, cycle(ready))}
 
-    return {"10 steps of 2 images": ways}
+    return {"25 steps of 2 images": ways}
 
 
 SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, bool]] = {  # repeats, and memory
@@ -255,7 +261,7 @@ SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, 
     "pairs": (pair_cases, 25, True),
     "matching": (matching_cases, 3, True),
     "contrast": (contrast_cases, 5, True),
-    "feeding": (feeding_cases, 3, False),
+    "feeding": (feeding_cases, 5, False),
 }
 
 
