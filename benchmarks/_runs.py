@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,8 +35,15 @@ def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> l
     if jobs == 1:
         return [make(*call) for call in calls]
     threads = max(1, torch.get_num_threads() // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,)) as pool:
         return list(pool.map(make, *zip(*calls, strict=True)))  # what waits is given up when one fails
+
+
+def _begin(threads: int) -> None:
+    """Begin a process that ends with its parent, even if that is killed: the next run would share its folders."""
+    torch.set_num_threads(threads)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def alone(call: Callable[[], T]) -> T:
@@ -71,6 +82,8 @@ def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> Non
     flow.run()
     flow.finalize()
     torch.set_num_threads(threads)
+    del flow
+    gc.collect()  # the loaders' workers, each with its images, end with them
 
 
 def kept_result(
