@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -112,16 +111,10 @@ def _require_array_transform(transform: object) -> None:
 def _smooth(image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian smoothing of ``(C,*S)``, normalised at the border, so that maps that sum to one still do."""
     for axis in range(1, image.ndim):
-        kernel = _kernel(image.shape[axis], sigma, image.dtype, image.device)
+        index = torch.arange(image.shape[axis], device=image.device, dtype=image.dtype)
+        kernel = torch.softmax(-0.5 * ((index[:, None] - index) / sigma) ** 2, dim=1)
         image = (image.movedim(axis, -1) @ kernel.T).movedim(-1, axis)
     return image
-
-
-@functools.lru_cache(8)  # views of one size follow each other
-def _kernel(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Matrix (size, size) that smooths along an axis."""
-    index = torch.arange(size, device=device, dtype=dtype)
-    return torch.softmax(-0.5 * ((index[:, None] - index) / sigma) ** 2, dim=1)
 
 
 class RandTierIntensity(RandomizableTransform):
