@@ -201,8 +201,8 @@ class MaskTransformer(nn.Module):
         self.of_classes = nn.Parameter(hidden_size**-0.5 * torch.randn(hidden_size, hidden_size))
         self.mask_norm = nn.LayerNorm(out_channels)
         self.apply(_initialize)
-        # As far apart as the tokens of patches. The published 0.02 suits a trained encoder; from scratch what all classes
-        # attend to outweighs it, and what is then normalised over the classes is hardly more than noise.
+        # As far apart as the tokens of patches. The published 0.02 suits a trained encoder; from scratch what all the
+        # classes attend to outweighs it, and what is then normalised over the classes is hardly more than noise.
         nn.init.normal_(self.classes)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -545,15 +545,17 @@ class RandPairedViews(Randomizable, Transform):
         Where nobody wants view 2's sampling, only some voxels are looked at.
         """
         if min_overlap > 0:  # a coarse look spares most of the crops that will not do
-            coords, inside = field.coordinates(field.window(start, step=4))
+            step = max(1, round((np.prod(field.size) / LOOKS) ** (1 / len(field.size))))
+            coords, inside = field.coordinates(field.window(start, step))
             shown = first.mesh.start(coords[:, inside]) >= 0
             if not shown.numel() or shown.float().mean() < min_overlap:
                 return first, None
         view = field.view(start)
+        if not self._dense and (min_overlap == 0 or isinstance(field, _AffineField)):  # valid wherever inside
+            return view, torch.zeros(0, dtype=torch.long)
         voxels = places(view.valid)
         if not self._dense:
-            known = min_overlap == 0 or isinstance(field, _AffineField)  # valid wherever inside
-            voxels = voxels[: 0 if known else None : max(1, len(voxels) // LOOKS)]
+            voxels = voxels[:: max(1, len(voxels) // LOOKS)]
         found = places(first.mesh.locate(view.at(voxels))[1])
         return view, None if len(found) < min_overlap * len(voxels) else voxels[found]
 
