@@ -58,11 +58,11 @@ def _by_voxel(bins, window, num_bins, table, steps, out, start, stop):
                 area = (z1 - z0) * (min(enter + 1, size_y) - max(leave + 1, 0))
                 outside = histogram[num_bins]
                 if bins[channel, z, y, x] < num_bins:
-                    beyond = int(outside & MASK)
+                    beyond = np.int64(outside & MASK)
                     count = area * widths[0] - beyond
                     out[channel, z, y, x] = (table[count] - first + table[beyond]) / count
                 if x + 1 < size_x and bins[channel, z, y, x + 1] < num_bins:
-                    beyond = int(outside >> HALF)
+                    beyond = np.int64(outside >> HALF)
                     count = area * widths[1] - beyond
                     out[channel, z, y, x + 1] = (table[count] - second + table[beyond]) / count
 
