@@ -41,7 +41,7 @@ class EmbeddingHeads(nn.Module):
         pooled: one embedding an image: that of the mean over the cells.
         with_output: give the backbone's output, too, to train both at once.
         normalized: scale each embedding to unit norm. False leaves that to a loss that does it for the pixels that it
-            draws alone, such as ``PixelSupConLoss`` with a sampler: on a CPU most of a step's time in 3D.
+            draws alone, such as ``PixelSupConLoss`` with a sampler: in 3D a good part of a step on a CPU.
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
