@@ -60,6 +60,7 @@ def all_finite(tensor: Tensor) -> bool:
     """Whether there is neither NaN nor infinity: the sum tells faster, unless it overflows.
 
     Example:
+        >>> import torch
         >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([torch.inf, -torch.inf]))
         (True, False)
     """

@@ -19,9 +19,9 @@ PRETRAINING = NETWORK | {
     "num_points": 20,
     "learning_rate": 0.1,
     "val_images": 1,
-    "train#inferer#cpu_amp": False,
+    "amp": False,
 }
-DETECTION = NETWORK | {"image_size": [64, 72], "draws": 4, "cpu_amp": False}
+DETECTION = NETWORK | {"image_size": [64, 72], "draws": 4, "amp": False}
 TEMPLATE = [[10.0, 8.0], [20.0, 30.0]]  # its landmarks
 
 

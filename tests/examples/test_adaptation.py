@@ -21,6 +21,7 @@ pytest.importorskip("scipy", reason="bundles need the extra train")
 
 FREE, PATCHES = "source_free_adaptation", "patch_contrast_adaptation"
 SMALL = {
+    "amp": False,  # the gains are asserted, and bfloat16 differs from machine to machine
     "spatial_dims": 2,
     "modality": "xray",
     "pixdim": 1.0,
