@@ -2,7 +2,7 @@
 
 Loss and gradient of N pixels of 64 features and 4 classes, all compared with all: the forms of ``PixelSupConLoss``, and
 ``SupConLoss`` of pytorch-metric-learning, which is its form "all". Times are medians of interleaved repeats in one
-process; memory is what the call adds to the peak of a process of its own.
+process, above 8192 pixels of one call; memory is what the call adds to the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -57,13 +57,12 @@ def timed(way: str, number: int) -> tuple[float, float]:
     return run(way, number), time.perf_counter() - start
 
 
-def megabytes(way: str, number: int) -> float:
-    """What one call adds to the peak of this process, which must be a new one."""
+def measured(way: str, number: int) -> tuple[float, float, float]:
+    """Value of the loss, seconds, and what the call adds to the peak of this process, which must be a new one."""
     torch.set_num_threads(THREADS)
     run(way, 64)  # loads what is needed
     before = own_megabytes("VmHWM")
-    run(way, number)
-    return own_megabytes("VmHWM") - before
+    return *timed(way, number), own_megabytes("VmHWM") - before
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,15 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for number in options.pixels:
         ways = [*DENOMINATORS, *(peers if number <= PEER_LIMIT else [])]
-        once = number > PEER_LIMIT  # takes long
-        rounds = [{way: timed(way, number) for way in ways} for _ in range(1 if once else 1 + REPEATS)]
-        values = {way: value for way, (value, _) in rounds[0].items()}
-        times = {way: [each[way][1] for each in rounds[0 if once else 1 :]] for way in ways}
+        apart = {way: alone(partial(measured, way, number)) for way in ways}
+        values = {way: value for way, (value, _, _) in apart.items()}
+        times = {way: [seconds] for way, (_, seconds, _) in apart.items()}
+        if number <= PEER_LIMIT:  # else it takes long: once is enough
+            rounds = [{way: timed(way, number)[1] for way in ways} for _ in range(1 + REPEATS)]
+            times = {way: [each[way] for each in rounds[1:]] for way in ways}
         if PEER in ways:
             torch.testing.assert_close(values["all"], values[PEER], rtol=1e-3, atol=0)
         for way in ways:
             row = {"pixels": number, "way": way, "loss": values[way], "seconds": statistics.median(times[way])}
-            row["megabytes"] = alone(partial(megabytes, way, number))
+            row["megabytes"] = apart[way][2]
             row["times_faster"] = statistics.median(times[PEER]) / row["seconds"] if PEER in times else None
             faster = "" if row["times_faster"] is None else f"{row['times_faster']:.1f}"
             numbers = f"{row['loss']:10.4f}{row['seconds']:9.3f}{row['megabytes']:9.0f}{faster:>8}"

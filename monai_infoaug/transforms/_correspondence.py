@@ -293,12 +293,13 @@ class Mesh:
             cells = torch.logical_and(*_ends(cells, axis))
         cells = cells & sound
         self.cells = pad(cells, [0, 1] * dims).flatten()  # by first corner; none begins at a far border
-        first = self.cells.nonzero()[:, 0]
-        home = torch.full_like(self.valid, -1, dtype=torch.long)  # a cell of each voxel
+        index = torch.arange(len(self.cells), device=device)
+        home = torch.full_like(index, -1)  # a cell of each voxel
         for offset in reversed(self.offsets):
-            home[first + offset] = first
+            before = pad(self.cells, [offset, 0])[: len(index)]
+            home = torch.where(before, index - offset, home)
         # Boxes are larger than the usual spacing, so that few are missed, and not many more than voxels.
-        self.shown = (home >= 0).nonzero()[:, 0]
+        self.shown = places(home >= 0)
         self.home, points = home[self.shown], self.coords[:, self.shown]
         if not len(self.shown):
             points = torch.zeros(dims, 1, device=device)
@@ -371,6 +372,9 @@ class Mesh:
             positions (D, n) in view voxels, NaN where not found, and found (n,) bool.
         """
         start = self.start(points) if start is None else start
+        if fast := twins(points.device):
+            position = fast.follow(self, MARGIN, RESIDUAL, steps, points, start)
+            return position, ~position[0].isnan()
         chunk = 1 << 15 if points.device.type == "cpu" else max(1, len(start))  # so that a chunk stays in the cache
         parts = zip(points.split(chunk, 1), start.split(chunk), strict=True)
         position = torch.cat([self._newton(*part, steps) for part in parts], 1)
@@ -455,9 +459,10 @@ def may_show_twice(coords: Tensor, valid: Tensor, spacing: Tensor) -> bool:
     Nearer doubles have folded cells between them. Three boxes span two usual cells, so that a map must be stretched
     tenfold before its own neighbours are so far apart.
     """
-    points, voxels = coords[:, valid], valid.nonzero().float().T
-    if not points.numel():
+    index = places(valid)
+    if not len(index):
         return False
+    points, voxels = coords.flatten(1)[:, index], unravel(index, valid.shape)
     low = points.amin(1, keepdim=True)
     box = ((points - low) / (0.7 * spacing.unsqueeze(1)).clamp_min(SNAP)).floor().long()
     shape = (box.amax(1) + 1).tolist()

@@ -1,9 +1,10 @@
-"""Affine views on the CPU, each voxel in one go: the fast twins of what ``_correspondence.py`` does in steps."""
+"""Views on the CPU, each voxel or point in one go: the fast twins of what ``_correspondence.py`` does in steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,11 @@ from torch import Tensor
 
 from monai_infoaug._numba import jit, over_threads
 
+if TYPE_CHECKING:
+    from monai_infoaug.transforms._correspondence import Mesh
+
 LEAST = 1 << 18  # voxels that are worth a thread
+LEAST_FOLLOWED = 1 << 13  # points
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # what is moved, whatever it means
 
 
@@ -155,6 +160,89 @@ def _located(inverse, valid, margin, points, position, found, start, stop):
         position[dims - 1, i] = x if there else np.nan
 
 
+@jit
+def _tilted(flat, first, width, part_y, part_x):
+    """Bilinear value in the cell that begins at index ``first``, and its derivatives along y and x."""
+    a, b, c, d = flat[first], flat[first + 1], flat[first + width], flat[first + width + 1]
+    top, low = a + part_x * (b - a), c + part_x * (d - c)
+    return top + part_y * (low - top), low - top, b - a + part_y * (d - c - b + a)
+
+
+@jit
+def _bent(flat, dims, first, depth, width, part_z, part_y, part_x):
+    """Multilinear value, and its derivatives along z, y and x."""
+    value, along_y, along_x = _tilted(flat, first, width, part_y, part_x)
+    if dims == 2:
+        return value, (0.0, along_y, along_x)
+    below, below_y, below_x = _tilted(flat, first + depth, width, part_y, part_x)
+    along_y, along_x = along_y + part_z * (below_y - along_y), along_x + part_z * (below_x - along_x)
+    return value + part_z * (below - value), (below - value, along_y, along_x)
+
+
+@jit
+def _step(rows, right):
+    """Solution (z, y, x) of three equations by Cramer's rule, no more than 8 voxels an axis."""
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    u, v, w = right
+    volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    z = u * (e * i - f * h) - b * (v * i - f * w) + c * (v * h - e * w)
+    y = a * (v * i - f * w) - u * (d * i - f * g) + c * (d * w - v * g)
+    x = a * (e * w - v * h) - b * (d * w - v * g) + u * (d * h - e * g)
+    scale = 1 / volume if volume != 0 else 1e30
+    return min(max(z * scale, -8.0), 8.0), min(max(y * scale, -8.0), 8.0), min(max(x * scale, -8.0), 8.0)
+
+
+@jit
+def _next_to(at, origin, last, margin, side):
+    """First voxel of a cell along an axis; with ``side`` that beyond the edge nearly touched, or on from ``origin``."""
+    first = min(max(math.floor(at), 0), last)
+    if side:
+        part = at - first
+        first += -1 if part < margin else (1 if part > 1 - margin else np.sign(first - origin))
+    return int(min(max(first, 0), last))
+
+
+@jit
+def _followed(coords, cells, shape, margin, residual, steps, points, first, position, start, stop):
+    """Positions (2 or 3, n) of points ``start`` to ``stop`` by Newton's method from the cells ``first``, or NaN."""
+    dims, (depth, height, width) = len(coords), shape
+    deep, last_z, last_y, last_x = height * width, max(depth - 2, 0), height - 2, width - 2
+    for i in range(start, stop):
+        position[:, i] = np.nan
+        cell, z, y, x = first[i], -1.0, 0.0, 0.0
+        for step in range(steps if cell >= 0 else 0):
+            z0, y0, x0 = cell // deep, cell // width % height, cell % width
+            if step == 0:
+                z, y, x = z0 + 0.5 * (dims == 3), y0 + 0.5, x0 + 0.5
+            given = dims, cell, deep, width, z - z0, y - y0, x - x0
+            to_y, along_y = _bent(coords[dims - 2], *given)
+            to_x, along_x = _bent(coords[dims - 1], *given)
+            to_z, along_z = _bent(coords[0], *given) if dims == 3 else (0.0, (1.0, 0.0, 0.0))
+            right_z = points[0, i] - to_z if dims == 3 else 0.0
+            right_y, right_x = points[dims - 2, i] - to_y, points[dims - 1, i] - to_x
+            change = _step((along_z, along_y, along_x), (right_z, right_y, right_x))
+            z, y, x = z + change[0], y + change[1], x + change[2]
+            close = right_z**2 + right_y**2 + right_x**2 <= residual**2
+            reach = 0.5 + margin
+            within = abs(y - y0 - 0.5) <= reach and abs(x - x0 - 0.5) <= reach
+            if close and within and (dims == 2 or abs(z - z0 - 0.5) <= reach):
+                if dims == 3:
+                    position[0, i] = min(max(z, z0), z0 + 1)
+                position[dims - 2, i], position[dims - 1, i] = min(max(y, y0), y0 + 1), min(max(x, x0), x0 + 1)
+                break
+            before = cell
+            for side in range(1 << dims):  # as `Mesh._cell_at`
+                a = _next_to(z, z0, last_z, margin, side >> 2)
+                b, c = _next_to(y, y0, last_y, margin, side >> 1 & 1), _next_to(x, x0, last_x, margin, side & 1)
+                near = (a * height + b) * width + c
+                if cells[near]:
+                    cell = near
+                    if side == 0:
+                        break
+            if close and cell == before:
+                break
+
+
 def _padded(matrix: Tensor) -> np.ndarray:
     """Rows (3, 4) of a matrix (D+1, D+1): 2D has one z."""
     rows, dims = np.zeros((3, 4)), len(matrix) - 1
@@ -200,3 +288,12 @@ def locate(inverse: Tensor, valid: Tensor, margin: float, points: Tensor) -> tup
     arrays = (each.numpy() for each in (points.contiguous(), position, found))
     over_threads(_located, len(found), _padded(inverse), solid, margin, *arrays, least=LEAST)
     return position, found
+
+
+def follow(mesh: Mesh, margin: float, residual: float, steps: int, points: Tensor, start: Tensor) -> Tensor:
+    """Positions (D, n) float32 of points (D, n) in a mesh, from the cells (n,) to begin in; NaN where there is none."""
+    position, shape = torch.empty_like(points), (*[1] * (3 - len(points)), *mesh.shape)
+    arrays = (each.contiguous().numpy() for each in (points, start, position))
+    given = mesh.coords.contiguous().numpy(), mesh.cells.numpy(), shape, margin, residual, steps
+    over_threads(_followed, len(start), *given, *arrays, least=LEAST_FOLLOWED)
+    return position

@@ -208,19 +208,22 @@ def _require_array(transform: Any, argument: str) -> None:
 
 
 def affine_steps(
-    stages: Sequence[Any], source: MetaTensor
+    chain: Any, seed: int, source: MetaTensor
 ) -> tuple[list[tuple[Tensor, tuple[int, ...]]], tuple[int, ...]] | None:
     """What a spatial chain does, where it is affine, as matrices and sizes: MONAI's lazy mode tells.
 
     Args:
-        stages: transforms, in the random state that they are to draw from.
+        chain: transform, or a composition of them.
+        seed: to draw with.
         source: (C, *S) image.
 
     Returns:
         the steps for :py:func:`affine_coordinates` and the size of the output, or None.
     """
+    stages = _stages(chain)
     if not all(type(stage) in AFFINE for stage in stages):
         return None
+    set_rnd(chain, seed)
     shape: tuple[int, ...] = tuple(source.shape[1:])
     image: Any = MetaTensor(torch.zeros(1).expand(1, *shape), affine=source.affine)
     for stage in stages:
@@ -490,8 +493,7 @@ class RandPairedViews(Randomizable, Transform):
     def _field(self, k: int, source: MetaTensor) -> _Field:
         """View ``k``'s chain applied to the identity coordinates and a channel of ones."""
         shape = source.shape[1:]
-        set_rnd(self.spatial[k], self._seeds[k])
-        affine = affine_steps(_stages(self.spatial[k]), source)
+        affine = affine_steps(self.spatial[k], self._seeds[k], source)
         if affine is not None:
             steps, made = affine
             return _AffineField(steps, made, self._view_size(k, made), source.device)

@@ -201,8 +201,11 @@ def test_a_fold_shows_each_source_point_once(height: float, period: float, kept:
     assert valid.sum() > kept * sound.sum()
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("shape", [(30, 26), (14, 13, 12)])
-def test_locate_against_a_dense_search(shape: tuple[int, ...]) -> None:
+def test_locate_against_a_dense_search(monkeypatch, shape: tuple[int, ...], compiled: bool) -> None:
+    if not compiled:
+        monkeypatch.setattr(_correspondence, "twins", lambda device: None)
     coords = waves(shape, 0.8)
     valid = everywhere(coords)
     valid[:4] = False
@@ -337,3 +340,26 @@ def test_compiled_affine_views_are_those_of_torch(monkeypatch, size, threads) ->
     one, other = with_and_without_numba(monkeypatch, mesh.locate, points)
     assert one[1].equal(other[1]) and 0.2 < one[1].float().mean() < 1
     torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-4, equal_nan=True)
+
+
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("shape", "repeats"), [((60, 52), False), ((60, 52), True), ((17, 15, 16), False)])
+def test_compiled_search_of_bent_views_is_that_of_torch(monkeypatch, shape, repeats, threads) -> None:
+    """Across folds, holes and cells without a volume, and for points that no view shows."""
+    from monai_infoaug.transforms import _views_numba
+
+    monkeypatch.setattr(_views_numba, "LEAST_FOLLOWED", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    coords = waves(shape, 1.2)
+    if repeats:
+        coords[:, 30] = coords[:, 29]
+    valid = everywhere(coords)
+    valid[20:24, 9:13] = False
+    mesh = mesh_of(coords, valid)
+    generator = torch.Generator().manual_seed(0)
+    points = 1.4 * max(shape) * torch.rand(len(shape), 4000, generator=generator) - 0.2 * max(shape)
+    one, other = with_and_without_numba(monkeypatch, mesh.locate, points)
+    assert 0.1 < one[1].float().mean() < 0.7 and (one[1] != other[1]).float().mean() < 2e-3  # rounding at an edge
+    both = one[1] & other[1]
+    torch.testing.assert_close(one[0][:, both], other[0][:, both], rtol=0, atol=2e-3)

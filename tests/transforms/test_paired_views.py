@@ -688,9 +688,9 @@ def test_matrices_give_what_the_coordinates_give(
 
 def test_padding_other_than_zeros_is_no_matter_of_matrices() -> None:
     chain = Compose([RandAffine(1.0, 0.5, padding_mode="border")])
-    assert paired_views.affine_steps(chain.transforms, MetaTensor(torch.rand(1, 20, 20))) is None
+    assert paired_views.affine_steps(chain, 0, MetaTensor(torch.rand(1, 20, 20))) is None
     chain = Compose([Affine(scale_params=(1e-9, 1.0), padding_mode="zeros", image_only=True)])
-    assert paired_views.affine_steps(chain.transforms, MetaTensor(torch.rand(1, 20, 20))) is None
+    assert paired_views.affine_steps(chain, 0, MetaTensor(torch.rand(1, 20, 20))) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
