@@ -48,6 +48,20 @@ class FiniteLoss:
             raise FloatingPointError(f"The loss of `{self.name}` must be finite, got {loss} in {where}.")
 
 
+class _WorkersLeave:
+    """Handler that ends a loader's workers with the training: in a bundle of several stages they would pile up."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        self.loader._iterator = None  # which owns them; PyTorch has no public name for it
+
+
 def training_handlers(
     name: str,
     loader: Any,
@@ -59,7 +73,7 @@ def training_handlers(
 ) -> list[Any]:
     """Handlers that set the epoch, change the learning rate, show and check the loss, and save and resume the training.
 
-    Of several processes the first one alone shows the loss.
+    The workers of the loader end with the training. Of several processes the first one alone shows the loss.
 
     Args:
         name: of the training, as the progress bar, the log and TensorBoard show it.
@@ -81,6 +95,7 @@ def training_handlers(
         EpochSetter([loader.dataset, loader.sampler, *seeded]),
         LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
         FiniteLoss(name),
+        _WorkersLeave(loader),
     ]
     if own_rank() == 0:
         handlers += [

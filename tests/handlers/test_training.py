@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from multiprocessing import active_children
+
 import pytest
 import torch
 from monai.data import Dataset
@@ -26,10 +28,12 @@ class Writer:
         pass
 
 
-def train(folder, epochs, writer=None, bad=None):
+def train(folder, epochs, writer=None, bad=None, workers=0):
     torch.manual_seed(0)
     items = [{"image": torch.full((1, 4, 4), float(i)), "label": torch.ones(1, 4, 4)} for i in range(5)]
-    loader = seeded_loader(Dataset(items, RandGaussianNoised("image", prob=1.0)), batch_size=2, seed=3)
+    loader = seeded_loader(
+        Dataset(items, RandGaussianNoised("image", prob=1.0)), batch_size=2, seed=3, num_workers=workers
+    )
     if bad is not None:
         items[0]["label"] = torch.full((1, 4, 4), bad)
     network = torch.nn.Conv2d(1, 1, 1)
@@ -51,6 +55,17 @@ def test_a_training_that_was_stopped_ends_as_one_that_ran_through(tmp_path):
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
     assert state.iteration == state_of_parts.iteration == 6 and rate == rate_of_parts == pytest.approx(0.005)
     assert read_settings(tmp_path / "whole" / "checkpoint.pt") == {"width": 1}
+
+
+def test_workers_stay_from_epoch_to_epoch_and_end_with_the_training(tmp_path):
+    class Watching(Writer):
+        def flush(self):
+            at_work.append({process.pid for process in active_children()} - before)
+
+    at_work, before = [], {process.pid for process in active_children()}
+    _, _, state = train(tmp_path, 3, Watching(), workers=1)
+    assert len(set.union(*at_work)) == 1 and state.dataloader.num_workers == 1
+    assert {process.pid for process in active_children()} <= before
 
 
 def test_loss_is_shown(tmp_path, capsys):
