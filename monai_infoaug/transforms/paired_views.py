@@ -293,6 +293,8 @@ class RandPairedViews(Randomizable, Transform):
         padding_mode: ``"zeros"`` or ``"border"``, what the views show outside of the source.
         outputs: the dense maps wanted among ``"coords"``, ``"valid"`` and ``"sampling"``.
         jacobian_threshold: see above, in [0, 1).
+        track_meta: views of a MetaTensor are MetaTensors, with the view's affine. False: plain tensors, which workers of
+            a loader hand over several times as fast.
 
     Example:
         >>> from monai.transforms import RandAffine
@@ -322,6 +324,7 @@ class RandPairedViews(Randomizable, Transform):
         padding_mode: str = "zeros",
         outputs: Sequence[str] = OUTPUTS,
         jacobian_threshold: float = 0.1,
+        track_meta: bool = True,
     ) -> None:
         sizes = roi_size if isinstance(roi_size, (tuple, list)) else ()
         paired = len(sizes) == 2 and any(size is None or isinstance(size, (tuple, list)) for size in sizes)
@@ -348,7 +351,7 @@ class RandPairedViews(Randomizable, Transform):
         self.num_points, self.shares, self.gamma = num_points, shares, gamma
         self.min_overlap, self.max_redraws = min_overlap, max_redraws
         self.mode, self.padding_mode, self.outputs = mode, padding_mode, outputs
-        self.jacobian_threshold = jacobian_threshold
+        self.jacobian_threshold, self.track_meta = jacobian_threshold, track_meta
 
     @property
     def _dense(self) -> bool:
@@ -456,7 +459,7 @@ class RandPairedViews(Randomizable, Transform):
                 for density, each in zip(densities, known, strict=True)
             ]
 
-        tracked = any(isinstance(image, MetaTensor) for image in images.values())
+        tracked = self.track_meta and any(isinstance(image, MetaTensor) for image in images.values())
         fits = [fit_affine(v.coords, v.valid) if tracked and v.matrix is None else v.matrix for v in views]
         out: list[NdarrayOrTensor] = []
         shown_maps = [read(view.coords) if intensity_names and self._intensity_modes else {} for view in views]
@@ -625,12 +628,13 @@ class RandPairedViews(Randomizable, Transform):
             )
         return view.to(dtype) if dtype.is_floating_point else view
 
-    @staticmethod
-    def _finished(shown: Tensor, image: NdarrayOrTensor, source: MetaTensor, fit: Tensor | None) -> NdarrayOrTensor:
+    def _finished(
+        self, shown: Tensor, image: NdarrayOrTensor, source: MetaTensor, fit: Tensor | None
+    ) -> NdarrayOrTensor:
         """A view in the container of its image; a MetaTensor with the view's affine, identity where none fits."""
         if isinstance(image, np.ndarray):
             return shown.cpu().numpy()
-        if not isinstance(image, MetaTensor):
+        if not (self.track_meta and isinstance(image, MetaTensor)):
             return shown
         affine = source.affine
         moved = torch.eye(len(affine)) if fit is None else affine @ to_affine_nd(len(affine) - 1, fit).to(affine)

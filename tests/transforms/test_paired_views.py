@@ -706,3 +706,13 @@ def test_images_that_share_memory_are_shown_each_as_it_is(dtype: torch.dtype) ->
     assert not views["turned_view1"].equal(views["image_view1"])
     views["same_view1"].zero_()
     assert views["image_view1"].any()
+
+
+@pytest.mark.parametrize("track_meta", [True, False])
+def test_plain_views_are_those_with_metadata(track_meta: bool) -> None:
+    image = MetaTensor(smooth((40, 34)), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0])))
+    pair = RandPairedViews(spatial=chain("affine", 2), num_points=5, track_meta=track_meta).set_random_state(0)
+    views = pair(image)
+    assert (type(views["view1"]) is MetaTensor) == track_meta and type(views["coords_view1"]) is torch.Tensor
+    other = pair.set_random_state(0)(image.as_tensor())
+    assert all(torch.equal(torch.as_tensor(views[name]), other[name]) for name in other)
