@@ -293,8 +293,8 @@ class RandPairedViews(Randomizable, Transform):
         padding_mode: ``"zeros"`` or ``"border"``, what the views show outside of the source.
         outputs: the dense maps wanted among ``"coords"``, ``"valid"`` and ``"sampling"``.
         jacobian_threshold: see above, in [0, 1).
-        track_meta: views of a MetaTensor are MetaTensors, with the view's affine. False: plain tensors, which workers of
-            a loader hand over several times as fast.
+        track_meta: views of a MetaTensor are MetaTensors, with the view's affine. False: plain tensors, which workers
+            of a loader hand over several times as fast.
 
     Example:
         >>> from monai.transforms import RandAffine
