@@ -82,7 +82,8 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     assert len(flat) == 6 * EPOCHS and torch.cdist(flat, flat).fill_diagonal_(1).min() > 0.1  # no epoch like another
 
     path = tmp_path / "killed.pt"
-    with subprocess.Popen([sys.executable, __file__, "run_slowly", path]) as process:
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # with others, sums are rounded otherwise
+    with subprocess.Popen([sys.executable, __file__, "run_slowly", path], env=env) as process:
         while epoch_of(path) < 2 and process.poll() is None:
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.3))  # anywhere in an epoch of 0.3 s
@@ -91,7 +92,7 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     stopped = epoch_of(path)
     assert 2 <= stopped < EPOCHS - 2
 
-    process = subprocess.run([sys.executable, __file__, "die_while_writing", path], check=False)
+    process = subprocess.run([sys.executable, __file__, "die_while_writing", path], check=False, env=env)
     assert process.returncode == -signal.SIGKILL
     assert epoch_of(path) == stopped + 1 and len(list(tmp_path.glob("killed.pt*"))) == 2  # the half-written one too
 
