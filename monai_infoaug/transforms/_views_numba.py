@@ -209,11 +209,10 @@ def _followed(coords, cells, shape, margin, residual, steps, points, first, posi
     deep, last_z, last_y, last_x = height * width, max(depth - 2, 0), height - 2, width - 2
     for i in range(start, stop):
         position[:, i] = np.nan
-        cell, z, y, x = first[i], -1.0, 0.0, 0.0
-        for step in range(steps if cell >= 0 else 0):
+        cell = first[i]
+        z, y, x = cell // deep + 0.5 * (dims == 3), cell // width % height + 0.5, cell % width + 0.5
+        for _ in range(steps if cell >= 0 else 0):
             z0, y0, x0 = cell // deep, cell // width % height, cell % width
-            if step == 0:
-                z, y, x = z0 + 0.5 * (dims == 3), y0 + 0.5, x0 + 0.5
             given = dims, cell, deep, width, z - z0, y - y0, x - x0
             to_y, along_y = _bent(coords[dims - 2], *given)
             to_x, along_x = _bent(coords[dims - 1], *given)

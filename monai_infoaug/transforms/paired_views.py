@@ -294,7 +294,7 @@ class RandPairedViews(Randomizable, Transform):
         outputs: the dense maps wanted among ``"coords"``, ``"valid"`` and ``"sampling"``.
         jacobian_threshold: see above, in [0, 1).
         track_meta: views of a MetaTensor are MetaTensors, with the view's affine. False: plain tensors, which workers
-            of a loader hand over several times as fast.
+            of a loader hand over faster.
 
     Example:
         >>> from monai.transforms import RandAffine

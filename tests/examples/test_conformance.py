@@ -313,8 +313,7 @@ def test_two_processes_train_as_one(trained, two_processes, free_port, tmp_path)
     for count in (1, 2):
         # at a higher rate or in bfloat16 differences of rounding grow with every step, as they do from stage to stage
         own = settings | {"max_epochs": epochs, "val_interval": epochs, "val_images": 3, "learning_rate": 5e-5}
-        own |= {"amp": False}
-        own |= NOTHING_DROPPED.get(bundle.name, {}) | ({"draws": 2} if "draws" in own else {})
+        own |= {"amp": False} | NOTHING_DROPPED.get(bundle.name, {}) | ({"draws": 2} if "draws" in own else {})
         own |= {"output_dir": str(tmp_path / f"{count}"), "cache_dir": str(tmp_path / "cache") if count > 1 else None}
         given = (count, free_port(), bundle.name, own, tmp_path / f"of{count}")
         if count == 1:
