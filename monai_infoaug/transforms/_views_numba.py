@@ -29,12 +29,12 @@ def _at(image, z, y, x):
 
 
 @jit
-def _in_plane(flat, first, width, part_y, part_x):
-    """Bilinear value in the cell that begins at index ``first``."""
+def _tilted(flat, first, width, part_y, part_x):
+    """Bilinear value in the cell that begins at index ``first``, unsigned, and its derivatives along y and x."""
     after = first + np.uint64(1)
     a, b, c, d = flat[first], flat[after], flat[first + width], flat[after + width]
-    top = a + part_x * (b - a)
-    return top + part_y * (c + part_x * (d - c) - top)
+    top, low = a + part_x * (b - a), c + part_x * (d - c)
+    return top + part_y * (low - top), low - top, b - a + part_y * (d - c - b + a)
 
 
 @jit
@@ -68,9 +68,9 @@ def _linear(image, coords, border, out, start, stop):
                 z0, y0, x0 = int(z), int(y), int(x)
                 part_y, part_x = y - np.float32(y0), x - np.float32(x0)
                 first = np.uint64((z0 * height + y0) * width + x0)
-                value = _in_plane(flat, first, down, part_y, part_x)
+                value = _tilted(flat, first, down, part_y, part_x)[0]
                 if dims == 3:
-                    below = _in_plane(flat, first + deep, down, part_y, part_x)
+                    below = _tilted(flat, first + deep, down, part_y, part_x)[0]
                     value += (z - np.float32(z0)) * (below - value)
             elif -1 < y < height and -1 < x < width and (dims == 2 or -1 < z < depth):
                 value = _at_border(image[channel], dims, z, y, x)
@@ -161,14 +161,6 @@ def _located(inverse, valid, margin, points, position, found, start, stop):
 
 
 @jit
-def _tilted(flat, first, width, part_y, part_x):
-    """Bilinear value in the cell that begins at index ``first``, and its derivatives along y and x."""
-    a, b, c, d = flat[first], flat[first + 1], flat[first + width], flat[first + width + 1]
-    top, low = a + part_x * (b - a), c + part_x * (d - c)
-    return top + part_y * (low - top), low - top, b - a + part_y * (d - c - b + a)
-
-
-@jit
 def _bent(flat, dims, first, depth, width, part_z, part_y, part_x):
     """Multilinear value, and its derivatives along z, y and x."""
     value, along_y, along_x = _tilted(flat, first, width, part_y, part_x)
@@ -213,7 +205,7 @@ def _followed(coords, cells, shape, margin, residual, steps, points, first, posi
         z, y, x = cell // deep + 0.5 * (dims == 3), cell // width % height + 0.5, cell % width + 0.5
         for _ in range(steps if cell >= 0 else 0):
             z0, y0, x0 = cell // deep, cell // width % height, cell % width
-            given = dims, cell, deep, width, z - z0, y - y0, x - x0
+            given = dims, np.uint64(cell), np.uint64(deep), np.uint64(width), z - z0, y - y0, x - x0
             to_y, along_y = _bent(coords[dims - 2], *given)
             to_x, along_x = _bent(coords[dims - 1], *given)
             to_z, along_z = _bent(coords[0], *given) if dims == 3 else (0.0, (1.0, 0.0, 0.0))
