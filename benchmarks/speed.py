@@ -7,6 +7,8 @@
   batchgeneratorsv2 is installed (extra ``bench``), two views of the image alone by their affine transforms.
 - ``matching``: 32 landmarks in the embeddings of a volume of 256^3 voxels, against all similarity maps at once.
 - ``contrast``: ``PixelSupConLoss`` of 4096 pixels, against pytorch-metric-learning.
+- ``embedding``: a step of pixel contrast that compares 1000 voxels a volume, with heads of 256 channels, against the
+  same with all voxels embedded.
 - ``feeding``: training steps of the bundle landmark_pretraining with all of its transforms in two workers, against the
   same trainer fed with batches that are ready.
 
@@ -36,6 +38,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on busy cor
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.networks.nets import BasicUNet
 from monai.transforms import (
     CenterSpatialCrop,
     Compose,
@@ -52,6 +55,8 @@ from benchmarks.pixel_sup_con import PEER, loss_of, pixels
 from monai_infoaug._require import require
 from monai_infoaug.inferers import match_points
 from monai_infoaug.information import entropy, local_entropy
+from monai_infoaug.losses import DrawnPixels, PixelSupConLoss
+from monai_infoaug.networks import EmbeddingHeads
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
 from monai_infoaug.transforms.tier_intensity import preset
 
@@ -229,6 +234,24 @@ def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     return {"4096 pixels": lambda: {"ours": partial(run, "all", 4096)} | peers}
 
 
+def embedding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+    """Cases of pixel contrast that compares few of the pixels."""
+
+    def ways() -> Ways:
+        unet = BasicUNet(3, features=(16, 16, 32, 64, 128, 16))
+        heads = EmbeddingHeads(unet, "upcat_1", 256, spatial_size=(32,) * 3, hidden=(256, 256), normalized=False)
+        image, labels = torch.rand(2, 1, 40, 56, 40), torch.randint(0, 3, (2, 1, 40, 56, 40))
+        loss = PixelSupConLoss(sampler=DrawnPixels(1000, balanced=True))
+
+        def chosen() -> None:
+            pixels = loss.choose(labels)
+            loss(heads(image, places=[pixels.places])[0], pixels).backward()
+
+        return {"ours": chosen, "all embedded": lambda: loss(heads(image)[0], labels).backward()}
+
+    return {"2 volumes of 40 x 56 x 40": ways}
+
+
 def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     """Cases of a training that is fed."""
 
@@ -261,6 +284,7 @@ SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, 
     "pairs": (pair_cases, 25, True),
     "matching": (matching_cases, 3, True),
     "contrast": (contrast_cases, 5, True),
+    "embedding": (embedding_cases, 5, True),
     "feeding": (feeding_cases, 5, False),
 }
 

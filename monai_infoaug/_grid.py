@@ -52,6 +52,17 @@ def level_features(level: Tensor, points: Tensor, stride: float) -> Tensor:
     return features.masked_fill(points.isnan().any(-1, keepdim=True), 0.0)
 
 
+def at_places(values: Tensor, places: Tensor) -> Tensor:
+    """Values (B, C, *S) of the pixels of each flattened image with the numbers ``places`` (B, *P): (B, C, *P).
+
+    Example:
+        >>> at_places(torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]]), torch.tensor([[3, 1]]))
+        tensor([[[3., 1.]]])
+    """
+    index = places.flatten(1)[:, None].expand(-1, values.shape[1], -1)
+    return values.flatten(2).gather(2, index).unflatten(2, places.shape[1:])
+
+
 def level_shares(weights: Sequence[float] | None, count: int) -> list[float]:
     """Weights of ``count`` levels, scaled to sum to one; None for equal ones.
 

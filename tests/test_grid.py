@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from monai_infoaug._grid import level_features, sample_at
+from monai_infoaug._grid import at_places, level_features, sample_at
 
 SIZES = [(7, 5), (4, 6, 5)]
 
@@ -88,3 +88,11 @@ def test_missing_point_has_no_feature_and_no_gradient():
     assert torch.equal(features[0, 0], torch.zeros(2))
     features.sum().backward()
     assert level.grad.isfinite().all() and level.grad.sum() == pytest.approx(2)  # the other point's weights
+
+
+def test_values_at_places():
+    values, places = torch.rand(2, 3, 4, 5, 2), torch.randint(40, (2, 6, 7))
+    found = at_places(values, places)
+    for b, c, i, j in itertools.product(*map(range, (2, 3, 6, 7))):
+        at = np.unravel_index(int(places[b, i, j]), (4, 5, 2))
+        assert found[b, c, i, j] == values[(b, c, *at)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ def unwrap(network: nn.Module) -> nn.Module:
 class PairInferer(Inferer):
     """Embeds pairs of views: a list of pairs, one an input of the network, to a list of pairs of levels.
 
+    Called with ``places``, a pair of (B, *P) for each level, it has the network embed these pixels alone.
+
     Args:
         cpu_amp: compute in bfloat16 where the processor does so safely (MONAI's own ``amp`` is for GPUs only).
     """
@@ -36,13 +38,21 @@ class PairInferer(Inferer):
         self.cpu_amp = cpu_amp
 
     def __call__(
-        self, inputs: Sequence[tuple[Tensor, Tensor]], network: nn.Module, *args: Any, **kwargs: Any
+        self,
+        inputs: Sequence[tuple[Tensor, Tensor]],
+        network: nn.Module,
+        places: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
+        def embed(views: Iterable[Tensor], at: Iterable[Tensor]) -> list[Tensor]:
+            return network(*views) if places is None else network(*views, places=list(at))
+
+        at = places or []
         with half_precision("cpu", self.cpu_amp):
             if all(first.shape == second.shape for first, second in inputs):
                 # one pass over both views: cheaper, and batch normalisation sees them together
-                return [tuple(level.chunk(2)) for level in network(*(torch.cat(views) for views in inputs))]
-            return list(zip(*(network(*views) for views in zip(*inputs, strict=True)), strict=True))
+                return [tuple(level.chunk(2)) for level in embed(map(torch.cat, inputs), map(torch.cat, at))]
+            levels = (embed(*([pair[view] for pair in pairs] for pairs in (inputs, at))) for view in range(2))
+            return list(zip(*levels, strict=True))
 
 
 class ContrastiveTrainer(SupervisedTrainer):

@@ -13,6 +13,7 @@ from monai_infoaug._processes import own_rank
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.losses import PixelSupConLoss
+from monai_infoaug.losses.pixel_sup_con import ChosenPixels
 
 __all__ = ["LabelContrast", "LabelContrastiveTrainer"]
 
@@ -22,14 +23,24 @@ class PrepareLabelledPairs:
 
     Args:
         key, label_key, tiers_key: see :py:class:`LabelContrastiveTrainer`.
+        strides: voxels a cell of each level.
+        choose: as that of ``PixelSupConLoss``: the pixels that the network is to embed; None: all.
     """
 
-    def __init__(self, key: str, label_key: str | None, tiers_key: str | None) -> None:
+    def __init__(
+        self,
+        key: str,
+        label_key: str | None,
+        tiers_key: str | None,
+        strides: Sequence[int] = (1,),
+        choose: Callable[[Tensor, Tensor | None], ChosenPixels] | None = None,
+    ) -> None:
         self.key, self.label_key, self.tiers_key = key, label_key, tiers_key
+        self.strides, self.choose = strides, choose
 
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[list[tuple[Tensor, Tensor]], dict[str, tuple[Tensor | None, Tensor | None]]]:
+    ) -> tuple[Any, ...]:
         def get(name: str) -> Tensor:
             return entry(batch, name, device, non_blocking)
 
@@ -43,7 +54,17 @@ class PrepareLabelledPairs:
             labels = (get(self.label_key),) * 2
         else:
             labels = pair(self.label_key)
-        return [views], {"labels": labels, "tiers": pair(self.tiers_key)}
+        tiers = pair(self.tiers_key)
+        sizes = [view.shape[2:] for view in views]
+        whole = not any(length % stride for size in sizes for length in size for stride in self.strides)
+        if self.choose is None or not whole:  # how many cells there are then, the network alone knows
+            return [views], {"labels": labels, "tiers": tiers}
+        chosen = []
+        for stride in self.strides:
+            cells = [[length // stride for length in size] for size in sizes]
+            targets = zip(cells, labels, tiers, strict=True)
+            chosen.append([self.choose(*(_at_cells(maps, at, stride) for maps in both)) for at, *both in targets])
+        return [views], {"chosen": chosen}, (), {"places": [[view.places for view in pair] for pair in chosen]}
 
 
 class LabelContrast(nn.Module):
@@ -61,23 +82,23 @@ class LabelContrast(nn.Module):
         super().__init__()
         self.strides, self.loss, self.weights = tuple(strides), loss, level_shares(weights, len(strides))
 
-    def forward(
-        self, levels: Sequence[tuple[Tensor, Tensor]], targets: Mapping[str, tuple[Tensor | None, Tensor | None]]
-    ) -> Tensor:
+    def forward(self, levels: Sequence[tuple[Tensor, Tensor]], targets: Mapping[str, Sequence[Any]]) -> Tensor:
         """Mean over the levels; a cell has the label and the tier of the pixel in its middle."""
         total = torch.zeros((), device=levels[0][0].device)
-        for stride, weight, pair in zip(self.strides, self.weights, levels, strict=True):
-            labels, tiers = (
-                [_at_cells(values, level, stride) for values, level in zip(maps, pair, strict=True)]
-                for maps in (targets["labels"], targets["tiers"])
-            )
+        for i, (stride, weight, pair) in enumerate(zip(self.strides, self.weights, levels, strict=True)):
+            if "chosen" in targets:
+                labels, tiers = targets["chosen"][i], ()
+            else:
+                labels, tiers = (
+                    [_at_cells(values, level.shape[2:], stride) for values, level in zip(maps, pair, strict=True)]
+                    for maps in (targets["labels"], targets["tiers"])
+                )
             total = total + weight * self.loss(pair[0], labels[0], pair[1], labels[1], *tiers)
         return total
 
 
-def _at_cells(values: Tensor | None, level: Tensor, stride: int) -> Tensor | None:
-    """Values (B, 1, *S), or one an image, at the cells of a level (B, F, *cells): (B, 1, *cells)."""
-    cells = level.shape[2:]
+def _at_cells(values: Tensor | None, cells: Sequence[int], stride: int) -> Tensor | None:
+    """Values (B, 1, *S), or one an image, at the cells of a level: (B, 1, *cells)."""
     if values is not None and values.ndim <= 2:
         return values.reshape(-1, 1, *[1] * len(cells)).expand(-1, -1, *cells)
     if values is None or stride == 1:
@@ -109,7 +130,8 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
         train_data_loader: batches with ``<key>_view1`` and ``<key>_view2``, each (B, C, *S).
         network: embedding network with ``strides``; the output is a list of levels (B, F, *cells).
         optimizer: of the network's parameters.
-        loss_function: ``PixelSupConLoss()`` if None, or another one that is called alike.
+        loss_function: ``PixelSupConLoss()`` if None, or another one that is called alike. Where it has a sampler, and
+            the network takes places, as ``EmbeddingHeads`` does, only the chosen pixels are embedded.
         key: the image whose views are embedded.
         label_key: see above.
         tiers_key: ``<tiers_key>_view1`` and ``<tiers_key>_view2`` are the tiers for a sampler that asks for them.
@@ -143,14 +165,15 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
         level_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        embedding = unwrap(network)
+        embedding, loss = unwrap(network), loss_function or PixelSupConLoss()
+        fewer = getattr(loss, "sampler", None) is not None and getattr(embedding, "takes_places", False)
         super().__init__(
             device,
             max_epochs,
             train_data_loader,
             network,
             optimizer,
-            LabelContrast(embedding.strides, loss_function or PixelSupConLoss(), level_weights),
-            PrepareLabelledPairs(key, label_key, tiers_key),
+            LabelContrast(embedding.strides, loss, level_weights),
+            PrepareLabelledPairs(key, label_key, tiers_key, embedding.strides, loss.choose if fewer else None),
             **kwargs,
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normalize, one_hot, softplus
 
+from monai_infoaug._grid import at_places
 from monai_infoaug._processes import joined, mean_of, own_rank
 from monai_infoaug._require import require
 
@@ -132,7 +133,7 @@ class PatchContrastLoss(nn.Module):
         temperature: float = 0.1,
         ignore_index: int = -1,
         known: float = 0.5,
-        sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+        sampler: Callable[..., tuple[Tensor, Tensor]] | None = None,
         over_processes: bool = False,
     ) -> None:
         super().__init__()
@@ -184,7 +185,8 @@ class PatchContrastLoss(nn.Module):
         found, features = histogram[:, :-1].argmax(1, keepdim=True), torch.cat([pooled, pyramids.to(pooled)], 1)
         if self.sampler is not None:
             tiers = None if tiers is None else _means(tiers.float(), side).round().long()
-            features, _, valid = self.sampler(features, found, valid, tiers)
+            places, valid = self.sampler(found, valid, tiers)
+            features = at_places(features, places)
         rows, valid = features.flatten(2).movedim(1, -1).flatten(0, 1), valid.flatten()
         own = torch.ones_like(valid)
         if self.over_processes:

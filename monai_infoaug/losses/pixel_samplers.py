@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,39 +19,46 @@ __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
 
 
 class _PixelSampler(ABC):
-    """What the samplers have in common: what they take, and the checks of it."""
+    """What the samplers have in common: what they take and give, and the checks of it."""
 
     def __call__(
-        self, features: Tensor, labels: Tensor, valid: Tensor | None = None, tiers: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sample.
+        self, labels: Tensor, valid: Tensor | None = None, tiers: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Choose pixels.
 
         Args:
-            features, labels: (B, F, *S) and (B, 1, *S).
+            labels: (B, 1, *S) class numbers.
             valid: (B, 1, *S) bool, the pixels that may have a part; None: all.
             tiers: (B, 1, *S) with 0, 1 or 2, for a sampler that asks for them.
 
         Returns:
-            Features, labels and valid of the sample, (B', F, *S'), (B', 1, *S') and (B', 1, *S').
+            Places (B, sets, N): which of an image's pixels, in the order of ``flatten``, are in each of its sets; and
+            valid (B, sets, N) bool, whether they have a part.
         """
-        require(features.ndim >= 3, "features", f"shape {tuple(features.shape)}", "of shape (B, F, *S)")
-        wanted = (len(features), 1, *features.shape[2:])
-        require(labels.shape == wanted, "labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+        require(
+            labels.ndim >= 3 and labels.shape[1] == 1, "labels", f"shape {tuple(labels.shape)}", "of shape (B, 1, *S)"
+        )
         valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-        good = valid.shape == wanted and valid.dtype == torch.bool
-        require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {wanted}")
-        return self._sample(*(x.as_subclass(Tensor) for x in (features, labels, valid)), tiers)
+        good = valid.shape == labels.shape and valid.dtype == torch.bool
+        require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(labels.shape)}")
+        labels, valid = (x.as_subclass(Tensor)[:, 0] for x in (labels, valid))
+        places = self._places(labels, valid, tiers)
+        there, places = places >= 0, places.clamp_min(0)
+        return places, there & valid.flatten(1).gather(1, places.flatten(1)).view_as(places)
 
     @abstractmethod
-    def _sample(
-        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As :py:meth:`__call__`."""
+    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
+        """Places (B, sets, N) in images with labels and valid (B, *S); -1 for none."""
 
 
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
     require(np.shape(value) in ((), (dims,)), name, value, f"one number, or one for each of {dims} axes")
     return tuple(np.broadcast_to(value, dims).tolist())
+
+
+def _numbered(labels: Tensor) -> Tensor:
+    """The numbers of an image's pixels, S, for images (B, *S)."""
+    return torch.arange(labels[0].numel(), device=labels.device).view(labels.shape[1:])
 
 
 def _shared(weights: Tensor, groups: Tensor) -> Tensor:
@@ -62,86 +70,78 @@ def _shared(weights: Tensor, groups: Tensor) -> Tensor:
 class StridePixels(_PixelSampler):
     """Every so many pixels along each axis; the similarities shrink by the fourth power of the stride in 2D [1].
 
-    Called with features (B, F, *S), labels (B, 1, *S) and, if not all pixels may have a part, valid (B, 1, *S) bool, it
-    returns all three for the sample. The other samplers are called alike.
+    A sampler is called with labels (B, 1, *S) and, if not all pixels may have a part, valid (B, 1, *S) bool. It returns
+    places (B, sets, N), which of an image's pixels, in the order of ``flatten``, are in each of its sets, whose pixels
+    are compared with each other; and valid (B, sets, N) bool. Embeddings are not asked for, so that no more of them
+    need be computed than are compared, see ``EmbeddingHeads``. The other samplers are called alike.
 
     Args:
         stride: pixels, one number or one for each axis.
 
     Raises:
-        ValueError: for a stride below 1, or of another number of axes than the features.
+        ValueError: for a stride below 1, or of another number of axes than the image.
 
     References:
         1. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI
            2021, arXiv:2109.07407.
 
     Example:
-        >>> features, labels, valid = StridePixels(4)(torch.rand(2, 8, 10, 9), torch.zeros(2, 1, 10, 9))
-        >>> features.shape, labels.shape
-        (torch.Size([2, 8, 3, 3]), torch.Size([2, 1, 3, 3]))
+        >>> places, valid = StridePixels(4)(torch.zeros(1, 1, 10, 9))
+        >>> places
+        tensor([[[ 0,  4,  8, 36, 40, 44, 72, 76, 80]]])
     """
 
     def __init__(self, stride: int | Sequence[int]) -> None:
         require(lambda: np.min(stride) >= 1, "stride", stride, "at least 1")
         self.stride = stride
 
-    def _sample(
-        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        steps = _each_axis(self.stride, "stride", features.ndim - 2)
-        index = (..., *(slice(None, None, step) for step in steps))
-        return features[index], labels[index], valid[index]
+    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
+        steps = _each_axis(self.stride, "stride", labels.ndim - 1)
+        chosen = _numbered(labels)[tuple(slice(None, None, step) for step in steps)]
+        return chosen.flatten().expand(len(labels), 1, -1)
 
 
 class BlockPixels(_PixelSampler):
     """Blocks in place of images, so that a pixel is compared within its block [1].
 
-    No pixel is left out: what a last block has beyond the border is not valid. (B, F, *S) becomes
-    (B * blocks, F, *size), image by image.
+    No pixel is left out: what a last block has beyond the border is not valid. Each block is a set.
 
     Args:
         size: pixels of a block, one number or one for each axis.
 
     Raises:
-        ValueError: for a size below 1, or of another number of axes than the features.
+        ValueError: for a size below 1, or of another number of axes than the image.
 
     References:
         1. Hu et al., "Semi-supervised contrastive learning for label-efficient medical image segmentation", MICCAI
            2021, arXiv:2109.07407.
 
     Example:
-        >>> features, labels, valid = BlockPixels(4)(torch.rand(2, 8, 10, 9), torch.zeros(2, 1, 10, 9))
-        >>> features.shape, int(valid.sum())
-        (torch.Size([18, 8, 4, 4]), 180)
+        >>> places, valid = BlockPixels(4)(torch.zeros(2, 1, 10, 9))
+        >>> places.shape, int(valid.sum())
+        (torch.Size([2, 9, 16]), 180)
     """
 
     def __init__(self, size: int | Sequence[int] = 16) -> None:
         require(lambda: np.min(size) >= 1, "size", size, "at least 1")
         self.size = size
 
-    def _sample(
-        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        size = _each_axis(self.size, "size", features.ndim - 2)
-        return tuple(self._divided(x, size) for x in (features, labels, valid))
-
-    @staticmethod
-    def _divided(x: Tensor, size: Sequence[int]) -> Tensor:
-        more = [-length % step for length, step in zip(x.shape[2:], size, strict=True)]
-        x = pad(x, [side for width in reversed(more) for side in (0, width)])
-        for axis, step in enumerate(size):  # (B, F, *S) to (B, F, number, size, number, size, ...)
-            x = x.unflatten(2 + 2 * axis, (-1, step))
-        numbers = range(2, x.ndim, 2)
-        return x.permute(0, *numbers, 1, *(number + 1 for number in numbers)).flatten(0, len(size))
+    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
+        size = _each_axis(self.size, "size", labels.ndim - 1)
+        more = [-length % step for length, step in zip(labels.shape[1:], size, strict=True)]
+        blocks = pad(_numbered(labels), [side for width in reversed(more) for side in (0, width)], value=-1)
+        for axis, step in enumerate(size):  # S to (number, size, number, size, ...)
+            blocks = blocks.unflatten(2 * axis, (-1, step))
+        numbers = range(0, blocks.ndim, 2)
+        blocks = blocks.permute(*numbers, *(number + 1 for number in numbers))
+        return blocks.reshape(-1, math.prod(size)).expand(len(labels), -1, -1)
 
 
 class DrawnPixels(_PixelSampler):
     """Pixels drawn at random without replacement, in each image the same number.
 
     What decides a pixel's chance: its class (all classes of an image get the same share), its tier of information
-    (the guidance of [1], here for pixels with labels), both, or nothing.
-
-    (B, F, *S) becomes (B, F, number).
+    (the guidance of [1], here for pixels with labels), both, or nothing. An image has one set, of ``number`` pixels.
 
     Args:
         number: of pixels to draw from each image; where there are fewer, the rest is not valid.
@@ -161,9 +161,9 @@ class DrawnPixels(_PixelSampler):
 
     Example:
         >>> labels = torch.tensor([[[[0] * 98 + [1, 2]]]])
-        >>> features, labels, valid = DrawnPixels(3, balanced=True)(torch.rand(1, 8, 1, 100), labels)
-        >>> features.shape, labels.shape
-        (torch.Size([1, 8, 3]), torch.Size([1, 1, 3]))
+        >>> places, valid = DrawnPixels(3, balanced=True)(labels)
+        >>> places.shape
+        torch.Size([1, 1, 3])
     """
 
     def __init__(
@@ -179,12 +179,9 @@ class DrawnPixels(_PixelSampler):
         """Draw from now on as an epoch (non-negative) does from its start."""
         self.epoch, self.draws = epoch, 0
 
-    def _sample(
-        self, features: Tensor, labels: Tensor, valid: Tensor, tiers: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        features, labels, valid = (x.flatten(2) for x in (features, labels, valid))
-        classes = labels.unique(return_inverse=True)[1][:, 0]
-        density = valid[:, 0].to(torch.float32)
+    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
+        classes = labels.flatten(1).unique(return_inverse=True)[1]
+        density = valid.flatten(1).to(torch.float32)
         if self.shares is not None:
             tiers = self._tiers(tiers, density)
             density = _shared(density, 3 * classes + tiers if self.balanced else tiers)
@@ -197,10 +194,8 @@ class DrawnPixels(_PixelSampler):
         noise = torch.stack([torch.empty(density.shape[1]).exponential_(generator=each) for each in images])
         noise = -noise.log().to(density)
         count = min(self.number, density.shape[1])
-        keys, index = (density.log() + noise).topk(count, dim=1)
-        drawn = [x.gather(2, index[:, None].expand(-1, x.shape[1], -1)) for x in (features, labels)]
-        drawn.append((keys > -torch.inf)[:, None])
-        return tuple(pad(x, (0, self.number - count)) for x in drawn)
+        keys, places = (density.log() + noise).topk(count, dim=1)
+        return pad(places.masked_fill(keys == -torch.inf, -1), (0, self.number - count), value=-1)[:, None]
 
     @staticmethod
     def _tiers(tiers: Tensor | None, like: Tensor) -> Tensor:

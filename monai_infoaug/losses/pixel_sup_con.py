@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, softplus
 
+from monai_infoaug._grid import at_places
 from monai_infoaug._processes import joined, mean_of, own_rank
 from monai_infoaug._require import require
 
@@ -21,6 +22,14 @@ DENOMINATORS = ("all", "negatives", "ratio")
 VIEWS = ("pooled", "each", "across")
 ENTRIES = 2**21  # of the similarity matrix that exist at once
 NONE = -1e30  # in place of the similarity of what does not count; finite, so that no gradient is NaN
+
+
+class ChosenPixels(NamedTuple):
+    """Pixels of each of the sets that are compared, each (B, sets, N); see :py:meth:`PixelSupConLoss.choose`."""
+
+    places: Tensor
+    labels: Tensor
+    valid: Tensor
 
 
 class PixelSupConLoss(nn.Module):
@@ -92,7 +101,7 @@ class PixelSupConLoss(nn.Module):
         ignore_index: int | None = None,
         self_pairs: bool = False,
         normalize: bool = True,
-        sampler: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+        sampler: Callable[..., tuple[Tensor, Tensor]] | None = None,
         over_processes: bool = False,
     ) -> None:
         super().__init__()
@@ -108,9 +117,9 @@ class PixelSupConLoss(nn.Module):
     def forward(
         self,
         features1: Tensor,
-        labels1: Tensor,
+        labels1: Tensor | ChosenPixels,
         features2: Tensor | None = None,
-        labels2: Tensor | None = None,
+        labels2: Tensor | ChosenPixels | None = None,
         tiers1: Tensor | None = None,
         tiers2: Tensor | None = None,
     ) -> Tensor:
@@ -118,6 +127,9 @@ class PixelSupConLoss(nn.Module):
         Args:
             features1, labels1, tiers1: of the first view, or of the only one.
             features2, labels2, tiers2: of the second view.
+
+        In place of labels, what :py:meth:`choose` has made of them says that the features are (B, F, sets, N), those of
+        the chosen pixels alone.
         """
         given = (features2 is None) == (labels2 is None)
         require(given, "labels2", "one of `features2` and `labels2` alone", "given with `features2`, or neither")
@@ -133,36 +145,58 @@ class PixelSupConLoss(nn.Module):
                 sets = [tuple(torch.cat(both, 1) for both in (x, y, valid)) * 2]
             else:
                 sets = [view * 2 for view in zip(x, y, valid, strict=True)]
-            total, count = map(sum, zip(*(self._between(*each) for each in sets), strict=True))
+            total, count = map(sum, zip(*(self._between(len(features1), *each) for each in sets), strict=True))
             return mean_of(total, count, self.over_processes)
 
+    def choose(self, labels: Tensor, tiers: Tensor | None = None) -> ChosenPixels:
+        """Which pixels have a part: labels (B, 1, *S) and tiers decide, so that a network need embed no others."""
+        labels = labels.as_subclass(Tensor)
+        valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
+        if self.sampler is None:
+            every = torch.arange(labels[0].numel(), device=labels.device).expand(len(labels), 1, -1)
+            return ChosenPixels(every, labels.flatten(2), valid.flatten(2))
+        places, valid = self.sampler(labels, valid, tiers)
+        return ChosenPixels(places, at_places(labels, places)[:, 0], valid)
+
     def _pixels(
-        self, features: Tensor, labels: Tensor, tiers: Tensor | None, view: str
+        self, features: Tensor, labels: Tensor | ChosenPixels, tiers: Tensor | None, view: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Features (B, N, F), labels (B, N) and valid (B, N) of a view."""
         good = features.ndim >= 3 and features.is_floating_point()
         require(good, f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
         enough = len(features) > 1 or self.scope != "cross"
         require(enough, f"features{view}", "one image", "of several images where the scope is 'cross'")
-        wanted = (len(features), 1, *features.shape[2:])
-        require(labels.shape == wanted, f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
-        features, labels = features.as_subclass(Tensor), labels.as_subclass(Tensor).to(features.device)
-        valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
-        if self.sampler is not None:
-            features, labels, valid = self.sampler(features, labels, valid, tiers)
-        features = features.flatten(2).mT.to(torch.promote_types(features.dtype, torch.float32))
-        valid = valid.flatten(1)
+        features = features.as_subclass(Tensor)
+        if isinstance(labels, ChosenPixels):
+            chosen, got = labels, tuple(features.shape)
+            wanted = (len(chosen.places), got[1], *chosen.places.shape[1:])
+            require(got == wanted, f"features{view}", f"shape {got}", f"of shape {wanted}")
+        else:
+            wanted = (len(features), 1, *features.shape[2:])
+            require(labels.shape == wanted, f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+            chosen = self.choose(labels.to(features.device), tiers)
+            features = features.flatten(2)[:, :, None] if self.sampler is None else at_places(features, chosen.places)
+        features = features.movedim(1, -1).flatten(0, 1).to(torch.promote_types(features.dtype, torch.float32))
+        labels, valid = chosen.labels.flatten(0, 1), chosen.valid.flatten(0, 1)
         if self.normalize:
             valid = valid & features.any(-1)  # nothing has no direction
             features = normalize(features, dim=-1)
-        return features, labels.flatten(1), valid
+        return features, labels, valid
 
     def _between(
-        self, rows: Tensor, classes: Tensor, anchors: Tensor, columns: Tensor, others: Tensor, valid: Tensor
+        self,
+        images: int,
+        rows: Tensor,
+        classes: Tensor,
+        anchors: Tensor,
+        columns: Tensor,
+        others: Tensor,
+        valid: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Sum of the losses of the anchors among rows (B, N, F) compared with columns (B, M, F), and their number.
 
         Args:
+            images: whose sets of pixels the B are, each image's one after the other.
             rows, classes, anchors: pixels, their labels (B, N), and whether they may be anchors (B, N).
             columns, others, valid: pixels, labels and validity (B, M) of what they are compared with; the rows unless
                 views meet across.
@@ -177,7 +211,8 @@ class PixelSupConLoss(nn.Module):
             columns, others, valid = (joined(x, 1) for x in (columns, others, valid))
         negatives = columns.shape[1]  # the columns from here on are positives alone
         if self.scope == "cross":
-            columns, others, valid = (torch.cat([x, x.roll(-1, 0)], 1) for x in (columns, others, valid))
+            sets = len(columns) // images
+            columns, others, valid = (torch.cat([x, x.roll(-sets, 0)], 1) for x in (columns, others, valid))
         nothing = (rows.sum() + columns.sum()) * 0
         with_anchors = anchors.any(1)
         if not with_anchors.all():  # many blocks show background alone

@@ -11,6 +11,7 @@ from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from monai_infoaug._grid import at_places
 from monai_infoaug._require import require
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 
@@ -41,16 +42,20 @@ class EmbeddingHeads(nn.Module):
         pooled: one embedding an image: that of the mean over the cells.
         with_output: give the backbone's output, too, to train both at once.
         normalized: scale each embedding to unit norm. False leaves that to a loss that does it for the pixels that it
-            draws alone, such as ``PixelSupConLoss`` with a sampler: in 3D a good part of a step on a CPU.
+            takes alone, such as ``PixelSupConLoss``.
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
         layers: the layers in that order.
+        takes_places: whether ``forward`` takes ``places``: unless ``pooled``.
 
     Shape:
         (B, in_channels, *S) to a list of (B, embedding_dim, *S_l), in the order of ``strides``, of unit norm over
         dimension 1 and at least float32 unless ``normalized`` is False. ``S_l`` is all ones if ``pooled``. A pair of
         the backbone's output and that list if ``with_output``.
+
+        With ``places``, a (B, *P) for each layer, which pixels of its flattened map are embedded: (B, embedding_dim,
+        *P). Where a loss compares few pixels, the heads then cost next to nothing, whatever their widths.
 
     Raises:
         ValueError: for a layer that the backbone does not have or that gives no feature map, a ``spatial_size`` that
@@ -82,6 +87,7 @@ class EmbeddingHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.pooled, self.with_output, self.normalized = pooled, with_output, normalized
+        self.takes_places = not pooled
         require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
         names = [name for name, _ in backbone.named_modules()]
         self.layers = ensure_tuple(layers)
@@ -101,12 +107,16 @@ class EmbeddingHeads(nn.Module):
             PixelProjectionHead(len(spatial_size), maps[layer].shape[1], widths) for layer in self.layers
         )
 
-    def forward(self, image: Tensor) -> list[Tensor] | tuple[Any, list[Tensor]]:
+    def forward(self, image: Tensor, places: Sequence[Tensor] | None = None) -> list[Tensor] | tuple[Any, list[Tensor]]:
         output, maps = self._feature_maps(image)
         if self.pooled:
             axes = tuple(range(2, image.ndim))
             maps = {layer: features.mean(axes, keepdim=True) for layer, features in maps.items()}
-        embeddings = [head(maps[layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
+        chosen = [None] * len(self.layers) if places is None else places
+        embeddings = [
+            head(maps[layer]) if at is None else _embedded_at(head, maps[layer], at)
+            for head, layer, at in zip(self.heads, self.layers, chosen, strict=True)
+        ]
         if self.normalized:  # half precision would lose the guard against a division by zero
             embeddings = [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
         return (output, embeddings) if self.with_output else embeddings
@@ -152,3 +162,9 @@ class EmbeddingHeads(nn.Module):
         accepted = "modules of one whole-number stride, and `spatial_size` divisible by it"
         require(not strides and stride == int(stride), "layers", got, accepted)
         return int(stride)
+
+
+def _embedded_at(head: nn.Module, features: Tensor, places: Tensor) -> Tensor:
+    """Embeddings (B, F, *P) of the pixels of features (B, C, *S) at places (B, *P)."""
+    line = at_places(features, places.flatten(1)).reshape(*features.shape[:2], -1, *[1] * (features.ndim - 3))
+    return head(line).flatten(2).unflatten(2, places.shape[1:])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
 from monai.engines.utils import IterationEvents
-from monai.networks.nets import UNet
+from monai.networks.nets import BasicUNet, UNet
 from monai.transforms import RandGaussianNoise
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from monai_infoaug.engines import LabelContrast, LabelContrastiveTrainer
-from monai_infoaug.losses import DrawnPixels, PixelSupConLoss
+from monai_infoaug.losses import BlockPixels, DrawnPixels, PixelSupConLoss, StridePixels
 from monai_infoaug.networks import EmbeddingHeads
 from monai_infoaug.transforms import RandPairedViewsd
 
@@ -120,6 +122,51 @@ def test_paired_views_of_labelled_images_are_learnt_from(dims, shares):
     engine.run()
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
     unet(dims).load_state_dict(heads.backbone.state_dict())
+
+
+class Dense(nn.Module):
+    """The same heads, but for all pixels."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads, self.strides = heads, heads.strides
+
+    def forward(self, image):
+        return self.heads(image)
+
+
+@pytest.mark.parametrize("sampler", [DrawnPixels(40, True, (0.2, 0.4, 0.4)), StridePixels(3), BlockPixels(5)])
+@pytest.mark.parametrize("sizes", [((32, 32), (32, 32)), ((32, 32), (32, 48)), ((33, 32), (33, 32))])
+def test_only_chosen_pixels_are_embedded_and_nothing_else_changes(sampler, sizes):
+    made = {}
+    for k, size in enumerate(sizes, 1):
+        parts = {f"image_view{k}": slice(0, 1), f"label_view{k}": slice(None), f"tiers_view{k}": slice(None)}
+        made |= {name: batch(size, k)[name][:, part] for name, part in parts.items()}
+        made[f"label_view{k}"] %= 3
+    losses, weights, embedded = [], [], []
+    for dense in (False, True):
+        torch.manual_seed(0)
+        backbone = BasicUNet(2, features=(4, 4, 4, 4, 8, 4))
+        heads = EmbeddingHeads(backbone, ("upcat_1", "upcat_2"), 8, spatial_size=(32, 32), hidden=(8,))
+        trained, count = [], []
+        for head in heads.heads:
+            head.register_forward_hook(lambda module, inputs, output, count=count: count.append(output[:, 0].numel()))
+        loss = PixelSupConLoss(0.1, views="each", ignore_index=2, sampler=copy.deepcopy(sampler))
+        engine = LabelContrastiveTrainer(
+            "cpu", 3, [made], Dense(heads) if dense else heads, torch.optim.SGD(heads.parameters(), 0.1), loss,
+            tiers_key="tiers",
+        )  # fmt: skip
+        engine.add_event_handler(
+            IterationEvents.LOSS_COMPLETED, lambda engine, trained=trained: trained.append(engine.state.output["loss"])
+        )
+        engine.run()
+        losses.append(torch.stack(trained))
+        weights.append(torch.cat([weight.flatten() for weight in heads.parameters()]))
+        embedded.append(sum(count))
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*weights)
+    fewer = not isinstance(sampler, BlockPixels) and sizes[0] != (33, 32)  # no whole number of cells there
+    assert (embedded[0] < embedded[1]) == fewer
 
 
 def test_each_image_against_the_others():

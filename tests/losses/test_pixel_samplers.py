@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
 
+from monai_infoaug._grid import at_places
 from monai_infoaug.losses import BlockPixels, DrawnPixels, PixelSupConLoss, StridePixels
 
 
@@ -21,6 +23,12 @@ def numbered(batch=2, size=(5, 7), classes=3):
     return features, labels, torch.rand(labels.shape, generator=generator) < 0.8
 
 
+def chosen(sampler, features, labels, *maps):
+    """Features (B, 1 + D, sets, N), labels and validity (B, 1, sets, N) of the chosen pixels."""
+    places, valid = sampler(labels, *maps)
+    return at_places(features, places), at_places(labels, places), valid[:, None]
+
+
 def where(features):
     """(image, place) of pixels (B, 1 + D, *S)."""
     return [tuple(pixel) for pixel in features.flatten(2).mT.flatten(0, 1).int().tolist()]
@@ -29,7 +37,7 @@ def where(features):
 @pytest.mark.parametrize(("size", "stride"), [((5, 7), 2), ((5, 7), (1, 3)), ((4, 5, 3), 2), ((9,), 4)])
 def test_stride_takes_every_so_many(size, stride):
     features, labels, valid = numbered(size=size)
-    drawn, y, used = StridePixels(stride)(features, labels, valid)
+    drawn, y, used = chosen(StridePixels(stride), features, labels, valid)
     steps = [stride] * len(size) if isinstance(stride, int) else stride
     axes = [range(0, length, step) for length, step in zip(size, steps, strict=True)]
     assert where(drawn) == list(itertools.product(range(2), *axes))
@@ -40,11 +48,12 @@ def test_stride_takes_every_so_many(size, stride):
 @pytest.mark.parametrize(("size", "block"), [((5, 7), 3), ((6, 4), (2, 4)), ((4, 5, 3), 2), ((5, 7), 10)])
 def test_blocks_hold_every_pixel_once_with_its_neighbours(size, block):
     features, labels, valid = numbered(size=size)
-    drawn, y, used = BlockPixels(block)(features, labels, valid)
+    drawn, y, used = chosen(BlockPixels(block), features, labels, valid)
     steps = [block] * len(size) if isinstance(block, int) else list(block)
-    assert drawn.shape[2:] == y.shape[2:] == tuple(steps) and len(drawn) == len(y) == len(used)
+    blocks = math.prod(-(-length // step) for length, step in zip(size, steps, strict=True))
+    assert drawn.shape[2:] == y.shape[2:] == used.shape[2:] == (blocks, math.prod(steps))
     seen = []
-    for pixels, classes, valids in zip(drawn, y, used, strict=True):
+    for pixels, classes, valids in zip(*(x.movedim(2, 1).flatten(0, 1) for x in (drawn, y, used)), strict=True):
         found = [at for at, there in zip(where(pixels[None]), valids.flatten(), strict=True) if there]
         seen += found
         assert len({(b, *(i // step for i, step in zip(at, steps, strict=True))) for b, *at in found}) <= 1
@@ -74,9 +83,18 @@ def test_blocks_are_compared_within_themselves():
     assert float(blocks(x[0], y[0], x[1], y[1])) == pytest.approx(total / count)
 
 
+def test_another_image_gives_the_same_block():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 6, 6, generator=generator, dtype=torch.float64)
+    y = torch.arange(36).view(1, 1, 6, 6).expand(3, -1, -1, -1) % 2  # so that every pixel has a positive
+    loss, whole = PixelSupConLoss(scope="cross"), PixelSupConLoss(scope="cross", sampler=BlockPixels(3))
+    parts = [(..., slice(i, i + 3), slice(j, j + 3)) for i in (0, 3) for j in (0, 3)]
+    assert float(whole(x, y)) == pytest.approx(sum(float(loss(x[part], y[part])) for part in parts) / 4)
+
+
 def drawn_places(sampler, *maps, times=300):
     for _ in range(times):
-        features, labels, valid = sampler(*maps)
+        features, labels, valid = (x.squeeze(2) for x in chosen(sampler, *maps))
         assert features.shape[2:] == labels.shape[2:] == valid.shape[2:] == (sampler.number,)
         yield [where(pixels[None, :, there[0]]) for pixels, there in zip(features, valid, strict=True)], labels, valid
 
@@ -141,7 +159,7 @@ def test_the_loss_takes_the_draw():
     features, labels, _ = numbered()
     features, tiers = features.double(), labels.clone()
     sampler = DrawnPixels(8, shares=(0.2, 0.4, 0.4))
-    x, y, valid = sampler(features, labels, labels != 2, tiers)
+    x, y, valid = chosen(sampler, features, labels, labels != 2, tiers)
     sampler.set_epoch(0)
     got = PixelSupConLoss(sampler=sampler, ignore_index=2)(features, labels, tiers1=tiers)
     assert float(got) == pytest.approx(float(PixelSupConLoss(ignore_index=2)(x, y.where(valid, 2))))
@@ -152,7 +170,7 @@ def test_an_epoch_is_drawn_alike_by_all_that_have_the_seed():
         sampler = copy.deepcopy(DrawnPixels(8, seed=seed))
         for epoch in range(first, 3):
             sampler.set_epoch(epoch)
-            yield [sampler(*numbered())[0] for _ in range(2)]
+            yield [sampler(*numbered()[1:])[0] for _ in range(2)]
 
     whole, resumed, other = (list(epochs(*which)) for which in ((5, 0), (5, 1), (6, 0)))
     torch.testing.assert_close(whole[1:], resumed)
@@ -179,16 +197,16 @@ def test_bad_options_are_named(make, message):
 @pytest.mark.parametrize(
     ("sampler", "maps", "message"),
     [
-        (StridePixels((1, 2, 3)), lambda x, y, v: (x, y, v), "`stride` must be one number, or one for each of 2"),
-        (BlockPixels((1, 2, 3)), lambda x, y, v: (x, y, v), "`size` must be one number, or one for each of 2"),
-        (StridePixels(2), lambda x, y, v: (x, y[..., 1:], v), "`labels` must be of shape"),
-        (BlockPixels(2), lambda x, y, v: (x, y, v.int()), "`valid` must be bool"),
-        (DrawnPixels(2), lambda x, y, v: (x[0, 0], y, v), "`features` must be of shape"),
-        (DrawnPixels(2, shares=(0, 0, 1)), lambda x, y, v: (x, y, v), "`tiers` must be given"),
-        (DrawnPixels(2, shares=(0, 0, 1)), lambda x, y, v: (x, y, v, y + 1), "`tiers` must be 0, 1 or 2"),
-        (DrawnPixels(2, shares=(0, 0, 1)), lambda x, y, v: (x, y, v, y[..., 1:]), "`tiers` must be"),
+        (StridePixels((1, 2, 3)), lambda y, v: (y, v), "`stride` must be one number, or one for each of 2"),
+        (BlockPixels((1, 2, 3)), lambda y, v: (y, v), "`size` must be one number, or one for each of 2"),
+        (StridePixels(2), lambda y, v: (y[:, 0, 0], v), r"`labels` must be of shape \(B, 1, \*S\), got shape \(2, 7\)"),
+        (BlockPixels(2), lambda y, v: (y, v.int()), "`valid` must be bool"),
+        (BlockPixels(2), lambda y, v: (y, v[..., 1:]), "`valid` must be bool of shape"),
+        (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v), "`tiers` must be given"),
+        (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y + 1), "`tiers` must be 0, 1 or 2"),
+        (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y[..., 1:]), "`tiers` must be"),
     ],
 )
 def test_bad_input_is_named(sampler, maps, message):
     with pytest.raises(ValueError, match=message):
-        sampler(*maps(*numbered()))
+        sampler(*maps(*numbered()[1:]))

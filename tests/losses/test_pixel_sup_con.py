@@ -193,6 +193,11 @@ def test_bad_options_are_named(options, message):
         ({}, lambda x1, y1, x2, y2: (x1, y1, x2[:1], y2[:1]), r"`features2` must be of shape \(2, 4, "),
         ({"views": "across"}, lambda x1, y1, x2, y2: (x1, y1), "`features2` must be given"),
         ({"scope": "cross"}, lambda x1, y1, x2, y2: (x1[:1], y1[:1]), "`features1` must be of several images"),
+        (
+            {},
+            lambda x1, y1, x2, y2: (x1, PixelSupConLoss().choose(y1)),
+            r"`features1` must be of shape \(2, \d+, 1, \d+\)",
+        ),
     ],
 )
 def test_bad_input_is_named(options, change, message):

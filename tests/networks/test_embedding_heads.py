@@ -176,6 +176,25 @@ def test_bad_input(arguments, error):
         small(**arguments)
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_chosen_pixels_are_embedded_as_among_all(dims, normalized):
+    torch.manual_seed(0)
+    unet = BasicUNet(dims, features=(4, 4, 4, 4, 8, 4))
+    options = {"spatial_size": (32,) * dims, "hidden": (6,), "normalized": normalized}
+    heads = EmbeddingHeads(unet, ("upcat_1", "upcat_2"), 5, **options)
+    image, seen = torch.rand(2, 1, *(32,) * dims), []
+    every = heads(image)
+    places = [torch.randint(level[0, 0].numel(), (2, 3, 7)) for level in every]
+    for head in heads.heads:
+        head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][0, 0].numel()))
+    for chosen, level, at in zip(heads(image, places=places), every, places, strict=True):
+        assert chosen.shape == (2, 5, 3, 7)
+        for b in range(2):
+            torch.testing.assert_close(chosen[b], level[b].flatten(1)[:, at[b]])
+    assert heads.takes_places and seen == [21, 21]
+
+
 def test_the_loss_may_normalise_the_pixels_that_it_draws():
     image, labels = torch.rand(2, 1, 16, 16), torch.randint(3, (2, 1, 8, 8))
     losses, gradients = [], []
