@@ -42,6 +42,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -93,6 +94,7 @@ ROUNDS = {  # rows whose segmentations are averaged; a round goes on from the la
     "label_efficient_round": ["scratch", "label_efficient_guided", "label_efficient"],
 }
 ROUNDS["label_efficient_round_contrast"] = ROUNDS["label_efficient_round"]
+UNLABELLED = "$[item for item in @datalist if 'label' not in item]"  # of the training cases
 
 
 def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
@@ -167,17 +169,31 @@ class Segmentation:
     def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         run, more = partial(run_bundle, bundle, **settings, **self.places), {}
         start = time.perf_counter()
+        if bundle == LOCAL:
+            self._share(settings, folder)
         if name in ROUNDS:
             folders = [self._folder(other, settings["labelled"], settings["seed"]) for other in ROUNDS[name]]
             checkpoints = [str(made / "checkpoint.pt") for made in folders]
             more = {"start": checkpoints[-1], "pseudo_labels": str(folder / "labels")}
-            run("train", "inference", folder=folder, results_dir=more["pseudo_labels"], checkpoints=checkpoints)
+            of_round = {"results_dir": more["pseudo_labels"], "checkpoints": checkpoints, "dataset#data": UNLABELLED}
+            run("train", "inference", folder=folder, **of_round)
         run("train", folder=folder, **more)
         seconds = time.perf_counter() - start
         run("train", "evaluate", folder=folder)
         tables = {"dice": "mean_dice", "hausdorff": "hausdorff_95_mm"}
         found = {key: read_table(folder / "evaluation" / f"{table}_raw.csv") for key, table in tables.items()}
         return found | {"seconds": seconds}
+
+    def _share(self, settings: Mapping[str, Any], folder: Path) -> None:
+        """Copy the stage without labels from another row of the same seed: sampler and labels do not matter to it."""
+
+        def of_stage(settings: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in settings.items() if key not in ("sampler", "labelled", "local_epochs")}
+
+        for made in self.out.glob(f"*/*/{settings['seed']}/global.pt"):
+            other = json.loads((made.parent / "settings.json").read_text(encoding="utf-8"))
+            if of_stage(other) == json.loads(json.dumps(of_stage(settings))) and not (folder / made.name).exists():
+                shutil.copy(made, folder)
 
 
 def read_table(path: Path) -> list[list[float]]:

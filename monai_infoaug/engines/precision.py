@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -65,14 +65,15 @@ class HalfPrecisionInferer(Inferer):
 
     Args:
         enabled: otherwise in the precision of the network.
+        inferer: how to call it, such as ``SlidingWindowInferer``; default as it is.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
+    def __init__(self, enabled: bool = True, inferer: Inferer | None = None) -> None:
+        self.enabled, self.inferer = enabled, inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with half_precision(inputs.device, self.enabled):
-            return _float(network(inputs, *args, **kwargs))
+            return _float(self.inferer(inputs, network, *args, **kwargs))
 
 
 def _float(output: Any) -> Any:

@@ -1,6 +1,7 @@
 """The benchmark of segmentations with few labels on small pictures: its rows, what it keeps, and its numbers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == last
     with pytest.raises(ValueError, match=r"`out` must be new, or of a run with the same settings"):
         run(folder, "scratch", "--fractions", "50", draws=6)
+
+
+def test_the_stage_without_labels_is_shared_and_nothing_else_changes(folder, monkeypatch):
+    copied, rows = [], ["local_contrast_drawn", "local_contrast_guided"]
+    monkeypatch.setattr(label_efficiency.shutil, "copy", lambda *places: copied.append(shutil.copy2(*places)))
+    found = []
+    for out, names in (("both", ",".join(rows)), ("alone", rows[1])):
+        run(folder, names, "--fractions", "50", "--out", str(folder / out))
+        result = folder / out / "squares" / "small" / rows[1] / "0.5" / "0" / "result.json"
+        found.append(json.loads(result.read_text())["dice"])
+    assert found[0] == found[1] and len(copied) == 1
 
 
 def test_the_table_has_the_seeds_that_are_complete(folder, capsys):

@@ -88,7 +88,10 @@ def test_without_data_noise_is_measured(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sections", "all"], "`sections` must be among entropy, pairs, matching, contrast, embedding, feeding, got 'all'"),
+        (
+            ["--sections", "all"],
+            "`sections` must be among entropy, pairs, matching, contrast, embedding, feeding, got 'all'",
+        ),
         (["--data", "/nowhere"], "`data` must be a folder with `ceph/train` and `afids`, got '/nowhere'"),
     ],
 )
