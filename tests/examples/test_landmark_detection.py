@@ -81,6 +81,18 @@ def pretrained(folder: Path, **settings) -> str:
     return str(path)
 
 
+def test_images_beyond_the_draws_of_an_epoch_are_seen_too(folder):
+    places = {"dataset_dir": str(folder / "images"), "landmarks": str(folder / "images.csv")}
+    flow = workflow("landmark_detection", "train", **places, **SMALL | {"draws": 2, "batch_size": 2})
+    loader, seen = flow.parser.get_parsed_content("train#dataloader"), set()
+    for epoch in range(12):
+        loader.sampler.set_epoch(epoch)
+        epoch_of = set(loader.sampler)
+        assert len(epoch_of) == 2
+        seen |= epoch_of
+    assert seen == set(range(4))
+
+
 def distances(table: Path, truth: Path) -> np.ndarray:
     found, true = read_landmarks(table).points, read_landmarks(truth).points
     assert found.keys() == true.keys()
