@@ -244,7 +244,7 @@ def embedding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
         loss = PixelSupConLoss(sampler=DrawnPixels(1000, balanced=True))
 
         def chosen() -> None:
-            pixels = loss.choose(labels)
+            [pixels] = loss.choose([labels], [None])
             loss(heads(image, places=[pixels.places])[0], pixels).backward()
 
         return {"ours": chosen, "all embedded": lambda: loss(heads(image)[0], labels).backward()}

@@ -33,7 +33,7 @@ class PrepareLabelledPairs:
         label_key: str | None,
         tiers_key: str | None,
         strides: Sequence[int] = (1,),
-        choose: Callable[[Tensor, Tensor | None], ChosenPixels] | None = None,
+        choose: Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[ChosenPixels]] | None = None,
     ) -> None:
         self.key, self.label_key, self.tiers_key = key, label_key, tiers_key
         self.strides, self.choose = strides, choose
@@ -62,8 +62,11 @@ class PrepareLabelledPairs:
         chosen = []
         for stride in self.strides:
             cells = [[length // stride for length in size] for size in sizes]
-            targets = zip(cells, labels, tiers, strict=True)
-            chosen.append([self.choose(*(_at_cells(maps, at, stride) for maps in both)) for at, *both in targets])
+            targets = (
+                [_at_cells(values, at, stride) for values, at in zip(maps, cells, strict=True)]
+                for maps in (labels, tiers)
+            )
+            chosen.append(self.choose(*targets))
         return [views], {"chosen": chosen}, (), {"places": [[view.places for view in pair] for pair in chosen]}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -128,7 +128,7 @@ class PixelSupConLoss(nn.Module):
             features1, labels1, tiers1: of the first view, or of the only one.
             features2, labels2, tiers2: of the second view.
 
-        In place of labels, what :py:meth:`choose` has made of them says that the features are (B, F, sets, N), those of
+        In place of the labels, what :py:meth:`choose` has made of them says that features are (B, F, sets, N), those of
         the chosen pixels alone.
         """
         given = (features2 is None) == (labels2 is None)
@@ -148,8 +148,23 @@ class PixelSupConLoss(nn.Module):
             total, count = map(sum, zip(*(self._between(len(features1), *each) for each in sets), strict=True))
             return mean_of(total, count, self.over_processes)
 
-    def choose(self, labels: Tensor, tiers: Tensor | None = None) -> ChosenPixels:
-        """Which pixels have a part: labels (B, 1, *S) and tiers decide, so that a network need embed no others."""
+    def choose(self, labels: Sequence[Tensor], tiers: Sequence[Tensor | None]) -> list[ChosenPixels]:
+        """Which pixels of the views have a part: labels and tiers decide, so that a network need embed no others.
+
+        Args:
+            labels, tiers: (B, 1, *S) of each view.
+        """
+        chosen = [self._chosen(*view) for view in zip(labels, tiers, strict=True)]
+        alike = len({view.places.shape for view in chosen}) == 1
+        if self.include_background or self.scope != "image" or not alike:
+            return chosen
+        anchors = torch.stack([(view.valid & (view.labels != 0)).any(2) for view in chosen]).any(0)
+        # what is left of the sets is as many as the image needs that has most; one, where no image has any
+        first = anchors.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(anchors.sum(1).max()))]
+        index = first[..., None].expand(-1, -1, chosen[0].places.shape[2])
+        return [ChosenPixels(*(x.gather(1, index) for x in view)) for view in chosen]
+
+    def _chosen(self, labels: Tensor, tiers: Tensor | None) -> ChosenPixels:
         labels = labels.as_subclass(Tensor)
         valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
         if self.sampler is None:
@@ -174,7 +189,7 @@ class PixelSupConLoss(nn.Module):
         else:
             wanted = (len(features), 1, *features.shape[2:])
             require(labels.shape == wanted, f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
-            chosen = self.choose(labels.to(features.device), tiers)
+            chosen = self._chosen(labels.to(features.device), tiers)
             features = features.flatten(2)[:, :, None] if self.sampler is None else at_places(features, chosen.places)
         features = features.movedim(1, -1).flatten(0, 1).to(torch.promote_types(features.dtype, torch.float32))
         labels, valid = chosen.labels.flatten(0, 1), chosen.valid.flatten(0, 1)

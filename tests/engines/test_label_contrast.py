@@ -151,7 +151,9 @@ def test_only_chosen_pixels_are_embedded_and_nothing_else_changes(sampler, sizes
         trained, count = [], []
         for head in heads.heads:
             head.register_forward_hook(lambda module, inputs, output, count=count: count.append(output[:, 0].numel()))
-        loss = PixelSupConLoss(0.1, views="each", ignore_index=2, sampler=copy.deepcopy(sampler))
+        loss = PixelSupConLoss(
+            0.1, views="each", include_background=False, ignore_index=2, sampler=copy.deepcopy(sampler)
+        )
         engine = LabelContrastiveTrainer(
             "cpu", 3, [made], Dense(heads) if dense else heads, torch.optim.SGD(heads.parameters(), 0.1), loss,
             tiers_key="tiers",

@@ -83,6 +83,23 @@ def test_blocks_are_compared_within_themselves():
     assert float(blocks(x[0], y[0], x[1], y[1])) == pytest.approx(total / count)
 
 
+def test_blocks_of_background_alone_are_not_chosen():
+    x, y = ([torch.zeros(2, n, 9, 9).to(kind) for _ in range(2)] for n, kind in ((4, torch.float64), (1, torch.uint8)))
+    for features in x:
+        features.copy_(torch.randn(features.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    y[0][0, 0, 0, :2], y[1][0, 0, 8, 8], y[0][1, 0, 4, 4:7], y[1][1, 0, 0, 5] = 1, 1, 2, 2
+    loss = PixelSupConLoss(include_background=False, sampler=BlockPixels(3))
+    chosen = loss.choose(y, [None, None])
+    shown = [{int(place) // 27 * 3 + int(place) % 9 // 3 for place in chosen[0].places[b, :, 0]} for b in range(2)]
+    assert {0, 8} < shown[0] and shown[1] == {1, 4, 5} and len(shown[0]) == 3
+    few = [at_places(features, view.places) for features, view in zip(x, chosen, strict=True)]
+    torch.testing.assert_close(loss(few[0], chosen[0], few[1], chosen[1]), loss(x[0], y[0], x[1], y[1]))
+    assert loss(x[0], y[0], x[1], y[1]) > 0
+    assert len(loss.choose([0 * y[0]], [None])[0].places[0]) == 1
+    for every in (PixelSupConLoss(sampler=BlockPixels(3)), PixelSupConLoss(scope="batch", sampler=BlockPixels(3))):
+        assert len(every.choose(y, [None, None])[0].places[0]) == 9
+
+
 def test_another_image_gives_the_same_block():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 4, 6, 6, generator=generator, dtype=torch.float64)

@@ -195,7 +195,7 @@ def test_bad_options_are_named(options, message):
         ({"scope": "cross"}, lambda x1, y1, x2, y2: (x1[:1], y1[:1]), "`features1` must be of several images"),
         (
             {},
-            lambda x1, y1, x2, y2: (x1, PixelSupConLoss().choose(y1)),
+            lambda x1, y1, x2, y2: (x1, PixelSupConLoss().choose([y1], [None])[0]),
             r"`features1` must be of shape \(2, \d+, 1, \d+\)",
         ),
     ],
