@@ -76,22 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for number in options.pixels:
         ways = [*DENOMINATORS, *(peers if number <= PEER_LIMIT else [])]
-        apart = {way: alone(partial(measured, way, number)) for way in ways}
-        values = {way: value for way, (value, _, _) in apart.items()}
-        times = {way: [seconds] for way, (_, seconds, _) in apart.items()}
-        if number <= PEER_LIMIT:  # else it takes long: once is enough
-            rounds = [{way: timed(way, number)[1] for way in ways} for _ in range(1 + REPEATS)]
-            times = {way: [each[way] for each in rounds[1:]] for way in ways}
-        if PEER in ways:
-            torch.testing.assert_close(values["all"], values[PEER], rtol=1e-3, atol=0)
+        repeats = 1 + REPEATS if number <= PEER_LIMIT else 0  # else it takes long: once, with the memory, is enough
+        rounds = [{way: timed(way, number)[1] for way in ways} for _ in range(repeats)][1:]
+        medians = {way: statistics.median(each[way] for each in rounds) for way in ways if rounds}
         for way in ways:
-            row = {"pixels": number, "way": way, "loss": values[way], "seconds": statistics.median(times[way])}
-            row["megabytes"] = apart[way][2]
-            row["times_faster"] = statistics.median(times[PEER]) / row["seconds"] if PEER in times else None
+            value, seconds, megabytes = alone(partial(measured, way, number))
+            row = {"pixels": number, "way": way, "loss": value, "seconds": medians.get(way, seconds)}
+            row["megabytes"] = megabytes
+            row["times_faster"] = medians[PEER] / row["seconds"] if PEER in medians else None
             faster = "" if row["times_faster"] is None else f"{row['times_faster']:.1f}"
-            numbers = f"{row['loss']:10.4f}{row['seconds']:9.3f}{row['megabytes']:9.0f}{faster:>8}"
+            numbers = f"{value:10.4f}{row['seconds']:9.3f}{megabytes:9.0f}{faster:>8}"
             print(f"{number:8} {way:26}{numbers}", flush=True)
             rows.append(row)
+        if PEER in ways:
+            torch.testing.assert_close(rows[-1]["loss"], rows[-len(ways)]["loss"], rtol=1e-3, atol=0)
     print(json.dumps({"benchmark": "pixel_sup_con", "threads": THREADS, "features": FEATURES, "rows": rows}))
 
 
