@@ -12,8 +12,7 @@ from monai_infoaug._grid import level_shares
 from monai_infoaug._processes import own_rank
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
-from monai_infoaug.losses import PixelSupConLoss
-from monai_infoaug.losses.pixel_sup_con import ChosenPixels
+from monai_infoaug.losses import ChosenPixels, PixelSupConLoss
 
 __all__ = ["LabelContrast", "LabelContrastiveTrainer"]
 

@@ -8,12 +8,13 @@ from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 from monai_infoaug.losses.patch_contrast import PatchContrastLoss, label_pyramids
 from monai_infoaug.losses.pixel_info_nce import PixelInfoNCELoss
 from monai_infoaug.losses.pixel_samplers import BlockPixels, DrawnPixels, StridePixels
-from monai_infoaug.losses.pixel_sup_con import PixelSupConLoss
+from monai_infoaug.losses.pixel_sup_con import ChosenPixels, PixelSupConLoss
 from monai_infoaug.losses.pseudo_labels import ReliablePixels
 from monai_infoaug.losses.rectified_labels import RectifiedLabelLoss
 
 __all__ = [
     "BlockPixels",
+    "ChosenPixels",
     "DenseInfoNCELoss",
     "DomainAdaptationLoss",
     "DrawnPixels",

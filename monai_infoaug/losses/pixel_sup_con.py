@@ -15,7 +15,7 @@ from monai_infoaug._grid import at_places
 from monai_infoaug._processes import joined, mean_of, own_rank
 from monai_infoaug._require import require
 
-__all__ = ["PixelSupConLoss"]
+__all__ = ["ChosenPixels", "PixelSupConLoss"]
 
 SCOPES = ("image", "cross", "batch")
 DENOMINATORS = ("all", "negatives", "ratio")
@@ -25,7 +25,23 @@ NONE = -1e30  # in place of the similarity of what does not count; finite, so th
 
 
 class ChosenPixels(NamedTuple):
-    """Pixels of each of the sets that are compared, each (B, sets, N); see :py:meth:`PixelSupConLoss.choose`."""
+    """Pixels of a view that :py:class:`PixelSupConLoss` compares, within sets of N, chosen before they are embedded.
+
+    Attributes:
+        places: (B, sets, N), their numbers in the flattened image.
+        labels: (B, sets, N), their classes.
+        valid: (B, sets, N) bool, whether they have a part.
+
+    Example:
+        >>> from monai_infoaug.losses import StridePixels
+        >>> loss, labels = PixelSupConLoss(sampler=StridePixels(2)), torch.arange(16).view(1, 1, 4, 4) % 4
+        >>> [chosen] = loss.choose([labels], [None])
+        >>> chosen.places, chosen.labels
+        (tensor([[[ 0,  2,  8, 10]]]), tensor([[[0, 2, 0, 2]]]))
+        >>> features = torch.eye(2)[None, :, [0, 1, 0, 1]][:, :, None]  # of these four alone
+        >>> bool(loss(features, chosen) < 1e-5)
+        True
+    """
 
     places: Tensor
     labels: Tensor
