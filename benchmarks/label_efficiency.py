@@ -6,6 +6,8 @@ same test cases by Dice and the 95 % Hausdorff distance. The rows:
 - ``scratch``: no pre-training, and MONAI's usual intensity changes (scale, shift, contrast, noise), as in all rows;
   ``tiers``: with changes by tier of information in their place; ``uniform``: with those of the medium tier everywhere;
   ``scratch_long``: with four times the steps.
+- ``scratch_short``, ``label_efficient_short``, ``label_efficient_guided_short``: a third of the steps of fine-tuning,
+  compared with each other.
 - ``label_efficient``: the bundle of that name [1]; ``label_efficient_guided``: the compared pixels are drawn by tier of
   information within each class; ``label_efficient_cross``: they are also compared with those of another image.
 - ``label_efficient_round``: another round, which goes on from ``label_efficient``. What ``scratch``,
@@ -94,6 +96,10 @@ ROUNDS = {  # rows whose segmentations are averaged; a round goes on from the la
     "label_efficient_round": ["scratch", "label_efficient_guided", "label_efficient"],
 }
 ROUNDS["label_efficient_round_contrast"] = ROUNDS["label_efficient_round"]
+SHARED = {  # the file of a stage that is the same for several rows of a seed, and settings that do not matter to it
+    LOCAL: ("global.pt", {"sampler", "labelled", "local_epochs"}),
+    EFFICIENT: ("pretrain.pt", {"max_epochs"}),
+}
 UNLABELLED = "$[item for item in @datalist if 'label' not in item]"  # of the training cases
 
 
@@ -102,16 +108,20 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
     loss = "monai_infoaug.losses."
     drawn = {"_target_": f"{loss}DrawnPixels", "number": 1000, "seed": "@seed"}
     scratch, pretrain = {"pretrain_epochs": 0}, {"pretrain_epochs": epochs}
+    short = {"max_epochs": max(1, max_epochs // 3)}
     local = {"global_epochs": epochs, "local_epochs": epochs}
     attention = {"contrast_epochs": epochs, "coarse_epochs": "@max_epochs"}
     rows = {
         "scratch": (EFFICIENT, scratch),
         "scratch_long": (EFFICIENT, scratch | {"max_epochs": 4 * max_epochs}),
+        "scratch_short": (EFFICIENT, scratch | short),
         "scratch_round": (EFFICIENT, scratch),
         "tiers": (EFFICIENT, scratch | {"tier_intensity": True}),
         "uniform": (EFFICIENT, scratch | {"tier_intensity": True, "strengths": [1.0, 1.0, 1.0]}),
         "label_efficient": (EFFICIENT, pretrain),
         "label_efficient_guided": (EFFICIENT, pretrain | {"shares": SHARES}),
+        "label_efficient_short": (EFFICIENT, pretrain | short),
+        "label_efficient_guided_short": (EFFICIENT, pretrain | short | {"shares": SHARES}),
         "label_efficient_cross": (EFFICIENT, pretrain | {"scope": "cross"}),
         "label_efficient_round": (EFFICIENT, scratch),
         "label_efficient_round_contrast": (EFFICIENT, pretrain),
@@ -169,8 +179,8 @@ class Segmentation:
     def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         run, more = partial(run_bundle, bundle, **settings, **self.places), {}
         start = time.perf_counter()
-        if bundle == LOCAL:
-            self._share(settings, folder)
+        if bundle in SHARED and name not in ROUNDS:
+            self._share(*SHARED[bundle], settings, folder)
         if name in ROUNDS:
             folders = [self._folder(other, settings["labelled"], settings["seed"]) for other in ROUNDS[name]]
             checkpoints = [str(made / "checkpoint.pt") for made in folders]
@@ -184,15 +194,16 @@ class Segmentation:
         found = {key: read_table(folder / "evaluation" / f"{table}_raw.csv") for key, table in tables.items()}
         return found | {"seconds": seconds}
 
-    def _share(self, settings: Mapping[str, Any], folder: Path) -> None:
-        """Copy the stage without labels from another row of the same seed: sampler and labels do not matter to it."""
+    def _share(self, stage: str, other: set[str], settings: Mapping[str, Any], folder: Path) -> None:
+        """Copy a stage from a row with the same settings but for ``other`` ones."""
 
-        def of_stage(settings: Mapping[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in settings.items() if key not in ("sampler", "labelled", "local_epochs")}
+        def of_stage(folder: Path) -> dict[str, Any]:
+            kept = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+            return {key: value for key, value in kept.items() if key not in other}
 
-        for made in self.out.glob(f"*/*/{settings['seed']}/global.pt"):
-            other = json.loads((made.parent / "settings.json").read_text(encoding="utf-8"))
-            if of_stage(other) == json.loads(json.dumps(of_stage(settings))) and not (folder / made.name).exists():
+        for made in self.out.glob(f"*/*/{settings['seed']}/{stage}"):
+            of_round = made.parts[-4] in ROUNDS  # by other labels
+            if not of_round and of_stage(made.parent) == of_stage(folder) and not (folder / stage).exists():
                 shutil.copy(made, folder)
 
 
@@ -241,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rows",
         default="scratch,label_efficient,label_efficient_guided,label_efficient_round,local_contrast_drawn,"
-        "local_contrast_guided",
+        "local_contrast_guided,scratch_short,label_efficient_short,label_efficient_guided_short",
         help="separated by commas (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
@@ -283,10 +294,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for amount in amounts:
         print(f"\nDice, labelled: {amount}")
         dice = {n: np.array([results[n, amount, seed]["dice"] for seed in seeds]) for n in names}
-        pairs = [(name, names[0]) for name in names[1:]]
+        pairs = [(name, "scratch_short" if name.endswith("_short") else names[0]) for name in names[1:]]
         pairs += [(f"{n}_guided", f"{n}{end}") for n in ("label_efficient", "local_contrast") for end in ("", "_drawn")]
+        pairs += [("label_efficient_guided_short", "label_efficient_short"), ("scratch_short", "scratch")]
         for name, other in pairs:
-            if {name, other} <= set(names):
+            if name != other and {name, other} <= set(names):
                 differences[f"{amount}: {name} - {other}"] = print_difference(name, other, dice, "", 4)
                 for i, kind in enumerate(settings["classes"]):
                     gain, low, high = paired_interval(dice[name][..., i : i + 1], dice[other][..., i : i + 1])

@@ -73,12 +73,15 @@ def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
         run(folder, "scratch", "--fractions", "50", draws=6)
 
 
-def test_the_stage_without_labels_is_shared_and_nothing_else_changes(folder, monkeypatch):
-    copied, rows = [], ["local_contrast_drawn", "local_contrast_guided"]
+@pytest.mark.parametrize(
+    "rows", [["local_contrast_drawn", "local_contrast_guided"], ["label_efficient", "label_efficient_short"]]
+)
+def test_a_stage_is_shared_and_nothing_else_changes(folder, monkeypatch, rows):
+    copied = []
     monkeypatch.setattr(label_efficiency.shutil, "copy", lambda *places: copied.append(shutil.copy2(*places)))
     found = []
     for out, names in (("both", ",".join(rows)), ("alone", rows[1])):
-        run(folder, names, "--fractions", "50", "--out", str(folder / out))
+        run(folder, names, "--fractions", "50", "--out", str(folder / out), max_epochs=3)
         result = folder / out / "squares" / "small" / rows[1] / "0.5" / "0" / "result.json"
         found.append(json.loads(result.read_text())["dice"])
     assert found[0] == found[1] and len(copied) == 1
