@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rows",
         default="scratch,label_efficient,label_efficient_guided,label_efficient_round,local_contrast_drawn,"
-        "local_contrast_guided,scratch_short,label_efficient_short,label_efficient_guided_short",
+        "local_contrast_guided",
         help="separated by commas (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
