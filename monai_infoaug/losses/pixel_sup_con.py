@@ -27,10 +27,8 @@ NONE = -1e30  # in place of the similarity of what does not count; finite, so th
 class ChosenPixels(NamedTuple):
     """Pixels of a view that :py:class:`PixelSupConLoss` compares, within sets of N, chosen before they are embedded.
 
-    Attributes:
-        places: (B, sets, N), their numbers in the flattened image.
-        labels: (B, sets, N), their classes.
-        valid: (B, sets, N) bool, whether they have a part.
+    Each is (B, sets, N): places, their numbers in the flattened image; labels, their classes; and valid, bool, whether
+    they have a part.
 
     Example:
         >>> from monai_infoaug.losses import StridePixels

@@ -54,8 +54,8 @@ class EmbeddingHeads(nn.Module):
         dimension 1 and at least float32 unless ``normalized`` is False. ``S_l`` is all ones if ``pooled``. A pair of
         the backbone's output and that list if ``with_output``.
 
-        With ``places``, a (B, *P) for each layer, which pixels of its flattened map are embedded: (B, embedding_dim,
-        *P). Where a loss compares few pixels, the heads then cost next to nothing, whatever their widths.
+        With ``places``, (B, sets, N) for each layer, these pixels of its flattened map are embedded alone: (B,
+        embedding_dim, sets, N). Where a loss compares few pixels, the heads then cost next to nothing, however wide.
 
     Raises:
         ValueError: for a layer that the backbone does not have or that gives no feature map, a ``spatial_size`` that
