@@ -61,11 +61,7 @@ class PrepareLabelledPairs:
         chosen = []
         for stride in self.strides:
             cells = [[length // stride for length in size] for size in sizes]
-            targets = (
-                [_at_cells(values, at, stride) for values, at in zip(maps, cells, strict=True)]
-                for maps in (labels, tiers)
-            )
-            chosen.append(self.choose(*targets))
+            chosen.append(self.choose(*(_both_at_cells(maps, cells, stride) for maps in (labels, tiers))))
         return [views], {"chosen": chosen}, (), {"places": [[view.places for view in pair] for pair in chosen]}
 
 
@@ -91,12 +87,15 @@ class LabelContrast(nn.Module):
             if "chosen" in targets:
                 labels, tiers = targets["chosen"][i], ()
             else:
-                labels, tiers = (
-                    [_at_cells(values, level.shape[2:], stride) for values, level in zip(maps, pair, strict=True)]
-                    for maps in (targets["labels"], targets["tiers"])
-                )
+                cells = [level.shape[2:] for level in pair]
+                labels, tiers = (_both_at_cells(targets[name], cells, stride) for name in ("labels", "tiers"))
             total = total + weight * self.loss(pair[0], labels[0], pair[1], labels[1], *tiers)
         return total
+
+
+def _both_at_cells(maps: Sequence[Tensor | None], cells: Sequence[Sequence[int]], stride: int) -> list[Tensor | None]:
+    """:py:func:`_at_cells` of both views."""
+    return [_at_cells(values, of_view, stride) for values, of_view in zip(maps, cells, strict=True)]
 
 
 def _at_cells(values: Tensor | None, cells: Sequence[int], stride: int) -> Tensor | None:

@@ -173,9 +173,7 @@ class PixelSupConLoss(nn.Module):
         if self.include_background or self.scope != "image" or not alike:
             return chosen
         anchors = torch.stack([(view.valid & (view.labels != 0)).any(2) for view in chosen]).any(0)
-        # what is left of the sets is as many as the image needs that has most; one, where no image has any
-        first = anchors.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(anchors.sum(1).max()))]
-        index = first[..., None].expand(-1, -1, chosen[0].places.shape[2])
+        index = _these_first(anchors)[..., None].expand(-1, -1, chosen[0].places.shape[2])
         return [ChosenPixels(*(x.gather(1, index) for x in view)) for view in chosen]
 
     def _chosen(self, labels: Tensor, tiers: Tensor | None) -> ChosenPixels:
@@ -251,7 +249,7 @@ class PixelSupConLoss(nn.Module):
             if len(rows) == 0:
                 return nothing, nothing.detach()
         # nothing but anchors is a row from here on, but for a set that has fewer of them than another one
-        order = anchors.byte().argsort(dim=1, descending=True, stable=True)[:, : int(anchors.sum(1).max())]
+        order = _these_first(anchors)
         rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2])) / self.temperature
         classes, anchors = classes.gather(1, order), anchors.gather(1, order)
         itself = None if self.self_pairs or self.views == "across" else first + order
@@ -268,6 +266,11 @@ class PixelSupConLoss(nn.Module):
             else:
                 losses = _AgainstNegatives.apply(rows, columns, against, partial(fill, "positive", -NONE))
         return nothing + (losses / number.clamp_min(1)).masked_fill(~used, 0).sum(), used.sum()
+
+
+def _these_first(wanted: Tensor) -> Tensor:
+    """Indices of what is wanted (B, N), then of others: as many as the set has that has most, at least one."""
+    return wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(wanted.sum(1).max()))]
 
 
 def _positives(
