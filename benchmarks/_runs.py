@@ -60,7 +60,7 @@ def own_megabytes(name: str) -> float:
 
 def end_of(minutes: float | None, budget: str) -> float | None:
     """When no training is begun any more, as ``time.time``: a small budget ends within two hours anywhere."""
-    minutes = 100 if minutes is None and budget == "small" else minutes
+    minutes = 110 if minutes is None and budget == "small" else minutes
     return None if minutes is None else time.time() + 60 * minutes
 
 

@@ -328,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = 1 if torch.cuda.is_available() else 2
     parser.add_argument("--jobs", type=int, default=jobs, help="trainings side by side (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
-    parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 100 if small")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 110 if small")
     parser.add_argument("--epochs", type=int, nargs=2, help="of the source's training and of adaptation")
     parser.add_argument("--reliability", type=Path, metavar="FILE", help="draw where confident pixels lie, and stop")
     options = parser.parse_args(arguments)

@@ -252,14 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--rows",
         default="scratch,label_efficient,label_efficient_guided,label_efficient_round,local_contrast_drawn,"
-        "local_contrast_guided",
+        "local_contrast_guided,scratch_short,label_efficient_short,label_efficient_guided_short",
         help="separated by commas (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
     jobs = 1 if torch.cuda.is_available() else 2
     parser.add_argument("--jobs", type=int, default=jobs, help="trainings side by side (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
-    parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 100 if small")
+    parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 110 if small")
     parser.add_argument("--epochs", type=int, help="of each stage of pre-training; default: of the budget")
     options = parser.parse_args(arguments)
     for name in ("seeds", "jobs"):

@@ -16,6 +16,7 @@ from monai_infoaug.data import own_items, seeded_loader
 from monai_infoaug.engines import join_processes, leave_processes
 from monai_infoaug.losses import (
     DenseInfoNCELoss,
+    DistributionAlignment,
     DrawnPixels,
     HeatmapCrossEntropyLoss,
     NegativeLearningLoss,
@@ -58,13 +59,15 @@ def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-def thresholds(part: slice) -> torch.Tensor:
-    """Of four images, some of whose pixels are drawn."""
+def measured(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Thresholds of the confidence in four images, some of whose pixels are drawn, and factors of their classes."""
     reliable = ReliablePixels(share=0.3, at_least=0.2, number=20, over_processes=True)
+    alignment = DistributionAlignment(number=20, over_processes=True)
     probabilities = torch.randn(4, 3, 6, 7, generator=torch.Generator().manual_seed(1)).softmax(1)
     for image in probabilities[part].split(1 if part.step else 2):
         reliable.update(image)
-    return reliable.thresholds()
+        alignment.update(image)
+    return reliable.thresholds(), alignment.factors()
 
 
 def batches() -> list[list[torch.Tensor]]:
@@ -91,7 +94,7 @@ def process(rank: int, port: int, folder: Path) -> None:
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 2 processes, got 3"):
         seeded_loader(Dataset([torch.zeros(1)] * 4, RandGaussianNoise()), 3)
     part = slice(rank, None, 2)
-    torch.save([losses(part), batches(), thresholds(part)], folder / f"{rank}.pt")
+    torch.save([losses(part), batches(), measured(part)], folder / f"{rank}.pt")
     leave_processes()
     assert not dist.is_initialized()
 
@@ -114,9 +117,11 @@ def test_losses(parts, name):
     torch.testing.assert_close(torch.stack([first_gradient, second_gradient], 2).flatten(1, 2) / 2, gradient)
 
 
-def test_thresholds(parts):
+def test_thresholds_and_factors(parts):
+    thresholds, factors = measured(slice(None))
     for _, _, found in parts:
-        torch.testing.assert_close(found, thresholds(slice(None)), rtol=0, atol=0)
+        torch.testing.assert_close(found[0], thresholds, rtol=0, atol=0)
+        torch.testing.assert_close(found[1], factors, rtol=1e-6, atol=0)  # sums of the pixels in another order
 
 
 def test_batches(parts):

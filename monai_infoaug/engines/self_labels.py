@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, pad
 from monai_infoaug._require import require
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
-from monai_infoaug.losses import ReliablePixels
+from monai_infoaug.losses import DistributionAlignment, ReliablePixels
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
@@ -44,6 +44,7 @@ class SelfLabels:
         scales: of the image at which the copy segments it, relative to its size; the mean of the log-probabilities
             decides. Shrunk images are padded to their old size by repeating the border. For sites with objects of
             other sizes than those that the network knows; give such labels one round, since their errors add up.
+        alignment: of how often the copy finds each class, before the reliable pixels are chosen; None: none.
         amp: whether the copy computes in bfloat16.
 
     A batch becomes the changed image and the targets of ``RectifiedLabelLoss``: ``found``, classes (B, 1, \\*S), and
@@ -66,6 +67,7 @@ class SelfLabels:
         known_key: str | None = None,
         shown_key: str | None = None,
         scales: Sequence[float] = (1.0,),
+        alignment: DistributionAlignment | None = None,
         amp: bool = False,
     ) -> None:
         require(lambda: epochs >= 1, "epochs", epochs, "at least 1")
@@ -73,7 +75,7 @@ class SelfLabels:
         self.network, self.loader, self.reliable, self.epochs = network, loader, reliable, epochs
         self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
         self.known_key, self.shown_key = known_key, shown_key
-        self.scales, self.amp = tuple(scales), amp
+        self.scales, self.alignment, self.amp = tuple(scales), alignment, amp
         self.copy = copy.deepcopy(self._own()).eval().requires_grad_(False)
         self.measured = False
 
@@ -87,6 +89,10 @@ class SelfLabels:
         if new:
             self.copy.load_state_dict(self._own().state_dict())
         if new or not self.measured:  # or the training goes on within a round
+            if self.alignment is not None:
+                self.alignment.reset()
+                for batch in self.loader:
+                    self.alignment.update(self._found(batch, engine.state.device))
             self.reliable.reset()
             for batch in self.loader:
                 self.reliable.update(*self._segment(batch, engine.state.device))
@@ -109,15 +115,20 @@ class SelfLabels:
     def _segment(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Probabilities by the copy, and tiers."""
+        """Probabilities to learn from, and tiers."""
+        found = self._found(batch, device, non_blocking)
+        tiers = None if self.tiers_key is None else entry(batch, self.tiers_key, device, non_blocking)
+        return found if self.alignment is None else self.alignment(found), tiers
+
+    def _found(self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False) -> Tensor:
+        """Probabilities by the copy."""
         image = entry(batch, self.key, device, non_blocking)
         with torch.no_grad(), half_precision(device, self.amp):
             logits = sum(self._logits(image, scale) for scale in self.scales)
-        tiers = None if self.tiers_key is None else entry(batch, self.tiers_key, device, non_blocking)
         if self.shown_key is not None:
             shown = entry(batch, self.shown_key, device, non_blocking).bool()
             logits = logits.masked_fill(~shown.view(*shown.shape, *[1] * (logits.ndim - 2)), -torch.inf)
-        return (logits / len(self.scales)).softmax(1), tiers
+        return (logits / len(self.scales)).softmax(1)
 
     def _logits(self, image: Tensor, scale: float) -> Tensor:
         """Log-probabilities of the image at a scale, in its own size."""

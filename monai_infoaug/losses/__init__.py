@@ -1,6 +1,7 @@
 """Losses of pixel-wise contrast, with and without labels, of heat maps, and for labels that are missing or wrong."""
 
 from monai_infoaug.losses.dense_info_nce import DenseInfoNCELoss
+from monai_infoaug.losses.distribution_alignment import DistributionAlignment
 from monai_infoaug.losses.domain_adaptation import DomainAdaptationLoss
 from monai_infoaug.losses.heatmap_cross_entropy import HeatmapCrossEntropyLoss
 from monai_infoaug.losses.maximum_squares import MaximumSquaresLoss
@@ -16,6 +17,7 @@ __all__ = [
     "BlockPixels",
     "ChosenPixels",
     "DenseInfoNCELoss",
+    "DistributionAlignment",
     "DomainAdaptationLoss",
     "DrawnPixels",
     "HeatmapCrossEntropyLoss",

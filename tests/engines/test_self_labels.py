@@ -11,7 +11,7 @@ from monai.engines import SupervisedTrainer
 
 from monai_infoaug.engines import SelfLabels
 from monai_infoaug.handlers import EpochSetter, ResumableCheckpoint
-from monai_infoaug.losses import RectifiedLabelLoss, ReliablePixels
+from monai_infoaug.losses import DistributionAlignment, RectifiedLabelLoss, ReliablePixels
 
 
 @pytest.fixture
@@ -47,11 +47,12 @@ def train(batches, net, loss, epochs, **settings):
     return labels, trainer
 
 
+@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("tiered", [False, True])
-def test_labels_are_of_the_start_of_the_round(batches, tiered):
+def test_labels_are_of_the_start_of_the_round(batches, tiered, aligned):
     net, loss, starts = network(), Recorder(), []
-    key = "tiers" if tiered else None
-    _, trainer = train(batches, net, loss, 4, tiers_key=key)
+    key, alignment = "tiers" if tiered else None, DistributionAlignment() if aligned else None
+    _, trainer = train(batches, net, loss, 4, tiers_key=key, alignment=alignment)
 
     @trainer.on(Events.EPOCH_STARTED)
     def keep(engine):
@@ -62,6 +63,11 @@ def test_labels_are_of_the_start_of_the_round(batches, tiered):
     for epoch in range(4):
         other.load_state_dict(starts[epoch // 2 * 2])
         probabilities = [other(batch["image"]).detach().softmax(1) for batch in batches]
+        if aligned:
+            alignment = DistributionAlignment()
+            for each in probabilities:
+                alignment.update(each)
+            probabilities = [alignment(each) for each in probabilities]
         given = [(p, batch["tiers"])[: 1 + tiered] for p, batch in zip(probabilities, batches, strict=True)]
         reliable = ReliablePixels(0.3, 0.0)
         for each in given:

@@ -114,6 +114,16 @@ def test_adapts_to_another_light(given, target, bundle, guided):
 
 
 @every
+def test_classes_have_the_expected_shares_in_what_is_learnt_from(given, target, bundle):
+    settings = {"align": 1.0, "class_shares": [1, 3], "max_epochs": 1, "draws": 16} | given[bundle]
+    parser = run(bundle, "train", **places(target), **settings).parser
+    labels, shares = parser.get_parsed_content("train#labels"), torch.zeros(3, dtype=torch.float64)
+    for batch in parser.get_parsed_content("train#measured"):
+        shares += labels._segment(batch, "cpu")[0].double().mean((0, 2, 3))
+    assert (shares[2] / shares[1]).item() == pytest.approx(3, abs=0.01)
+
+
+@every
 def test_segmentations_are_on_the_grid_of_the_image(source, target, bundle):
     run(bundle, "train", "inference", **places(target), checkpoint=source, suffix=".png")
     shares = []

@@ -1,0 +1,124 @@
+"""How often a network finds each class in images of another site, brought to how often it should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monai_infoaug._processes import gathered, generators, number_of_processes
+from monai_infoaug._require import require
+
+__all__ = ["DistributionAlignment"]
+
+
+class DistributionAlignment:
+    """Brings the shares of the classes in the foreground to expected ones, over all images together [1].
+
+    A network expects the shares that the classes had where it learnt, and finds too little of a structure that is
+    larger elsewhere. So each class but the first has its probability multiplied by a factor, the same in all pixels,
+    such that the mean probabilities have the expected shares. That a pixel is no background stays as probable as it
+    was: how much background there is says only how far images reach around the structures. Aligning within the
+    foreground is ours.
+
+    First :py:meth:`update` with the probabilities of all images, then call it with those to align.
+
+    Args:
+        strength: from 0, the shares as they were found, to 1, the expected ones; in between on a logarithmic scale.
+        shares: expected of the classes but the first, above 0, in any unit; None: all alike.
+        number: pixels an image that the factors are estimated from, drawn at random.
+        seed: of the draws.
+        over_processes: the images are those of all processes, each of which must call :py:meth:`factors`, or a first
+            image, after its last :py:meth:`update`.
+
+    Raises:
+        ValueError: for settings out of range, probabilities of other shapes or numbers of classes than of the images
+            before or of ``shares``, and factors of no image.
+
+    References:
+        1. Berthelot et al., "ReMixMatch: semi-supervised learning with distribution alignment and augmentation
+           anchoring", ICLR 2020, arXiv:1911.09785.
+
+    Example:
+        >>> alignment = DistributionAlignment()
+        >>> probabilities = torch.tensor([[0.5, 0.0, 0.5], [0.4, 0.7, 0.4], [0.1, 0.3, 0.1]])[None]
+        >>> alignment.update(probabilities)
+        >>> aligned = alignment(probabilities)
+        >>> aligned.mean(-1)
+        tensor([[0.3333, 0.3333, 0.3333]])
+        >>> aligned[0, :, 1]
+        tensor([0.0000, 0.4330, 0.5670])
+    """
+
+    def __init__(
+        self,
+        strength: float = 1.0,
+        shares: Sequence[float] | None = None,
+        number: int = 16_384,
+        seed: int = 0,
+        over_processes: bool = False,
+    ) -> None:
+        require(lambda: 0 <= strength <= 1, "strength", strength, "from 0 to 1")
+        require(lambda: shares is None or (len(shares) > 0 and min(shares) > 0), "shares", shares, "above 0")
+        require(lambda: number >= 1, "number", number, "at least 1")
+        self.strength, self.shares, self.number = strength, shares, number
+        self.seed, self.over_processes = seed, over_processes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._pixels: list[Tensor] = []
+        self._factors: Tensor | None = None  # of what was counted in so far
+
+    def update(self, probabilities: Tensor) -> None:
+        """Count images in: probabilities (B, C, \\*S) of classes that exclude each other, the first the background."""
+        self._check(probabilities)
+        draws = generators(len(probabilities), self.seed, number_of_processes() * len(self._pixels))
+        for image, generator in zip(probabilities.detach().flatten(2), draws, strict=True):
+            drawn = torch.randperm(image.shape[1], generator=generator)[: self.number]
+            self._pixels.append(image[1:, drawn.to(image.device)].T.double().cpu())
+        self._factors = None
+
+    def factors(self) -> Tensor:
+        """By what each class but the first is multiplied: (C - 1), with a geometric mean of 1."""
+        if self._factors is None:
+            self._factors = self._measure()
+        return self._factors
+
+    def _measure(self) -> Tensor:
+        require(len(self._pixels) > 0, "images", "none", "given to `update` first")
+        own = torch.cat(self._pixels)
+        pixels = gathered(own) if self.over_processes else own
+        weights = pixels.sum(1) / pixels.sum().clamp_min(1e-12)
+        logits = pixels.clamp_min(1e-12).log()
+        found = torch.einsum("n,nc->c", weights, logits.softmax(1)).log()
+        expected = torch.zeros_like(found) if self.shares is None else torch.tensor(self.shares).to(found).log()
+        wanted = ((1 - self.strength) * found + self.strength * expected).softmax(0)
+        bias = torch.zeros_like(found, requires_grad=True)
+        optimizer = torch.optim.LBFGS([bias], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+        def distance() -> Tensor:  # convex; its gradient is how far the shares are from the wanted ones
+            optimizer.zero_grad()
+            value = weights @ (logits + bias).logsumexp(1) - wanted @ bias
+            value.backward()
+            return value
+
+        optimizer.step(distance)
+        return (bias - bias.mean()).exp().detach()
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (B, C, \\*S) with the expected shares."""
+        self._check(probabilities)
+        background, classes = probabilities.detach().float().split([1, probabilities.shape[1] - 1], 1)
+        factors = self.factors().to(classes).view(-1, *[1] * (probabilities.ndim - 2))
+        scaled = classes * factors
+        total = classes.sum(1, keepdim=True) / scaled.sum(1, keepdim=True).clamp_min(1e-30)
+        return torch.cat([background, scaled * total], 1)
+
+    def _check(self, probabilities: Tensor) -> None:
+        shape = tuple(probabilities.shape)
+        known = [pixels.shape[1] + 1 for pixels in self._pixels[:1]]
+        classes = (known[0] if known else None) if self.shares is None else len(self.shares) + 1
+        good = len(shape) >= 3 and shape[1] > 1 and classes in (None, shape[1])
+        require(good, "probabilities", f"shape {shape}", f"of shape (B, C, *S), C = {classes or 'at least 2'}")
