@@ -72,6 +72,7 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
             "roi_size": [128, 128],
             "zoom": 0.35,  # as the rest, chosen on REFUGE's own images after a simulated change
             "scales": [0.7, 0.8, 1.0],
+            "align": 1.0,
             "round_epochs": 1000,  # one round
             "share": 0.5,
         },
