@@ -71,8 +71,7 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
             "classes": ["rim", "cup"],
             "roi_size": [128, 128],
             "zoom": 0.35,  # as the rest, chosen on REFUGE's own images after a simulated change
-            "scales": [0.5, 0.64, 0.8, 1.0],
-            "choose_scale": True,
+            "scales": [0.7, 0.8, 1.0],
             "align": 1.0,
             "round_epochs": 1000,  # one round
             "share": 0.5,

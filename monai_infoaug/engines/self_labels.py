@@ -44,9 +44,6 @@ class SelfLabels:
         scales: of the image at which the copy segments it, relative to its size; the mean of the log-probabilities
             decides. Shrunk images are padded to their old size by repeating the border. For sites with objects of
             other sizes than those that the network knows; give such labels one round, since their errors add up.
-        choose_scale: whether each image takes, instead of the mean over all scales, that over the one whose
-            segmentation agrees best with those at the next smaller and larger scale, by Dice, and these: about the
-            scale that it knows a network finds the same.
         alignment: of how often the copy finds each class, before the reliable pixels are chosen; None: none.
         amp: whether the copy computes in bfloat16.
 
@@ -70,7 +67,6 @@ class SelfLabels:
         known_key: str | None = None,
         shown_key: str | None = None,
         scales: Sequence[float] = (1.0,),
-        choose_scale: bool = False,
         alignment: DistributionAlignment | None = None,
         amp: bool = False,
     ) -> None:
@@ -79,8 +75,7 @@ class SelfLabels:
         self.network, self.loader, self.reliable, self.epochs = network, loader, reliable, epochs
         self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
         self.known_key, self.shown_key = known_key, shown_key
-        self.scales, self.choose_scale = tuple(sorted(scales)), choose_scale
-        self.alignment, self.amp = alignment, amp
+        self.scales, self.alignment, self.amp = tuple(scales), alignment, amp
         self.copy = copy.deepcopy(self._own()).eval().requires_grad_(False)
         self.measured = False
 
@@ -129,13 +124,11 @@ class SelfLabels:
         """Probabilities by the copy."""
         image = entry(batch, self.key, device, non_blocking)
         with torch.no_grad(), half_precision(device, self.amp):
-            of_scales = torch.stack([self._logits(image, scale) for scale in self.scales])
-        weights = _near_the_steadiest(of_scales) if self.choose_scale else of_scales.new_ones(of_scales.shape[:2])
-        logits = torch.einsum("nb...,nb->b...", of_scales, weights / weights.sum(0))
+            logits = sum(self._logits(image, scale) for scale in self.scales)
         if self.shown_key is not None:
             shown = entry(batch, self.shown_key, device, non_blocking).bool()
             logits = logits.masked_fill(~shown.view(*shown.shape, *[1] * (logits.ndim - 2)), -torch.inf)
-        return logits.softmax(1)
+        return (logits / len(self.scales)).softmax(1)
 
     def _logits(self, image: Tensor, scale: float) -> Tensor:
         """Log-probabilities of the image at a scale, in its own size."""
@@ -159,16 +152,3 @@ class SelfLabels:
         """Take up the copy of a round that was stopped."""
         self.copy.load_state_dict(state)
         self.measured = False
-
-
-def _near_the_steadiest(logits: Tensor) -> Tensor:
-    """Of logits (N, B, C, *S) at scales by size, (N, B): 1 for the steadiest one of an image and its neighbours."""
-    found = logits.argmax(2, keepdim=True).flatten(3)
-    kinds = [found == kind for kind in range(1, logits.shape[2])]
-    masks = torch.cat(kinds, 2).float()  # (N, B, C - 1, voxels)
-    sizes, both = masks.sum(3), (masks[1:] * masks[:-1]).sum(3)
-    dice = (2 * both / (sizes[1:] + sizes[:-1]).clamp_min(1)).mean(2)
-    end = dice.new_full((1, dice.shape[1]), torch.nan)
-    steadiest = torch.stack([torch.cat([end, dice]), torch.cat([dice, end])]).nanmean(0).argmax(0)
-    scales = torch.arange(len(logits), device=logits.device)[:, None]
-    return ((scales - steadiest).abs() <= 1).to(logits)

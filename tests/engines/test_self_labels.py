@@ -108,36 +108,6 @@ def test_labels_of_several_scales_are_those_of_the_mean_logits(size):
     assert not torch.equal(found, net(image).argmax(1, keepdim=True))
 
 
-def overlap(first, second):
-    """Mean Dice of classes 1 and 2; 0 for one that neither has."""
-    values = []
-    for kind in (1, 2):
-        sizes = (first == kind).sum() + (second == kind).sum()
-        values.append(2 * ((first == kind) & (second == kind)).sum() / max(1, sizes))
-    return np.mean(values)
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_each_image_takes_the_scale_that_agrees_best_with_its_neighbours(count):
-    scales, net = [1.3, 0.9, 0.6, 1.0, 0.75][:count], network()
-    image = torch.randn(4, 1, 14, 12, generator=torch.Generator().manual_seed(3))
-    labels = SelfLabels(net, [], ReliablePixels(), 1, scales=scales, choose_scale=True)
-    found, chosen = labels._found({"image": image}, "cpu"), []
-    with torch.no_grad():
-        each = [labels._logits(image, scale) for scale in sorted(scales)]
-    for i in range(4):
-        pictures = [logits[i].argmax(0).numpy() for logits in each]
-        agreement = []
-        for k in range(count):
-            neighbours = [overlap(pictures[k], pictures[j]) for j in (k - 1, k + 1) if 0 <= j < count]
-            agreement.append(np.mean(neighbours or [0]))
-        best = int(np.argmax(agreement))
-        chosen.append(best)
-        mean = sum(logits[i] for logits in each[max(0, best - 1) : best + 2]) / len(each[max(0, best - 1) : best + 2])
-        torch.testing.assert_close(found[i], mean.softmax(0))
-    assert count < 5 or len(set(chosen)) > 1
-
-
 def test_what_is_known_stands_above_what_is_found():
     """Clicked pixels have their class, and classes that an image does not show are not found."""
     net = network()
