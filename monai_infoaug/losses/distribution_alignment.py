@@ -34,7 +34,7 @@ class DistributionAlignment:
 
     Raises:
         ValueError: for settings out of range, probabilities of other shapes or numbers of classes than of the images
-            before or of ``shares``, and factors of no image.
+            before or of ``shares``, and factors of no image or of probabilities that are not finite.
 
     References:
         1. Berthelot et al., "ReMixMatch: semi-supervised learning with distribution alignment and augmentation
@@ -90,6 +90,7 @@ class DistributionAlignment:
         require(len(self._pixels) > 0, "images", "none", "given to `update` first")
         own = torch.cat(self._pixels)
         pixels = gathered(own) if self.over_processes else own
+        require(lambda: bool(pixels.isfinite().all()), "probabilities", "NaN or infinite ones", "finite")
         weights = pixels.sum(1) / pixels.sum().clamp_min(1e-12)
         logits = pixels.clamp_min(1e-12).log()
         found = torch.einsum("n,nc->c", weights, logits.softmax(1)).log()

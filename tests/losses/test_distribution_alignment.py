@@ -93,6 +93,10 @@ def test_bad_input(probabilities):
     for shape in ((2, 1, 4, 4), (3, 4)):
         with pytest.raises(ValueError, match=r"`probabilities` must be of shape \(B, C, \*S\), C = at least 2"):
             DistributionAlignment().update(torch.ones(shape))
+    alignment = DistributionAlignment()
+    alignment.update(probabilities.where(probabilities < 0.9, torch.nan))
+    with pytest.raises(ValueError, match="`probabilities` must be finite, got NaN"):
+        alignment.factors()
     alignment = DistributionAlignment(shares=[1, 2])
     with pytest.raises(ValueError, match="C = 3, got shape"):
         alignment.update(probabilities)
