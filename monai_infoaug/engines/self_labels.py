@@ -89,7 +89,7 @@ class SelfLabels:
         if new:
             self.copy.load_state_dict(self._own().state_dict())
         if new or not self.measured:  # or the training goes on within a round
-            if self.alignment is not None:
+            if self.alignment is not None:  # a pass of its own: all probabilities may be too many to keep
                 self.alignment.reset()
                 for batch in self.loader:
                     self.alignment.update(self._found(batch, engine.state.device))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_infoaug._processes import gathered, generators, number_of_processes
 from monai_infoaug._require import require
+from monai_infoaug.losses._pixel_sample import PixelSample
 
 __all__ = ["DistributionAlignment"]
 
@@ -61,23 +61,19 @@ class DistributionAlignment:
     ) -> None:
         require(lambda: 0 <= strength <= 1, "strength", strength, "from 0 to 1")
         require(lambda: shares is None or (len(shares) > 0 and min(shares) > 0), "shares", shares, "above 0")
-        require(lambda: number >= 1, "number", number, "at least 1")
         self.strength, self.shares, self.number = strength, shares, number
         self.seed, self.over_processes = seed, over_processes
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._pixels: list[Tensor] = []
+        self._sample = PixelSample(self.number, self.seed, self.over_processes)
         self._factors: Tensor | None = None  # of what was counted in so far
 
     def update(self, probabilities: Tensor) -> None:
         """Count images in: probabilities (B, C, \\*S) of classes that exclude each other, the first the background."""
         self._check(probabilities)
-        draws = generators(len(probabilities), self.seed, number_of_processes() * len(self._pixels))
-        for image, generator in zip(probabilities.detach().flatten(2), draws, strict=True):
-            drawn = torch.randperm(image.shape[1], generator=generator)[: self.number]
-            self._pixels.append(image[1:, drawn.to(image.device)].T.double().cpu())
+        self._sample.add(probabilities[:, 1:].detach())
         self._factors = None
 
     def factors(self) -> Tensor:
@@ -87,9 +83,7 @@ class DistributionAlignment:
         return self._factors
 
     def _measure(self) -> Tensor:
-        require(len(self._pixels) > 0, "images", "none", "given to `update` first")
-        own = torch.cat(self._pixels)
-        pixels = gathered(own) if self.over_processes else own
+        pixels = self._sample.pixels().double()
         require(lambda: bool(pixels.isfinite().all()), "probabilities", "NaN or infinite ones", "finite")
         weights = pixels.sum(1) / pixels.sum().clamp_min(1e-12)
         logits = pixels.clamp_min(1e-12).log()
@@ -119,7 +113,7 @@ class DistributionAlignment:
 
     def _check(self, probabilities: Tensor) -> None:
         shape = tuple(probabilities.shape)
-        known = [pixels.shape[1] + 1 for pixels in self._pixels[:1]]
+        known = [pixels.shape[1] + 1 for pixels in self._sample.parts[:1]]
         classes = (known[0] if known else None) if self.shares is None else len(self.shares) + 1
         good = len(shape) >= 3 and shape[1] > 1 and classes in (None, shape[1])
         require(good, "probabilities", f"shape {shape}", f"of shape (B, C, *S), C = {classes or 'at least 2'}")

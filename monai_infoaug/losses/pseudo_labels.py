@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_infoaug._processes import gathered, generators, number_of_processes
 from monai_infoaug._require import require
+from monai_infoaug.losses._pixel_sample import PixelSample
 
 __all__ = ["ReliablePixels"]
 
@@ -57,14 +57,13 @@ class ReliablePixels:
     ) -> None:
         require(lambda: 0 < share <= 1, "share", share, "above 0 and at most 1")
         require(lambda: 0 <= at_least <= 1, "at_least", at_least, "from 0 to 1")
-        require(lambda: number >= 1, "number", number, "at least 1")
         self.share, self.at_least, self.number, self.ignore_index = share, at_least, number, ignore_index
         self.seed, self.over_processes = seed, over_processes
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._rows: list[Tensor] = []  # confidence, class, tier
+        self._sample = PixelSample(self.number, self.seed, self.over_processes)  # of confidence, class and tier
         self._kinds: set[tuple[int, int]] = set()  # classes, tiers
         self._thresholds: Tensor | None = None  # of what was counted in so far
 
@@ -75,11 +74,8 @@ class ReliablePixels:
             probabilities: (B, C, \\*S), of classes that exclude each other.
             tiers: (B, 1, \\*S), 0 to 2; None: no distinction.
         """
-        draws = generators(len(probabilities), self.seed, number_of_processes() * len(self._rows))
-        for image, found, tier, generator in zip(*self._maps(probabilities, tiers), draws, strict=True):
-            row = torch.stack([image.flatten(), found.flatten().to(image), tier.flatten().to(image)])
-            drawn = torch.randperm(row.shape[1], generator=generator)[: self.number]
-            self._rows.append(row[:, drawn.to(row.device)].cpu())
+        confidence, found, tier = self._maps(probabilities, tiers)
+        self._sample.add(torch.cat([confidence, found.to(confidence), tier.to(confidence)], 1))
         self._thresholds = None
         self._kinds.add((probabilities.shape[1], 1 if tiers is None else 3))
 
@@ -90,13 +86,12 @@ class ReliablePixels:
         return self._thresholds
 
     def _measure(self) -> Tensor:
-        require(len(self._rows) > 0, "images", "none", "given to `update` first")
+        confidence, found, tier = self._sample.pixels().T
         alike = len(self._kinds) == 1
         require(
             alike, "images", f"(classes, tiers) {self._kinds}", "all with tiers or all without, of the same classes"
         )
-        rows = torch.cat(self._rows, 1).T
-        (classes, tiers), (confidence, found, tier) = *self._kinds, (gathered(rows) if self.over_processes else rows).T
+        ((classes, tiers),) = self._kinds
         thresholds = torch.full((tiers, classes), self.at_least)
         for t in range(tiers):
             for c in range(classes):

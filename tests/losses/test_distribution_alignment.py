@@ -68,7 +68,7 @@ def test_some_pixels_are_near_to_all():
         alignment = DistributionAlignment(number=number)
         alignment.update(probabilities)
         found.append(alignment.factors())
-        assert sum(map(len, alignment._pixels)) == 2 * number
+        assert len(alignment._sample.pixels()) == 2 * number
     torch.testing.assert_close(*found, atol=0, rtol=0.1)
 
 
