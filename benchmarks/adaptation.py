@@ -6,12 +6,13 @@ noise, lower resolution). The target's images are in five folds: a row learns fr
 fifth. The rows:
 
 - ``source``: the network as it has learnt from the source with labels, the bundle label_efficient_segmentation without
-  pre-training; all other rows but the last go on from it.
+  pre-training; ``source_tiers``: the same with intensities that change by tier of information. All other rows but the
+  last go on from the former, or from the latter if their name ends in ``_tiers``.
 - ``confidence``: the bundle source_free_adaptation [1], its first stage alone; ``source_free``: its second stage alone;
   ``both``: one after the other.
-- ``source_free_tiers``: as ``source_free``, with the confident pixels chosen in each tier of information by itself.
+- ``source_free_tiers``: as ``source_free``, with the confident pixels chosen in each tier of information, too.
 - ``patches``: the bundle patch_contrast_adaptation [2]; ``patches_tiers``: with the compared patches drawn by tier and
-  the confident pixels chosen so; ``own_labels``: without contrast of patches.
+  the confident pixels chosen so, too; ``own_labels``: without contrast of patches.
 - ``patches_clicks``: with a click on each class, and on the background, in each image of the target.
 - ``oracle``: learns from the target with its labels, as the source's network from its own.
 
@@ -71,7 +72,7 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
             "classes": ["rim", "cup"],
             "roi_size": [128, 128],
             "zoom": 0.35,  # as the rest, chosen on REFUGE's own images after a simulated change
-            "scales": [0.7, 0.8, 1.0],
+            "scales": [0.8, 1.0, 1.25],
             "align": 1.0,
             "round_epochs": 1000,  # one round
             "share": 0.5,
@@ -94,6 +95,7 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
     alone, tiers = {"confidence_epochs": 0, "max_epochs": epochs}, {"by_tier": True}
     rows = {
         "source": (TRAIN, {}),
+        "source_tiers": (TRAIN, {}),
         "confidence": (FREE, {"confidence_epochs": 2, "run": ["$@confidence#trainer.run()"]}),
         "source_free": (FREE, alone),
         "both": (FREE, {"confidence_epochs": 2, "max_epochs": epochs}),
@@ -181,19 +183,20 @@ class Adaptation:
                 link.symlink_to(Path(image).resolve())
         return folder
 
-    def trained_source(self, seed: int) -> Path:
-        """Folder of the source's network."""
-        folder = self.out / "trained" / str(seed)
-        run = partial(self._train, self.source, self.labels["source"], seed)
-        kept_result(folder, self.settings | {"epochs": self.epochs[0]}, lambda: {"seconds": run(folder)})
+    def trained_source(self, seed: int, name: str = "source") -> Path:
+        """Folder of the source's network that a row goes on from."""
+        own, part = ({"tier_intensity": True}, "trained_tiers") if name.endswith("_tiers") else ({}, "trained")
+        folder = self.out / part / str(seed)
+        run = partial(self._train, self.source, self.labels["source"], seed, folder, **own)
+        kept_result(folder, self.settings | own | {"epochs": self.epochs[0]}, lambda: {"seconds": run()})
         return folder
 
-    def _train(self, images: Path, labels: Path, seed: int, folder: Path) -> float:
+    def _train(self, images: Path, labels: Path, seed: int, folder: Path, **own: Any) -> float:
         """Seconds of a training with labels."""
         start = time.perf_counter()
         places = {"dataset_dir": str(images), "labels_dir": str(labels), "test_every": None, "val_every": None}
         fixed = {"pretrain_epochs": 0, "max_epochs": self.epochs[0], "seed": seed}
-        run_bundle(TRAIN, "train", folder=folder, **self.settings, **places, **fixed)
+        run_bundle(TRAIN, "train", folder=folder, **self.settings, **places, **fixed, **own)
         return time.perf_counter() - start
 
     def __call__(self, name: str, seed: int, fold: int) -> dict[str, Any] | None:
@@ -205,11 +208,13 @@ class Adaptation:
 
     def _make(self, name: str, bundle: str, own: dict[str, Any], seed: int, fold: int, folder: Path) -> dict[str, Any]:
         start, parts = time.perf_counter(), self.folds[fold]
-        source = self.out / "trained" / str(seed) / "checkpoint.pt"
-        checkpoint = source if name == "source" else folder / ("confidence.pt" if "run" in own else "checkpoint.pt")
+        source = self.trained_source(seed, name) / "checkpoint.pt"
+        checkpoint = folder / ("confidence.pt" if "run" in own else "checkpoint.pt")
         if name == "oracle":
             self._train(parts["learn"], self.labels["target"], seed, folder)
-        elif name != "source":
+        elif bundle == TRAIN:
+            checkpoint = source
+        else:
             places = {"dataset_dir": str(parts["learn"]), "source": str(source)}
             if name == "patches_clicks":
                 places["weak_labels"] = str(self._clicks(parts["learn"], seed, folder / "clicks.csv"))
@@ -322,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument(
         "--rows",
-        default="source,source_free,source_free_tiers,patches,patches_tiers,oracle",
+        default="source,source_tiers,source_free,source_free_tiers,patches,patches_tiers,oracle",
         help="separated by commas (%(default)s)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/adaptation"), help="results (%(default)s)")
@@ -357,7 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw_reliability(rows, options.reliability)
         print(json.dumps(about | {"reliability": rows}))
         return
-    side_by_side(adaptation.trained_source, [(seed,) for seed in range(options.seeds)], options.jobs)
+    sources = sorted({"source_tiers" if name.endswith("_tiers") else "source" for name in names})
+    side_by_side(adaptation.trained_source, [(s, name) for s in range(options.seeds) for name in sources], options.jobs)
     calls = [(name, seed, fold) for seed in range(options.seeds) for fold in range(FOLDS) for name in names]
     results = dict(zip(calls, side_by_side(adaptation, calls, options.jobs), strict=True))
     done = {call[1:] for call in calls} - {call[1:] for call in calls if results[call] is None}
@@ -387,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name:20}{mean:8.4f}{share:>12}{seconds:7}   {parts}")
     print()
     pairs = [(name, "source") for name in names if name != "source"]
-    pairs += [(f"{name}_tiers", name) for name in ("source_free", "patches")]
+    pairs += [(f"{name}_tiers", other) for name in ("source_free", "patches") for other in (name, "source_tiers")]
     pairs += [("patches", "own_labels"), ("patches_clicks", "patches")]
     differences = {}
     for name, other in pairs:

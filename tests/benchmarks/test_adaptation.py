@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("matplotlib", reason="it draws")
 from benchmarks.adaptation import change_acquisition, main, reliability
+from monai_infoaug.handlers.checkpoint import read_checkpoint
 
 SMALL = {
     "working_pixdim": 1.0,
@@ -46,7 +47,7 @@ def run(folder, *more, **settings):
 
 
 def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
-    rows = "source,confidence,source_free_tiers,patches_tiers,patches_clicks,oracle"
+    rows = "source,source_tiers,confidence,source_free_tiers,patches_tiers,patches_clicks,oracle"
     run(folder, "--rows", rows)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["row"] for row in last["table"]] == rows.split(",")
@@ -63,6 +64,13 @@ def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
     for row in last["table"]:
         assert row["gap_closed"] == pytest.approx((values[row["row"]].mean() - values["source"].mean()) / gap)
     assert last["differences"]["oracle - source"][0] == pytest.approx(gap)
+    gain = values["source_free_tiers"].mean() - values["source_tiers"].mean()
+    assert last["differences"]["source_free_tiers - source_tiers"][0] == pytest.approx(gain, abs=1e-6)
+
+    source, with_tiers = (
+        read_checkpoint(kept / part / "0" / "checkpoint.pt")["network"] for part in ("trained", "trained_tiers")
+    )
+    assert not all(torch.equal(source[name], with_tiers[name]) for name in source)
 
     clicks = (kept / "patches_clicks" / "0" / "0" / "clicks.csv").read_text().splitlines()
     learnt = {path.stem for path in (kept / "images" / "fold0_learn").iterdir()}
