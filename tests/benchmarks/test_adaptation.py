@@ -159,7 +159,7 @@ def test_another_scanner_keeps_the_place_and_changes_the_look(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--rows", "all"], "`rows` must be among source, confidence"),
+        (["--rows", "all"], "`rows` must be among source, source_tiers"),
         (["--seeds", "0"], "`seeds` must be at least 1, got 0"),
         (["--data", "/nowhere"], "`data` must be a folder named fundus or hippocampus, got '/nowhere'"),
     ],
