@@ -95,7 +95,7 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
     alone, tiers = {"confidence_epochs": 0, "max_epochs": epochs}, {"by_tier": True}
     rows = {
         "source": (TRAIN, {}),
-        "source_tiers": (TRAIN, {}),
+        "source_tiers": (TRAIN, {"tier_intensity": True}),
         "confidence": (FREE, {"confidence_epochs": 2, "run": ["$@confidence#trainer.run()"]}),
         "source_free": (FREE, alone),
         "both": (FREE, {"confidence_epochs": 2, "max_epochs": epochs}),
@@ -108,6 +108,11 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
     }
     require(name in rows, "rows", repr(name), f"among {', '.join(rows)}")
     return rows[name]
+
+
+def source_of(name: str) -> str:
+    """The row whose network a row goes on from."""
+    return "source_tiers" if name.endswith("_tiers") else "source"
 
 
 def change_acquisition(images: Sequence[str], folder: Path, seed: int = 0) -> None:
@@ -184,9 +189,9 @@ class Adaptation:
         return folder
 
     def trained_source(self, seed: int, name: str = "source") -> Path:
-        """Folder of the source's network that a row goes on from."""
-        own, part = ({"tier_intensity": True}, "trained_tiers") if name.endswith("_tiers") else ({}, "trained")
-        folder = self.out / part / str(seed)
+        """Folder of the source's network, that of the row ``source`` or ``source_tiers``."""
+        _, own = row(name, self.epochs[1])
+        folder = self.out / name.replace("source", "trained") / str(seed)
         run = partial(self._train, self.source, self.labels["source"], seed, folder, **own)
         kept_result(folder, self.settings | own | {"epochs": self.epochs[0]}, lambda: {"seconds": run()})
         return folder
@@ -202,13 +207,14 @@ class Adaptation:
     def __call__(self, name: str, seed: int, fold: int) -> dict[str, Any] | None:
         """``dice`` of the images of a fold, by name, and ``seconds``; None where time was over."""
         bundle, own = row(name, self.epochs[1])
-        wanted = self.settings | own | {"epochs": self.epochs}
+        _, of_source = row(source_of(name), self.epochs[1])
+        wanted = self.settings | of_source | own | {"epochs": self.epochs}
         folder = self.out / name / str(seed) / str(fold)
         return kept_result(folder, wanted, partial(self._make, name, bundle, own, seed, fold, folder), self.until)
 
     def _make(self, name: str, bundle: str, own: dict[str, Any], seed: int, fold: int, folder: Path) -> dict[str, Any]:
         start, parts = time.perf_counter(), self.folds[fold]
-        source = self.trained_source(seed, name) / "checkpoint.pt"
+        source = self.trained_source(seed, source_of(name)) / "checkpoint.pt"
         checkpoint = folder / ("confidence.pt" if "run" in own else "checkpoint.pt")
         if name == "oracle":
             self._train(parts["learn"], self.labels["target"], seed, folder)
@@ -362,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw_reliability(rows, options.reliability)
         print(json.dumps(about | {"reliability": rows}))
         return
-    sources = sorted({"source_tiers" if name.endswith("_tiers") else "source" for name in names})
+    sources = sorted(set(map(source_of, names)))
     side_by_side(adaptation.trained_source, [(s, name) for s in range(options.seeds) for name in sources], options.jobs)
     calls = [(name, seed, fold) for seed in range(options.seeds) for fold in range(FOLDS) for name in names]
     results = dict(zip(calls, side_by_side(adaptation, calls, options.jobs), strict=True))
