@@ -81,12 +81,16 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
     ),
     "hippocampus": ({"classes": ["anterior", "posterior"], "share": 0.5}, {"anterior": [1], "posterior": [2]}),
 }
-BUDGETS = {  # settings of all trainings, and epochs of the source's and the oracle's, and of adaptation
-    "small": ({"draws": 100, "batch_size": 4}, 24, 8),  # 600 and 200 steps; two CPU cores
-    "full": ({"draws": 400, "batch_size": 16}, 60, 40),  # a GPU
-}
-SMALL = {  # the same for volumes, which would take two cores too long otherwise; 600 and 200 steps of 2
-    "hippocampus": {"working_pixdim": 1.25, "roi_size": [32, 48, 32], "draws": 50, "batch_size": 2}
+BUDGETS = {  # by the same: settings of all trainings, epochs of the source's and the oracle's, and of adaptation
+    "small": {  # two CPU cores
+        "fundus": ({"draws": 100, "batch_size": 4}, 24, 8),  # 600 and 200 steps
+        "hippocampus": (  # 600 and 400 steps
+            {"draws": 50, "batch_size": 2, "working_pixdim": 1.25, "roi_size": [32, 48, 32]},
+            24,
+            16,
+        ),
+    },
+    "full": dict.fromkeys(PAIRS, ({"draws": 400, "batch_size": 16}, 60, 40)),  # a GPU
 }
 
 
@@ -208,7 +212,7 @@ class Adaptation:
         """``dice`` of the images of a fold, by name, and ``seconds``; None where time was over."""
         bundle, own = row(name, self.epochs[1])
         _, of_source = row(source_of(name), self.epochs[1])
-        wanted = self.settings | of_source | own | {"epochs": self.epochs}
+        wanted = self.settings | of_source | own | {"epochs": self.epochs[0]}  # those of adaptation are in its own
         folder = self.out / name / str(seed) / str(fold)
         return kept_result(folder, wanted, partial(self._make, name, bundle, own, seed, fold, folder), self.until)
 
@@ -348,10 +352,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
     data, names, start = options.data.resolve(), options.rows.split(","), time.perf_counter()
     require(data.is_dir() and data.name in PAIRS, "data", f"'{options.data}'", f"a folder named {' or '.join(PAIRS)}")
-    shared, train_epochs, epochs = BUDGETS[options.budget]
+    shared, train_epochs, epochs = BUDGETS[options.budget][data.name]
     settings, regions = PAIRS[data.name]
-    own = SMALL.get(data.name, {}) if options.budget == "small" else {}
-    settings = settings | shared | own | {"val_interval": 10**6, "val_images": 1} | named(options.set)
+    settings = settings | shared | {"val_interval": 10**6, "val_images": 1} | named(options.set)
     train_epochs, epochs = options.epochs or (train_epochs, epochs)
     for name in names:
         row(name, epochs)  # before any work is lost

@@ -115,6 +115,15 @@ def test_no_training_is_begun_when_time_is_over(folder, capsys):
     assert not list(folder.rglob("oracle/**/checkpoint.pt"))
 
 
+def test_the_source_and_the_oracle_stay_when_adaptation_gets_other_epochs(folder):
+    run(folder, "--rows", "source,oracle")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint.pt")}
+    run(folder, "--rows", "source,oracle,source_free", "--epochs", "1", "2")
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    with pytest.raises(ValueError, match="`out`"):
+        run(folder, "--rows", "source_free", "--epochs", "1", "1")
+
+
 def test_reliability_counts(folder, capsys):
     run(folder, "--reliability", str(folder / "tiers.png"))
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["reliability"]
