@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data import image_datalist, landmark_datalist
 from monai_infoaug.metrics import SuccessDetectionRate
 
@@ -53,13 +53,15 @@ class Cases:
 
     def __init__(self, options: argparse.Namespace) -> None:
         for name in ("seeds", "jobs"):
-            require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
+            if not (getattr(options, name) >= 1):
+                raise refusal(name, getattr(options, name), "at least 1")
         tested = "train" if options.tune else options.test
         self.data, self.table = options.data / "train", options.data / "train_landmarks_mm.csv"
         self._tested = options.data / tested, options.data / f"{tested}_landmarks_mm.csv"
         self.train = [item["image"] for item in image_datalist(self.data)]
         path = next((image for image in self.train if Path(image).stem == options.template), None)
-        require(path is not None, "template", repr(options.template), f"the name of an image of '{self.data}'")
+        if path is None:
+            raise refusal("template", repr(options.template), f"the name of an image of '{self.data}'")
         (self.template,) = landmark_datalist(path, self.table, "LPS")
         if options.tune:
             first = len(self.train) - len(self.train) // HELD_OUT

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.bundles import find_bundle
 
 DRAWS = 10_000  # of the bootstrap
@@ -106,7 +106,8 @@ def kept_result(
     if not kept.exists():
         kept.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     same = json.loads(kept.read_text(encoding="utf-8")) == wanted
-    require(same, "out", f"'{folder}' of other settings", "new, or of a run with the same settings")
+    if not same:
+        raise refusal("out", f"'{folder}' of other settings", "new, or of a run with the same settings")
     if not result.exists():
         if until is not None and time.time() >= until:
             return None

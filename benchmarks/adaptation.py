@@ -53,10 +53,10 @@ from monai.transforms import (
 )
 
 from benchmarks._runs import bundle_config, end_of, kept_result, named, print_difference, run_bundle, side_by_side
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data import image_datalist, image_name
 from monai_infoaug.handlers import load_weights
-from monai_infoaug.losses import ReliablePixels
+from monai_infoaug.samplers import ReliablePixels
 
 TRAIN, FREE, PATCHES = "label_efficient_segmentation", "source_free_adaptation", "patch_contrast_adaptation"
 FOLDS = 5
@@ -110,7 +110,8 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
         "own_labels": (PATCHES, {"max_epochs": epochs, "contrast_weight": 0.0}),
         "oracle": (TRAIN, {}),
     }
-    require(name in rows, "rows", repr(name), f"among {', '.join(rows)}")
+    if name not in rows:
+        raise refusal("rows", repr(name), f"among {', '.join(rows)}")
     return rows[name]
 
 
@@ -174,7 +175,8 @@ class Adaptation:
             images = {"source": cases[::2], "target": cases[1::4]}
             change_acquisition(images["target"], out / "changed")
             images["target"] = [str(out / "changed" / Path(case).name) for case in images["target"]]
-        require(len(images["target"]) >= FOLDS, "data", f"{len(images['target'])} images", f"at least {FOLDS}")
+        if len(images["target"]) < FOLDS:
+            raise refusal("data", f"{len(images['target'])} images", f"at least {FOLDS}")
         self.known = {image_name(item["image"]): item["image"] for item in image_datalist(self.labels["target"])}
         self.source = self._linked("source", images["source"])
         self.folds = []
@@ -349,9 +351,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reliability", type=Path, metavar="FILE", help="draw where confident pixels lie, and stop")
     options = parser.parse_args(arguments)
     for name in ("seeds", "jobs"):
-        require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
+        if not (getattr(options, name) >= 1):
+            raise refusal(name, getattr(options, name), "at least 1")
     data, names, start = options.data.resolve(), options.rows.split(","), time.perf_counter()
-    require(data.is_dir() and data.name in PAIRS, "data", f"'{options.data}'", f"a folder named {' or '.join(PAIRS)}")
+    if not data.is_dir() or data.name not in PAIRS:
+        raise refusal("data", f"'{options.data}'", f"a folder named {' or '.join(PAIRS)}")
     shared, train_epochs, epochs = BUDGETS[options.budget][data.name]
     settings, regions = PAIRS[data.name]
     settings = settings | shared | {"val_interval": 10**6, "val_images": 1} | named(options.set)

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from benchmarks._baselines import by_mind, register, to_sitk
 from benchmarks._runs import bundle_config, print_difference, run_bundle
 from monai_infoaug._grid import sample_at
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data import SimpleITKReader, read_landmarks
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher
@@ -149,7 +149,8 @@ def load(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     reader = LoadImage(reader=SimpleITKReader(), ensure_channel_first=True)
     t1, t2 = (reader(data / TEMPLATE.format(f"{name}.nii.gz")) for name in ("T1w", "T2w"))
     same = torch.equal(t1.affine, t2.affine) and torch.equal(t1.affine[:3, :3], torch.eye(3, dtype=torch.float64))
-    require(same, "data", t1.affine.tolist(), "the MNI152 template at 1 mm, both volumes on one grid")
+    if not same:
+        raise refusal("data", t1.affine.tolist(), "the MNI152 template at 1 mm, both volumes on one grid")
     (points,) = read_landmarks(data / FIDUCIALS).to("RAS").points.values()
     origin = t1.affine[:3, 3]
     return t1.as_tensor(), t2.as_tensor(), torch.from_numpy(points) - origin, origin
@@ -308,7 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not kept.exists():
         kept.write_text(json.dumps(settings), encoding="utf-8")
     same = json.loads(kept.read_text(encoding="utf-8")) == settings
-    require(same, "out", f"'{options.out}' with results of other epochs", "new, or of a run with the same epochs")
+    if not same:
+        raise refusal("out", f"'{options.out}' with results of other epochs", "new, or of a run with the same epochs")
     networks = Networks(options.data, options.out, settings)
     groups = {
         left: ["left in place"],

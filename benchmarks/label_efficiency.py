@@ -57,7 +57,7 @@ import numpy as np
 import torch
 
 from benchmarks._runs import end_of, kept_result, named, paired_interval, print_difference, run_bundle, side_by_side
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
 ATTENTION, SEGMENTER = "attention_guided_segmentation", "segmenter_segmentation"
@@ -137,7 +137,8 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
         "attention_tuned": (ATTENTION, attention | {"frozen": False}),
         "attention_alone": (ATTENTION, attention | {"frozen": False, "contrast_epochs": 0}),
     }
-    require(name in rows, "rows", repr(name), f"among {', '.join(rows)}")
+    if name not in rows:
+        raise refusal("rows", repr(name), f"among {', '.join(rows)}")
     return rows[name]
 
 
@@ -156,7 +157,8 @@ class Segmentation:
         self, data: Path, settings: Mapping[str, Any], epochs: int, out: Path, until: float | None = None
     ) -> None:
         labels = next((data / name for name in ("labels", "masks") if (data / name).is_dir()), None)
-        require(labels is not None, "data", f"'{data}'", "a folder with `images`, and `labels` or `masks`")
+        if labels is None:
+            raise refusal("data", f"'{data}'", "a folder with `images`, and `labels` or `masks`")
         self.settings, self.epochs, self.out, self.until = dict(settings), epochs, out, until
         self.places = {"dataset_dir": str(data / "images"), "labels_dir": str(labels)}
 
@@ -263,10 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="of each stage of pre-training; default: of the budget")
     options = parser.parse_args(arguments)
     for name in ("seeds", "jobs"):
-        require(getattr(options, name) >= 1, name, getattr(options, name), "at least 1")
+        if not (getattr(options, name) >= 1):
+            raise refusal(name, getattr(options, name), "at least 1")
     shares = [float(share) / 100 for share in options.fractions.split(",") if share]
     amounts = [*shares, *(int(number) for number in options.numbers.split(",") if number)]
-    require(len(amounts) > 0, "fractions", repr(options.fractions), "per cent, or `numbers` given")
+    if len(amounts) == 0:
+        raise refusal("fractions", repr(options.fractions), "per cent, or `numbers` given")
     start, names = time.perf_counter(), options.rows.split(",")
     settings, epochs = BUDGETS[options.budget]
     settings = DATASETS.get(options.data.resolve().name, {}) | settings | {"val_interval": 10**6, "val_images": 1}
@@ -276,7 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row(name, epochs, settings["max_epochs"])  # before any work is lost
     out = options.out / options.data.resolve().name / options.budget
     segmentation = Segmentation(options.data, settings, epochs, out, end_of(options.minutes, options.budget))
-    require("classes" in settings, "set", options.set, f"with `classes` for a folder that is none of {list(DATASETS)}")
+    if "classes" not in settings:
+        raise refusal("set", options.set, f"with `classes` for a folder that is none of {list(DATASETS)}")
     calls = [(names, amount, seed) for seed in range(options.seeds) for amount in amounts]
     rounds = zip(calls, side_by_side(segmentation.all_of, calls, options.jobs), strict=True)
     results = {(name, *call[1:]): made[name] for call, made in rounds for name in names}

@@ -40,9 +40,9 @@ from tqdm import tqdm
 from benchmarks import landmark_matching
 from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
 from benchmarks._runs import kept_result, named, print_difference, run_bundle, side_by_side
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
+from monai_infoaug.commands.match import TemplateMatcher
 from monai_infoaug.data import LandmarkTable, image_name, read_landmarks, write_landmarks
-from monai_infoaug.match import TemplateMatcher
 
 BUNDLE = "landmark_detection"
 BUDGETS = {  # settings of the bundle
@@ -165,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start, cases = time.perf_counter(), Cases(options)
     numbers = [int(number) for number in options.labels.split(",") if number]
     good = all(1 <= number <= len(cases.train) for number in numbers)
-    require(good, "labels", options.labels, f"from 1 to {len(cases.train)}, the training images, each")
+    if not good:
+        raise refusal("labels", options.labels, f"from 1 to {len(cases.train)}, the training images, each")
     pretraining = landmark_matching.settings_of(options, named(options.set_pretraining))
     out = options.pretrained / cases.folder
     matching = landmark_matching.Matching(cases, pretraining, out)

@@ -56,8 +56,8 @@ from tqdm import tqdm
 from benchmarks._baselines import CEPHALOGRAM_WAYS
 from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
 from benchmarks._runs import bundle_config, kept_result, named, print_difference, run_bundle, side_by_side
-from monai_infoaug._require import require
-from monai_infoaug.calibration import calibrate
+from monai_infoaug._require import refusal
+from monai_infoaug.commands.calibration import calibrate
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import LandmarkMatcher, to_voxels, to_world
 
@@ -114,10 +114,12 @@ def policy(name: str, out: Path) -> dict[str, Any]:
     }
     kind, _, strength = name.partition("_")
     if kind == "uniform":
-        require(lambda: 0 <= float(strength) < np.inf, "policies", repr(name), "with a number of at least 0 for S")
+        if not (0 <= float(strength) < np.inf):
+            raise refusal("policies", repr(name), "with a number of at least 0 for S")
         return {"strengths": [float(strength)] * 3, **anywhere}
     known = policies | {way: {} for way in CEPHALOGRAM_WAYS}
-    require(name in known, "policies", repr(name), f"among {', '.join(known)} and uniform_S")
+    if name not in known:
+        raise refusal("policies", repr(name), f"among {', '.join(known)} and uniform_S")
     return known[name]
 
 

@@ -22,7 +22,7 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks._runs import alone, named, own_megabytes, run_bundle
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 
 BUNDLE = "landmark_matching_3d"
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
     options = parser.parse_args(arguments)
     size = [int(n) for n in options.size.split(",")]
-    require(len(size) == 3 and min(size) >= 32, "size", options.size, "three numbers of voxels, at least 32")
+    if not (len(size) == 3 and min(size) >= 32):
+        raise refusal("size", options.size, "three numbers of voxels, at least 32")
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_phantom(folder, size)

@@ -52,11 +52,12 @@ from torch import Tensor
 
 from benchmarks._runs import alone, bundle_config, own_megabytes
 from benchmarks.pixel_sup_con import PEER, loss_of, pixels
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.inferers import match_points
 from monai_infoaug.information import entropy, local_entropy
-from monai_infoaug.losses import DrawnPixels, PixelSupConLoss
+from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads
+from monai_infoaug.samplers import DrawnPixels
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
 from monai_infoaug.transforms.tier_intensity import preset
 
@@ -334,9 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     names = options.sections.split(",")
     for name in names:
-        require(name in SECTIONS, "sections", repr(name), f"among {', '.join(SECTIONS)}")
+        if name not in SECTIONS:
+            raise refusal("sections", repr(name), f"among {', '.join(SECTIONS)}")
     there = has_data(options.data) or not {"pairs", "feeding"} & set(names)
-    require(there, "data", f"'{options.data}'", "a folder with `ceph/train` and `afids`")
+    if not there:
+        raise refusal("data", f"'{options.data}'", "a folder with `ceph/train` and `afids`")
     torch.set_num_threads(THREADS)
     for section in names:
         for case in SECTIONS[section][0](options.data):

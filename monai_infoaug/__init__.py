@@ -7,7 +7,19 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["data", "engines", "handlers", "inferers", "information", "losses", "metrics", "networks", "transforms"]
+__all__ = [
+    "commands",
+    "data",
+    "engines",
+    "handlers",
+    "inferers",
+    "information",
+    "losses",
+    "metrics",
+    "networks",
+    "samplers",
+    "transforms",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

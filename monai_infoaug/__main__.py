@@ -27,7 +27,7 @@ def require_extra(extra: str, *modules: str) -> None:
 def demo(args: argparse.Namespace) -> None:
     """Run the demonstration."""
     require_extra("demo", "ignite", "matplotlib", "nilearn", "tqdm")
-    from monai_infoaug.demo import run_demo
+    from monai_infoaug.commands.demo import run_demo
 
     run_demo(args.out, args.seed, args.epochs, args.device)
 
@@ -51,7 +51,7 @@ def init(args: argparse.Namespace) -> None:
 def match(args: argparse.Namespace) -> int:
     """Find the landmarks of a template in images."""
     require_extra("train", "matplotlib", "tqdm")
-    from monai_infoaug.match import match_images
+    from monai_infoaug.commands.match import match_images
 
     settings = dict(args.set or ()) | {
         name: value for name in ("pixdim", "origin") if (value := getattr(args, name)) is not None
@@ -73,7 +73,7 @@ def match(args: argparse.Namespace) -> int:
 
 def inspect(args: argparse.Namespace) -> None:
     """Write a page about one image."""
-    from monai_infoaug.inspection import inspect_image
+    from monai_infoaug.commands.inspection import inspect_image
 
     inspect_image(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
     print(f"Wrote {args.out}; open it in a browser.")
@@ -82,7 +82,7 @@ def inspect(args: argparse.Namespace) -> None:
 def calibrate(args: argparse.Namespace) -> None:
     """Estimate the settings of the transforms from a folder of images."""
     require_extra("train", "matplotlib", "tqdm")
-    from monai_infoaug.calibration import calibrate
+    from monai_infoaug.commands.calibration import calibrate
 
     found = calibrate(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
     for tier, strength in found["intensity"]["strengths"].items():

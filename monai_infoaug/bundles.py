@@ -8,7 +8,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["copy_bundle", "describe_bundles", "find_bundle"]
 
@@ -31,7 +31,8 @@ def find_bundle(name: str) -> Path:
         ValueError: for a name that no bundle has.
     """
     names = list(describe_bundles())
-    require(name in names, "bundle", repr(name), f"one of {', '.join(names)}")
+    if name not in names:
+        raise refusal("bundle", repr(name), f"one of {', '.join(names)}")
     return Path(str(files("monai_infoaug.examples"))) / name
 
 
@@ -50,6 +51,7 @@ def copy_bundle(name: str, folder: str | os.PathLike) -> Path:
     """
     source, folder = find_bundle(name), Path(folder)
     usable = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    require(usable, "folder", f"'{folder}'", "new or empty")
+    if not usable:
+        raise refusal("folder", f"'{folder}'", "new or empty")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     return folder

@@ -13,7 +13,8 @@ def test_every_bundle_is_described_in_a_line():
     bundles = describe_bundles()
     assert "landmark_pretraining" in bundles
     for name, line in bundles.items():
-        assert line and "\n" not in line
+        assert line
+        assert "\n" not in line
         assert (find_bundle(name) / "configs" / "train.json").is_file()
 
 

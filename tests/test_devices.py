@@ -47,7 +47,8 @@ def test_loss(gpu, valid):
         features, points = on_gpu(2, 5, 8).requires_grad_(), 9 * on_gpu(2, 5, 2)
         loss = PixelInfoNCELoss(radius=2.0)(features, on_gpu(2, 5, 8), points, on_gpu(2, 5) > 0.2 if valid else None)
         loss.backward()
-        assert loss.is_cuda and features.grad.is_cuda
+        assert loss.is_cuda
+        assert features.grad.is_cuda
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -56,7 +57,8 @@ def test_heatmap_loss(gpu, weighted):
         logits, target = on_gpu(2, 5, 8, 8).requires_grad_(), on_gpu(2, 5, 8, 8)
         loss = HeatmapCrossEntropyLoss()(logits, target, torch.rand(2, 5) if weighted else None)
         loss.backward()
-        assert loss.is_cuda and logits.grad.is_cuda
+        assert loss.is_cuda
+        assert logits.grad.is_cuda
 
 
 @pytest.mark.parametrize("scope", ["image", "cross", "batch"])
@@ -65,7 +67,8 @@ def test_label_based_loss(gpu, scope):
         features = on_gpu(2, 5, 8, 8).requires_grad_()
         loss = PixelSupConLoss(scope=scope)(features, torch.randint(0, 3, (2, 1, 8, 8)))
         loss.backward()
-        assert loss.is_cuda and features.grad.is_cuda
+        assert loss.is_cuda
+        assert features.grad.is_cuda
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -47,7 +47,7 @@ def test_bad_usage_exits_2(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, named",
+    ("arguments", "named"),
     [
         (["--epochs", "0"], "`epochs` must be at least 1, got 0"),
         (["--seed", "-1"], "`seed` must be at least 0, got -1"),
@@ -60,21 +60,25 @@ def test_user_errors_are_one_line_and_exit_2(arguments, named, capsys, tmp_path,
     monkeypatch.chdir(tmp_path)
     assert main(["demo", *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("monai-infoaug demo: ") and said.count("\n") == 1 and named in said
+    assert said.startswith("monai-infoaug demo: ")
+    assert said.count("\n") == 1
+    assert named in said
 
 
 def test_missing_extra_names_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr(command_line, "find_spec", lambda name: None if name == "nilearn" else SimpleNamespace())
     assert main(["demo"]) == 2
     said = capsys.readouterr().err
-    assert "nilearn" in said and "pip install monai_infoaug[demo]" in said and "ignite" not in said
+    assert "nilearn" in said
+    assert "pip install monai_infoaug[demo]" in said
+    assert "ignite" not in said
 
 
 def test_require_extra_accepts_what_is_there():
     require_extra("any", "json", "csv")
 
 
-@pytest.mark.parametrize("error, status", [(KeyboardInterrupt(), 130), (ValueError("a\nb"), 2), (OSError("a"), 2)])
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("a\nb"), 2), (OSError("a"), 2)])
 def test_exit_status(error, status, monkeypatch, capsys):
     def fail(args):
         raise error
@@ -96,7 +100,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 def test_arguments_reach_the_demo(monkeypatch):
     pytest.importorskip("nilearn", reason="the demo needs its extra")
     seen = []
-    monkeypatch.setattr("monai_infoaug.demo.run_demo", lambda *args: seen.append(args))
+    monkeypatch.setattr("monai_infoaug.commands.demo.run_demo", lambda *args: seen.append(args))
     assert main(["demo", "--out", "here", "--seed", "3", "--epochs", "2", "--device", "cpu"]) == 0
     assert seen == [("here", 3, 2, "cpu")]
 
@@ -115,7 +119,8 @@ def test_init_copies_and_says_what_is_next(folder, capsys, tmp_path, monkeypatch
     said = capsys.readouterr().out.splitlines()
     copied = tmp_path / (folder or ["landmark_pretraining"])[0]
     assert (copied / "configs" / "train.json").exists()
-    assert shlex.split(said[1]) == ["cd", copied.name] and said[2].split()[:4] == [
+    assert shlex.split(said[1]) == ["cd", copied.name]
+    assert said[2].split()[:4] == [
         "python",
         "-m",
         "monai.bundle",
@@ -128,7 +133,9 @@ def test_init_copies_and_says_what_is_next(folder, capsys, tmp_path, monkeypatch
 def test_arguments_reach_match(monkeypatch):
     pytest.importorskip("tqdm", reason="matching needs the extra train")
     seen = []
-    monkeypatch.setattr("monai_infoaug.match.match_images", lambda *args: seen.append(args) or {"bad.png": "why"})
+    monkeypatch.setattr(
+        "monai_infoaug.commands.match.match_images", lambda *args: seen.append(args) or {"bad.png": "why"}
+    )
     options = ["--pixdim", "[0.3, 0.4]", "--set", "modality=mr", "--set", "origin=2", "--min-score", "0.5"]
     assert main([*MATCH, "more", *options, "--out", "here", "--bundle", "b"]) == 1  # some image failed
     settings = {"pixdim": [0.3, 0.4], "modality": "mr", "origin": 2}
@@ -148,4 +155,5 @@ def test_help_imports_nothing_heavy():
 
 def test_python_m_runs_the_command_line():
     run = subprocess.run([sys.executable, "-m", "monai_infoaug", "--version"], capture_output=True, text=True)
-    assert run.returncode == 0 and run.stdout.strip() == f"monai-infoaug {monai_infoaug.__version__}"
+    assert run.returncode == 0
+    assert run.stdout.strip() == f"monai-infoaug {monai_infoaug.__version__}"

@@ -29,7 +29,8 @@ def test_each_part_is_done_once_on_the_threads_there_are(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for least, expected in ((1, [0, 333, 333, 334]), (400, [0, 500, 500]), (10**6, [0, 1000])):
         _numba.over_threads(work, len(done), done, least=least)
-        assert sorted(parts) == expected and (done == 1).all()  # the first compiles
+        assert sorted(parts) == expected
+        assert (done == 1).all()
         done[:] = 0
         parts.clear()
 

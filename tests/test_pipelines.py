@@ -140,7 +140,8 @@ def test_tiers_decide_in_every_mode(mode, tmp_path):
     )
     tiers = [item["points_tier"][item["points_valid"]].unique().tolist() for item in data]
     if mode == "anchor":  # the points come from the tier whose change the whole view got
-        assert all(len(each) == 1 for each in tiers) and {1, 2} <= {tier for each in tiers for tier in each}
+        assert all(len(each) == 1 for each in tiers)
+        assert {1, 2} <= {tier for each in tiers for tier in each}
     else:
         assert sum(len(each) > 1 for each in tiers) > len(tiers) / 2
 

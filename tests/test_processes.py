@@ -16,16 +16,14 @@ from monai_infoaug.data import own_items, seeded_loader
 from monai_infoaug.engines import join_processes, leave_processes
 from monai_infoaug.losses import (
     DenseInfoNCELoss,
-    DistributionAlignment,
-    DrawnPixels,
     HeatmapCrossEntropyLoss,
     NegativeLearningLoss,
     PatchContrastLoss,
     PixelInfoNCELoss,
     PixelSupConLoss,
     RectifiedLabelLoss,
-    ReliablePixels,
 )
+from monai_infoaug.samplers import DistributionAlignment, DrawnPixels, ReliablePixels
 
 
 def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

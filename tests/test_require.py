@@ -1,25 +1,53 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from monai_infoaug._require import require, require_device
+from monai_infoaug._require import is_count, is_number, refusal, require_device, require_shares
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
 def test_names_argument_accepted_and_got(error):
-    with pytest.raises(error, match=r"`window` must be odd, got 4\."):
-        require(4 % 2 == 1, "window", 4, "odd", error)
+    refused = refusal("window", 4, "odd", error)
+    assert type(refused) is error
+    assert refused.args == ("`window` must be odd, got 4.",)
 
 
-def test_is_silent_where_the_condition_holds():
-    assert require(3 % 2 == 1, "window", 3, "odd") is None
+@pytest.mark.parametrize("value", ["wide", "3", None, [1, 2], True, np.bool_(True), 1j, np.array([1.0, 2.0])])
+def test_what_is_neither_a_number_nor_a_count(value):
+    assert not is_number(value)
+    assert not is_count(value)
 
 
-@pytest.mark.parametrize("value", ["wide", None, [1, 2]])
-def test_a_value_of_a_wrong_type_is_refused_like_a_bad_one(value):
-    with pytest.raises(ValueError, match=r"`size` must be above 0, got "):
-        require(lambda: value > 0, "size", value, "above 0")
-    require(lambda: 3 > 0, "size", 3, "above 0")
+@pytest.mark.parametrize("value", [3, np.int16(3), np.uint8(3)])
+def test_whole_numbers_of_any_type_are_counts_and_numbers(value):
+    assert is_count(value, 3)
+    assert not is_count(value, 4)
+    assert is_number(value, 3, 3)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.float64(0.5)])
+def test_fractions_of_any_type_are_numbers_and_no_counts(value):
+    assert is_number(value, 0, 1)
+    assert not is_number(value, 0.6)
+    assert not is_number(value, 0, 0.4)
+    assert not is_count(value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_number_is_without_a_limit(value):
+    assert not is_number(value)
+
+
+@pytest.mark.parametrize("shares", [(0.2, 0.3, 0.5), [1, 0, 0], np.float32([0.1, 0.45, 0.45]), None])
+def test_shares_that_sum_to_one(shares):
+    require_shares(shares)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.6, -0.1), (1, 1, 1), "abc", 1, ("a", 0, 1), [np.nan, 0.5, 0.5]])
+def test_other_shares(shares):
+    with pytest.raises(ValueError, match="`shares` must be three shares"):
+        require_shares(shares)
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99", ""])

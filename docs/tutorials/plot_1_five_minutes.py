@@ -1,5 +1,4 @@
-"""
-Five minutes: from an image to two views
+"""Five minutes: from an image to two views
 ========================================
 
 Three transforms turn an image into a pair of views for pixel-contrastive learning. This page runs them one after

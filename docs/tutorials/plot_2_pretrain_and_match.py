@@ -1,5 +1,4 @@
-"""
-Train without labels, then find points
+"""Train without labels, then find points
 ======================================
 
 A small network learns from pairs of views of 16 slices of the MNI152 T1 template, and then finds points of a slice

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 if TYPE_CHECKING:
     from monai_infoaug.data.landmarks import LandmarkTable
@@ -63,7 +63,8 @@ def number(cell: Any, where: str) -> float:
         value = math.inf if cell is None else float(cell.strip() or math.nan) if isinstance(cell, str) else float(cell)
     except (TypeError, ValueError):
         value = math.inf
-    require(not math.isinf(value), where, repr(cell), "a finite number, or blank for a missing one")
+    if math.isinf(value):
+        raise refusal(where, repr(cell), "a finite number, or blank for a missing one")
     return value
 
 
@@ -73,15 +74,18 @@ def read_csv(file: TextIO, path: Path) -> Iterator[Row]:
     columns = table.fieldnames or []
     axes = AXES if "z" in columns else AXES[:2]
     for column in ("image", "landmark", *axes):
-        require(column in columns, f"{path}, line 1", columns, f"column names with `{column}`")
+        if column not in columns:
+            raise refusal(f"{path}, line 1", columns, f"column names with `{column}`")
     for cells in table:
         where = f"{path}, line {table.line_num}"
         for column in ("image", "landmark"):
-            require(bool(cells[column]), f"{where}, column {column}", "nothing", "a name")
+            if not bool(cells[column]):
+                raise refusal(f"{where}, column {column}", "nothing", "a name")
         position = [number(cells[axis], f"{where}, column {axis}") for axis in axes]
         score = number(cells["score"], f"{where}, column score") if "score" in columns else None
         space = cells.get("space") or None
-        require(space in (None, *SPACES), f"{where}, column space", repr(space), "RAS, LPS or blank")
+        if space not in (None, *SPACES):
+            raise refusal(f"{where}, column space", repr(space), "RAS, LPS or blank")
         yield Row(where, cells["image"], cells["landmark"], position, score, space)
 
 
@@ -109,14 +113,18 @@ def read_fcsv(file: TextIO, path: Path) -> Iterator[Row]:
             if key == "columns":
                 columns = [column.strip() for column in value.split(",")]
                 for column in (*AXES, "label"):
-                    require(column in columns, where, columns, f"column names with `{column}`")
+                    if column not in columns:
+                        raise refusal(where, columns, f"column names with `{column}`")
             elif key == "CoordinateSystem":
                 space = {"0": "RAS", "1": "LPS"}.get(value, value)
-                require(space in SPACES, f"{where}, CoordinateSystem", value, "0, 1, RAS or LPS")
+                if space not in SPACES:
+                    raise refusal(f"{where}, CoordinateSystem", value, "0, 1, RAS or LPS")
         elif cells:
-            require(len(cells) >= len(columns), where, f"{len(cells)} cells", f"a line of {len(columns)} cells")
+            if len(cells) < len(columns):
+                raise refusal(where, f"{len(cells)} cells", f"a line of {len(columns)} cells")
             named, further = dict(zip(columns, cells, strict=False)), cells[len(columns) :]
-            require(bool(named["label"]), f"{where}, column label", "nothing", "a name")
+            if not bool(named["label"]):
+                raise refusal(f"{where}, column label", "nothing", "a name")
             position = [number(named[axis], f"{where}, column {axis}") for axis in AXES]
             if further[:1] == ["0"]:
                 position = [math.nan] * 3
@@ -138,23 +146,31 @@ def read_json(file: TextIO, path: Path) -> Iterator[Row]:
     """Slicer's markups: the control points of all of a file's markups of type Fiducial."""
     content = json.load(file)
     markups = content.get("markups") if isinstance(content, dict) else None
-    require(isinstance(markups, list), str(path), "none", "JSON of 3D Slicer with a list `markups`")
+    if not isinstance(markups, list):
+        raise refusal(str(path), "none", "JSON of 3D Slicer with a list `markups`")
     for m, markup in enumerate(markups):
         if not isinstance(markup, dict) or markup.get("type") != "Fiducial":
             continue
         here, unit = f"{path}, markup {m}", markup.get("coordinateUnits", "mm")
         space, points = markup.get("coordinateSystem", "LPS"), markup.get("controlPoints", [])
-        require(space in SPACES, f"{here}, coordinateSystem", repr(space), "RAS or LPS")
-        require(lambda unit=unit: "mm" in (unit, unit[0]), f"{here}, coordinateUnits", repr(unit), "mm")
-        require(isinstance(points, list), f"{here}, controlPoints", repr(points), "a list")
+        if space not in SPACES:
+            raise refusal(f"{here}, coordinateSystem", repr(space), "RAS or LPS")
+        if "mm" not in (unit, unit[0]):
+            raise refusal(f"{here}, coordinateUnits", repr(unit), "mm")
+        if not isinstance(points, list):
+            raise refusal(f"{here}, controlPoints", repr(points), "a list")
         for p, point in enumerate(points):
             where = f"{here}, control point {p}"
-            require(isinstance(point, dict), where, repr(point), "a JSON object")
+            if not isinstance(point, dict):
+                raise refusal(where, repr(point), "a JSON object")
             label, status = point.get("label"), point.get("positionStatus", "defined")
-            require(isinstance(label, str) and bool(label), f"{where}, label", repr(label), "a name")
-            require(status in STATES, f"{where}, positionStatus", repr(status), f"one of {', '.join(STATES)}")
+            if not isinstance(label, str) or not bool(label):
+                raise refusal(f"{where}, label", repr(label), "a name")
+            if status not in STATES:
+                raise refusal(f"{where}, positionStatus", repr(status), f"one of {', '.join(STATES)}")
             position = point.get("position") if status == "defined" else [math.nan] * 3
-            require(isinstance(position, list) and len(position) == 3, f"{where}, position", position, "three numbers")
+            if not isinstance(position, list) or len(position) != 3:
+                raise refusal(f"{where}, position", position, "three numbers")
             position = [number(value, f"{where}, position") for value in position]
             yield Row(where, image_name(path), label, position, read_score(point.get("description")), space)
 

@@ -22,7 +22,7 @@ from monai.utils.enums import TraceKeys
 from torch.utils.data import Dataset
 
 from monai_infoaug._processes import number_of_processes, own_rank
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
 
@@ -62,7 +62,8 @@ def cached_dataset(
     if cache_dir is None:
         progress = has_tqdm and own_rank() == 0
         return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
-    require(not Path(cache_dir).is_file(), "cache_dir", f"the file '{cache_dir}'", "a folder, or None")
+    if Path(cache_dir).is_file():
+        raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
     dataset = _OnDisk(data, transform, cache_dir)
     dataset.fill(num_workers)
     return dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from monai.config import PathLike
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks
 from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, open_header, series_uids
@@ -38,7 +38,8 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
     folder = Path(dataset_dir)
     if folder.is_file():
         return [{"image": str(folder)}]
-    require(folder.is_dir(), "dataset_dir", f"'{folder}'", "a folder or an image file")
+    if not folder.is_dir():
+        raise refusal("dataset_dir", f"'{folder}'", "a folder or an image file")
     found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
     files = {path for path in found if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file()}
     slices = {path for path in files if path.suffix.lower() == ".dcm"}
@@ -46,7 +47,8 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
     volumes = {path for path in folders if _is_one_series(path)}
     images = sorted(volumes | {path for path in files if not (path in slices and path.parent in volumes)})
     accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
-    require(len(images) > 0, "dataset_dir", f"'{folder}' without one", accepted)
+    if len(images) == 0:
+        raise refusal("dataset_dir", f"'{folder}' without one", accepted)
     return [{"image": str(path)} for path in images]
 
 
@@ -111,7 +113,8 @@ def annotated_datalist(
         names = None  # a file of 3D Slicer is of the one image
     items = image_datalist(images)
     known = {image_name(item["image"]): item for item in items if names is None or image_name(item["image"]) in names}
-    require(len(known) > 0, "table", f"'{path}'", f"a table with an image of '{images}'")
+    if len(known) == 0:
+        raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
     chosen = _chosen(list(known), labelled, seed, "images with landmarks")
     items, scores = _with_landmarks([item for name, item in known.items() if name in chosen], path, space, labels)
     for item, score in zip(items, scores, strict=True):
@@ -157,10 +160,13 @@ def segmentation_datalist(
         >>> segmentation_datalist("images", "labels", "train", labelled=0.05)  # doctest: +SKIP
         [{'image': 'images/01.nii.gz', 'name': '01'}, {'image': 'images/02.nii.gz', 'name': '02', 'label': ...}, ...]
     """
-    require(part is None or part in PARTS, "part", repr(part), f"one of {PARTS}, or None")
+    if part is not None and part not in PARTS:
+        raise refusal("part", repr(part), f"one of {PARTS}, or None")
     for name, every in (("test_every", test_every), ("val_every", val_every)):
-        require(lambda every=every: every is None or every >= 2, name, every, "at least 2, or None")
-    require(Path(labels).exists(), "labels", f"'{labels}'", "a folder or an image file")
+        if not (every is None or every >= 2):
+            raise refusal(name, every, "at least 2, or None")
+    if not Path(labels).exists():
+        raise refusal("labels", f"'{labels}'", "a folder or an image file")
     known = {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
     items = [item | {"name": image_name(item["image"])} for item in image_datalist(images)]
     for item in items:
@@ -170,13 +176,16 @@ def segmentation_datalist(
         rest = [item for item in items if item not in test]
         val = rest[val_every - 1 :: val_every] if val_every else []
         items = {"test": test, "val": val, "train": [item for item in rest if item not in val]}[part]
-        require(len(items) > 0, "part", repr(part), f"one with cases: '{images}' has too few, or the part is left out")
+        if len(items) == 0:
+            raise refusal("part", repr(part), f"one with cases: '{images}' has too few, or the part is left out")
     bare = [item["name"] for item in items if "label" not in item]
     if part in ("val", "test"):
-        require(not bare, "labels", f"'{labels}' without {some(bare)}", f"labels of all cases of the part '{part}'")
+        if bare:
+            raise refusal("labels", f"'{labels}' without {some(bare)}", f"labels of all cases of the part '{part}'")
         return items
     names = [item["name"] for item in items if "label" in item]
-    require(len(names) > 0, "labels", f"'{labels}'", f"a folder with labels of training cases of '{images}'")
+    if len(names) == 0:
+        raise refusal("labels", f"'{labels}'", f"a folder with labels of training cases of '{images}'")
     kept = _chosen(names, labelled, seed, "training cases with a label")
     return [item if item["name"] in kept else {k: v for k, v in item.items() if k != "label"} for item in items]
 
@@ -188,11 +197,14 @@ def _chosen(names: list[str], labelled: int | float | Sequence[str] | None, seed
     if isinstance(labelled, Real):
         number = labelled if isinstance(labelled, Integral) else max(1, round(labelled * len(names)))
         good = 1 <= number <= len(names) and (isinstance(labelled, Integral) or 0 < labelled <= 1)
-        require(good, "labelled", labelled, f"from 1 to {len(names)}, the {what}, or a share in (0, 1]")
-        require(lambda: seed >= 0, "seed", seed, "a non-negative integer")
+        if not good:
+            raise refusal("labelled", labelled, f"from 1 to {len(names)}, the {what}, or a share in (0, 1]")
+        if not (seed >= 0):
+            raise refusal("seed", seed, "a non-negative integer")
         return np.random.RandomState(seed).permutation(names)[:number].tolist()
     good = not isinstance(labelled, str) and (lambda: len(labelled) > 0 and set(labelled) <= set(names))
-    require(good, "labelled", repr(labelled), f"a number, a share, or a list of {what}, which are {some(names)}")
+    if not good:
+        raise refusal("labelled", repr(labelled), f"a number, a share, or a list of {what}, which are {some(names)}")
     return labelled
 
 
@@ -211,7 +223,8 @@ def _with_landmarks(
             points[name] = points[name][:, : _spatial_dims(item["image"])]
     known = in_order(label for name in names for label in tables[name].labels)
     for label in labels or ():
-        require(label in known, "labels", repr(label), f"in the table {path}, which has {some(known)}")
+        if label not in known:
+            raise refusal("labels", repr(label), f"in the table {path}, which has {some(known)}")
     labels = list(labels or known)
     for item, name in zip(items, names, strict=True):
         rows = dict(zip(tables[name].labels, points[name], strict=True))
@@ -232,12 +245,14 @@ def _scores(table: LandmarkTable, name: str, labels: Sequence[str]) -> np.ndarra
 def _slicer_file(path: Path, name: str, count: int) -> Path:
     """File with the landmarks of image ``name``, one of ``count``."""
     if not path.is_dir():
-        require(count == 1, "table", f"'{path}' for {count} images", "a CSV file, or a folder with a file an image")
+        if count != 1:
+            raise refusal("table", f"'{path}' for {count} images", "a CSV file, or a folder with a file an image")
         return path
     files = [path / f"{name}{suffix}" for suffix in FORMATS if suffix != ".csv"]
     found = [file for file in files if file.is_file()]
     names = " or ".join(file.name for file in files)
-    require(len(found) == 1, "table", f"{len(found)} of them in '{path}'", f"a folder with either {names}")
+    if len(found) != 1:
+        raise refusal("table", f"{len(found)} of them in '{path}'", f"a folder with either {names}")
     return found[0]
 
 

@@ -14,7 +14,7 @@ from monai.config import PathLike
 from monai.utils import convert_to_numpy, ensure_tuple
 from numpy.typing import ArrayLike
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, some
 
 __all__ = ["LandmarkTable", "read_landmarks", "write_landmarks"]
@@ -48,33 +48,42 @@ class LandmarkTable:
 
     def __post_init__(self) -> None:
         labels, points, space = tuple(map(str, self.labels)), _arrays(self.points), self.space and str(self.space)
-        require(len(labels) > 0 and all(labels), "labels", labels, "names of landmarks")
+        if len(labels) == 0 or not all(labels):
+            raise refusal("labels", labels, "names of landmarks")
         twice = sorted({label for label in labels if labels.count(label) > 1})
-        require(not twice, "labels", f"{some(twice)} twice", "different names")
-        require(space in (None, *SPACES), "space", repr(space), "'RAS', 'LPS' or None")
-        require(len(points) > 0, "points", "no image", "a dictionary with an image")
+        if twice:
+            raise refusal("labels", f"{some(twice)} twice", "different names")
+        if space not in (None, *SPACES):
+            raise refusal("space", repr(space), "'RAS', 'LPS' or None")
+        if len(points) == 0:
+            raise refusal("points", "no image", "a dictionary with an image")
         dims = next(iter(points.values())).shape[-1:]
         accepted = f"of shape ({len(labels)}, 2) or ({len(labels)}, 3), one row a label and alike for all images"
         for name, array in points.items():
             good = array.shape == (len(labels), *dims) and dims in ((2,), (3,))
-            require(good, f"points of {name}", f"shape {array.shape}", accepted)
+            if not good:
+                raise refusal(f"points of {name}", f"shape {array.shape}", accepted)
             partly = np.isnan(array).any(1) != np.isnan(array).all(1)
             good = not (np.isinf(array).any() or partly.any())
-            require(good, f"points of {name}", array.tolist(), "finite or all NaN, row by row")
+            if not good:
+                raise refusal(f"points of {name}", array.tolist(), "finite or all NaN, row by row")
         scores = None
         if self.scores is not None:
             missing = [name for name in points if name not in self.scores]
-            require(not missing, "scores", f"none of {some(missing)}", "a dictionary with every image")
+            if missing:
+                raise refusal("scores", f"none of {some(missing)}", "a dictionary with every image")
             scores = _arrays({name: self.scores[name] for name in points})
             for name, array in scores.items():
                 good = array.shape == (len(labels),) and not np.isinf(array).any()
-                require(good, f"scores of {name}", f"{array.tolist()}", f"{len(labels)} numbers, one a label")
+                if not good:
+                    raise refusal(f"scores of {name}", f"{array.tolist()}", f"{len(labels)} numbers, one a label")
         for field, value in {"labels": labels, "points": points, "scores": scores, "space": space}.items():
             object.__setattr__(self, field, value)
 
     def to(self, space: str) -> LandmarkTable:
         """The table with its axes as in ``space``, "RAS" or "LPS"; one that says none counts as already there."""
-        require(space in SPACES, "space", repr(space), "'RAS' or 'LPS'")
+        if space not in SPACES:
+            raise refusal("space", repr(space), "'RAS' or 'LPS'")
         if self.space in (None, space):
             return replace(self, space=space)
         return replace(self, points={name: _turned(array) for name, array in self.points.items()}, space=space)
@@ -116,14 +125,16 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
             rows = list(read(file, path))
     except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
         raise ValueError(f"`path` must be a readable landmark file in UTF-8, got {path}: {error}.") from error
-    require(len(rows) > 0, str(path), "none", "a table with a landmark")
+    if len(rows) == 0:
+        raise refusal(str(path), "none", "a table with a landmark")
     table = _table(rows)
     if image is None:
         return table
     names = ensure_tuple(image)
     for name in names:
         accepted = f"in the table {path}, which has {some(list(table.points))}"
-        require(name in table.points, "image", repr(name), accepted)
+        if name not in table.points:
+            raise refusal("image", repr(name), accepted)
     scores = table.scores and {name: table.scores[name] for name in names}
     return replace(table, points={name: table.points[name] for name in names}, scores=scores)
 
@@ -142,14 +153,16 @@ def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
     path = Path(path)
     _, write = _format(path)
     one = path.name.lower().endswith(".csv") or len(table.points) == 1
-    require(one, "table", some(list(table.points)), f"of one image for {path.name}")
+    if not one:
+        raise refusal("table", some(list(table.points)), f"of one image for {path.name}")
     with open(path, "w", newline="", encoding="utf-8") as file:
         write(file, table)
 
 
 def _format(path: Path) -> tuple:
     suffix = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
-    require(suffix is not None, "path", f"'{path}'", f"a file of type {', '.join(FORMATS)}")
+    if suffix is None:
+        raise refusal("path", f"'{path}'", f"a file of type {', '.join(FORMATS)}")
     return FORMATS[suffix]
 
 
@@ -159,11 +172,14 @@ def _table(rows: Sequence[Row]) -> LandmarkTable:
     first = rows[0]
     for row in rows:
         given = sum(map(math.isfinite, row.position))
-        require(given in (0, len(row.position)), f"{row.where}, columns x, y, z", row.position, "all given or none")
-        require(row.space == first.space, f"{row.where}, space", row.space, f"{first.space} as before")
+        if given not in (0, len(row.position)):
+            raise refusal(f"{row.where}, columns x, y, z", row.position, "all given or none")
+        if row.space != first.space:
+            raise refusal(f"{row.where}, space", row.space, f"{first.space} as before")
         known = found.setdefault((row.image, row.label), row)
         again = f"{row.label!r} of image {row.image!r} again, as in {known.where}"
-        require(known is row, row.where, again, "a landmark that has no row yet")
+        if known is not row:
+            raise refusal(row.where, again, "a landmark that has no row yet")
     images, labels = list(dict.fromkeys(image for image, _ in found)), in_order(label for _, label in found)
     missing = Row("", "", "", [math.nan] * len(first.position))
     grid = {image: [found.get((image, label), missing) for label in labels] for image in images}

@@ -13,7 +13,7 @@ from monai.data import DataLoader
 from torch.utils.data import Dataset, DistributedSampler, Subset
 
 from monai_infoaug._processes import number_of_processes, own_rank
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["LayerSeed", "SeededDataset", "own_items", "seeded_loader"]
 
@@ -41,7 +41,8 @@ class LayerSeed:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        if not (operator.index(seed) >= 0):
+            raise refusal("seed", seed, "a non-negative integer")
         self.seed = seed
 
     def set_epoch(self, epoch: int) -> None:
@@ -89,8 +90,10 @@ class SeededDataset(Dataset):
     def __init__(self, dataset: Dataset, seed: int = 0) -> None:
         usable = hasattr(dataset, "__len__") and hasattr(getattr(dataset, "transform", None), "set_random_state")
         wanted = "a map-style dataset whose `transform` has `set_random_state` (wrap it before a Subset)"
-        require(usable, "dataset", type(dataset).__name__, wanted, TypeError)
-        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        if not usable:
+            raise refusal("dataset", type(dataset).__name__, wanted, TypeError)
+        if not (operator.index(seed) >= 0):
+            raise refusal("seed", seed, "a non-negative integer")
         self.dataset, self.seed = dataset, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers read the same memory
 
@@ -101,7 +104,8 @@ class SeededDataset(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Serve the items of ``epoch`` (non-negative) from now on, here and in running workers."""
-        require(lambda: operator.index(epoch) >= 0, "epoch", epoch, "a non-negative integer")
+        if not (operator.index(epoch) >= 0):
+            raise refusal("epoch", epoch, "a non-negative integer")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -164,12 +168,15 @@ def seeded_loader(
         >>> [len(batch) for batch in loader]
         [2, 2]
     """
-    require(lambda: batch_size >= 1, "batch_size", batch_size, "at least 1")
+    if not (batch_size >= 1):
+        raise refusal("batch_size", batch_size, "at least 1")
     seeded = SeededDataset(dataset, seed)
     number = len(seeded) if draws is None else draws
-    require(lambda: 1 <= number <= len(seeded), "draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
+    if not (1 <= number <= len(seeded)):
+        raise refusal("draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
     whole, ranks = min(batch_size, number), number_of_processes()
-    require(whole % ranks == 0, "batch_size", whole, f"a multiple of the {ranks} processes")
+    if whole % ranks != 0:
+        raise refusal("batch_size", whole, f"a multiple of the {ranks} processes")
     return DataLoader(
         seeded,
         batch_size=whole // ranks,
@@ -195,5 +202,6 @@ def own_items(dataset: Dataset) -> range:
         [0, 1, 2]
     """
     number, ranks = len(dataset), number_of_processes()
-    require(number >= ranks, "dataset", f"{number} items", f"one for each of the {ranks} processes")
+    if not (number >= ranks):
+        raise refusal("dataset", f"{number} items", f"one for each of the {ranks} processes")
     return range(own_rank(), number, ranks)

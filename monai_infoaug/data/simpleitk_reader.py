@@ -14,7 +14,7 @@ from monai.data.image_reader import _copy_compatible_dict, _stack_images
 from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["SimpleITKReader"]
 
@@ -100,7 +100,8 @@ class SimpleITKReader(ImageReader):
         return _stack_images(arrays, shared), shared
 
     def _read(self, path: Path, **kwargs: Any) -> sitk.Image:
-        require(path.exists(), "data", f"'{path}'", "an existing file or folder", FileNotFoundError)
+        if not path.exists():
+            raise refusal("data", f"'{path}'", "an existing file or folder", FileNotFoundError)
         try:
             if not path.is_dir():
                 return sitk.ReadImage(str(path), **kwargs)
@@ -117,10 +118,12 @@ class SimpleITKReader(ImageReader):
     def _series(self, folder: Path) -> Sequence[str]:
         """Files of the DICOM series of a folder, in the order of their positions."""
         series = series_uids(folder)
-        require(len(series) > 0, "data", f"'{folder}' without one", "a folder with DICOM files", FileNotFoundError)
+        if len(series) == 0:
+            raise refusal("data", f"'{folder}' without one", "a folder with DICOM files", FileNotFoundError)
         uid = self.series_uid or series[0]
         accepted = f"that of one of the series in '{folder}': {', '.join(series)}"
-        require(uid in series and (self.series_uid or len(series) == 1), "series_uid", self.series_uid, accepted)
+        if uid not in series or (not self.series_uid and len(series) != 1):
+            raise refusal("series_uid", self.series_uid, accepted)
         return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
 
     def _geometry(self, image: sitk.Image) -> dict[str, Any]:

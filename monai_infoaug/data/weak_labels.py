@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from monai.config import PathLike
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data._landmark_files import SPACES, Row, image_name, read_csv, some
 from monai_infoaug.data.datalists import image_datalist
 
@@ -43,7 +43,8 @@ def weak_label_datalist(
         >>> weak_label_datalist("images", "weak.csv", ["rim", "cup"])  # doctest: +SKIP
         [{'image': 'images/01.png', 'name': '01', 'points': array([[40., 52.]]), 'point_classes': array([2]), ...}]
     """
-    require(space in SPACES, "space", repr(space), "'RAS' or 'LPS'")
+    if space not in SPACES:
+        raise refusal("space", repr(space), "'RAS' or 'LPS'")
     items, path, names = image_datalist(images), Path(table), ["background", *classes]
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -51,13 +52,16 @@ def weak_label_datalist(
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"`table` must be a readable CSV file in UTF-8, got {path}: {error}.") from error
     for row in rows:
-        require(row.label in names, row.where, repr(row.label), f"a class, of {some(names)}")
+        if row.label not in names:
+            raise refusal(row.where, repr(row.label), f"a class, of {some(names)}")
         missing = np.isnan(row.position)
-        require(missing.all() or not missing.any(), row.where, row.position, "all coordinates, or none")
+        if not missing.all() and missing.any():
+            raise refusal(row.where, row.position, "all coordinates, or none")
     of_image = {image_name(item["image"]): [] for item in items}
     for row in rows:
         of_image.get(row.image, []).append(row)
-    require(any(of_image.values()), "table", f"'{path}'", f"a table with an image of '{images}'")
+    if not any(of_image.values()):
+        raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
     dims = len(rows[0].position)
     return [
         item | {"name": name} | _known(of_image[name], names, dims, space)

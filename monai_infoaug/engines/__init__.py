@@ -12,7 +12,7 @@ from monai_infoaug.engines.pretraining import (
     PixelMatchingEvaluator,
 )
 from monai_infoaug.engines.processes import join_processes, leave_processes
-from monai_infoaug.engines.self_labels import SelfLabels
+from monai_infoaug.engines.self_labels import SelfTrainingLabels
 
 __all__ = [
     "ContrastiveTrainer",
@@ -24,7 +24,7 @@ __all__ = [
     "PairMatcher",
     "PixelContrastiveTrainer",
     "PixelMatchingEvaluator",
-    "SelfLabels",
+    "SelfTrainingLabels",
     "SourceAndTarget",
     "half_precision",
     "has_fast_half",

@@ -11,7 +11,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.engines.precision import half_precision
 
 __all__ = ["ContrastiveTrainer", "PairInferer"]
@@ -21,7 +21,8 @@ def unwrap(network: nn.Module) -> nn.Module:
     """The embedding network inside of DistributedDataParallel or its like."""
     embedding = getattr(network, "module", network)
     accepted = "an embedding network with `strides`"
-    require(hasattr(embedding, "strides"), "network", type(embedding).__name__, accepted)
+    if not hasattr(embedding, "strides"):
+        raise refusal("network", type(embedding).__name__, accepted)
     return embedding
 
 
@@ -90,7 +91,8 @@ class ContrastiveTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
         **kwargs: Any,
     ) -> None:
-        require(max_grad_norm is None or max_grad_norm > 0, "max_grad_norm", max_grad_norm, "above 0, or None")
+        if not (max_grad_norm is None or max_grad_norm > 0):
+            raise refusal("max_grad_norm", max_grad_norm, "above 0, or None")
         on_cpu = torch.device(device).type == "cpu"
         super().__init__(
             device,

@@ -24,7 +24,8 @@ class SourceAndTarget:
 
     Args:
         loader: batches with labels, as many an epoch as the trainer's, which are those of the other domain.
-        prepare: ``prepare_batch`` of the trainer's batches, such as :py:class:`SelfLabels`, with a mapping as target.
+        prepare: ``prepare_batch`` of the trainer's batches, such as :py:class:`SelfTrainingLabels`, with a mapping as
+            target.
         key, label_key: image (B, C, \\*S) and label (B, 1, \\*S) in ``loader``.
         tiers_key: tiers (B, 1, \\*S) in both; None: there are none.
         match_levels: whether each image with labels takes over the mean and the standard deviation that a channel of an

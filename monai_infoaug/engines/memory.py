@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["keep_freed_memory"]
 
@@ -26,7 +26,8 @@ def keep_freed_memory(threshold: int = 2**30) -> bool:
     Raises:
         ValueError: for a threshold out of range.
     """
-    require(0 < threshold < 2**31, "threshold", threshold, f"from 1 to {2**31 - 1} bytes")
+    if not (0 < threshold < 2**31):
+        raise refusal("threshold", threshold, f"from 1 to {2**31 - 1} bytes")
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple, ensure_tuple_rep
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_features, level_shares
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.inferers import match_points
@@ -31,7 +31,8 @@ class PreparePairs:
 
     def __init__(self, key: str | Sequence[str] = "image", prefixes: Sequence[str] = ("",)) -> None:
         keys = ensure_tuple(key)
-        require(len(keys) in (1, len(prefixes)), "key", key, f"one name, or one for each of the prefixes {prefixes}")
+        if len(keys) not in (1, len(prefixes)):
+            raise refusal("key", key, f"one name, or one for each of the prefixes {prefixes}")
         self.keys, self.prefixes = ensure_tuple_rep(key, len(prefixes)), tuple(prefixes)
 
     def __call__(
@@ -129,7 +130,8 @@ class PixelContrastiveTrainer(ContrastiveTrainer):
         embedding = unwrap(network)
         view_levels = getattr(embedding, "view_levels", [(0, stride) for stride in embedding.strides])
         inputs = len({source for source, _ in view_levels})
-        require(len(prefixes) == inputs, "prefixes", tuple(prefixes), f"{inputs} names, one an input of the network")
+        if len(prefixes) != inputs:
+            raise refusal("prefixes", tuple(prefixes), f"{inputs} names, one an input of the network")
         super().__init__(
             device,
             max_epochs,

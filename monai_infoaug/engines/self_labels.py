@@ -11,17 +11,17 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
-from monai_infoaug.losses import DistributionAlignment, ReliablePixels
+from monai_infoaug.samplers import DistributionAlignment, ReliablePixels
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
-__all__ = ["SelfLabels"]
+__all__ = ["SelfTrainingLabels"]
 
 
-class SelfLabels:
+class SelfTrainingLabels:
     """Labels from the network of the round before: ``prepare_batch`` of MONAI's ``SupervisedTrainer``, and a handler.
 
     At the start of a round the network is copied. Until the next one the copy segments each image as it is, and the
@@ -70,8 +70,10 @@ class SelfLabels:
         alignment: DistributionAlignment | None = None,
         amp: bool = False,
     ) -> None:
-        require(lambda: epochs >= 1, "epochs", epochs, "at least 1")
-        require(lambda: len(scales) > 0 and all(s > 0 for s in scales), "scales", scales, "numbers above 0")
+        if not (epochs >= 1):
+            raise refusal("epochs", epochs, "at least 1")
+        if len(scales) == 0 or not all(s > 0 for s in scales):
+            raise refusal("scales", scales, "numbers above 0")
         self.network, self.loader, self.reliable, self.epochs = network, loader, reliable, epochs
         self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
         self.known_key, self.shown_key = known_key, shown_key

@@ -4,13 +4,13 @@ from monai_infoaug.handlers.checkpoint import ResumableCheckpoint, load_weights,
 from monai_infoaug.handlers.epoch import EpochSetter
 from monai_infoaug.handlers.landmark_report import LandmarkReport, draw_landmarks, summarise_errors
 from monai_infoaug.handlers.pictures import PairPictureHandler, draw_pair
-from monai_infoaug.handlers.training import FiniteLoss, training_handlers
+from monai_infoaug.handlers.training import RaiseOnNonFiniteLoss, training_handlers
 
 __all__ = [
     "EpochSetter",
-    "FiniteLoss",
     "LandmarkReport",
     "PairPictureHandler",
+    "RaiseOnNonFiniteLoss",
     "ResumableCheckpoint",
     "draw_landmarks",
     "draw_pair",

@@ -13,7 +13,7 @@ import torch
 from monai.utils import convert_to_numpy, optional_import
 from torch import nn
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
@@ -33,7 +33,8 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
         foreign = isinstance(error, pickle.UnpicklingError)
         got = "something else" if foreign else str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"`{path}` must be a readable checkpoint of weights, got {got}.") from error
-    require(isinstance(checkpoint, dict), str(path), type(checkpoint).__name__, "a dictionary of states")
+    if not isinstance(checkpoint, dict):
+        raise refusal(str(path), type(checkpoint).__name__, "a dictionary of states")
     return checkpoint
 
 
@@ -54,7 +55,8 @@ def read_settings(path: str | os.PathLike) -> dict[str, Any]:
             would evaluate is refused.
     """
     settings = read_checkpoint(path).get("settings", {})
-    require(isinstance(settings, dict), f"settings of {path}", type(settings).__name__, "a dictionary")
+    if not isinstance(settings, dict):
+        raise refusal(f"settings of {path}", type(settings).__name__, "a dictionary")
     check_settings(settings, f"settings of {path}")
     return settings
 
@@ -63,7 +65,8 @@ def check_settings(settings: Mapping[str, Any], argument: str = "settings") -> N
     """Refuse settings that are no plain values."""
     accepted = "names with numbers, strings that do not start with $, @ or %, None, or lists of these"
     for name, value in settings.items():
-        require(isinstance(name, str) and is_plain(value), argument, f"{name}={value!r}", accepted)
+        if not isinstance(name, str) or not is_plain(value):
+            raise refusal(argument, f"{name}={value!r}", accepted)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "network") -> nn.Module:
@@ -83,12 +86,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "networ
     checkpoint, own = read_checkpoint(path), network.state_dict()
     state = checkpoint[key] if isinstance(checkpoint.get(key), dict) else checkpoint
     odd = sorted(set(state) ^ set(own), key=str) or [k for k in own if np.shape(state[k]) != tuple(own[k].shape)]
-    require(
-        not odd,
-        str(path),
-        f"a checkpoint of another one: {len(odd)} entries differ, such as {odd[:3]}",
-        f"a checkpoint of this {type(network).__name__}",
-    )
+    if odd:
+        raise refusal(
+            str(path),
+            f"a checkpoint of another one: {len(odd)} entries differ, such as {odd[:3]}",
+            f"a checkpoint of this {type(network).__name__}",
+        )
     network.load_state_dict(state)
     return network
 
@@ -121,13 +124,12 @@ class ResumableCheckpoint:
         resume: bool = True,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        require(
-            len(save_dict) > 0 and not {"trainer", "settings"} & set(save_dict),
-            "save_dict",
-            list(save_dict),
-            "objects by name, the engine (`trainer`) and `settings` excepted",
-        )
-        require(every >= 1, "every", every, "at least 1")
+        if len(save_dict) == 0 or {"trainer", "settings"} & set(save_dict):
+            raise refusal(
+                "save_dict", list(save_dict), "objects by name, the engine (`trainer`) and `settings` excepted"
+            )
+        if not (every >= 1):
+            raise refusal("every", every, "at least 1")
         self.path, self.save_dict, self.every, self.resume = Path(path), dict(save_dict), every, resume
         self.settings = dict(settings or {})
         check_settings(self.settings)
@@ -164,12 +166,8 @@ class ResumableCheckpoint:
             return
         states = read_checkpoint(self.path, engine.state.device)
         names = {*self.save_dict, "trainer"}
-        require(
-            set(states) - {"settings"} == names,
-            str(self.path),
-            f"one of {list(states)[:5]}",
-            f"a checkpoint of {sorted(names)}",
-        )
+        if set(states) - {"settings"} != names:
+            raise refusal(str(self.path), f"one of {list(states)[:5]}", f"a checkpoint of {sorted(names)}")
         for name, thing in self.save_dict.items():
             try:
                 thing.load_state_dict(states[name])

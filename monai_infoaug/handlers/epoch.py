@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.utils import optional_import
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
@@ -26,9 +26,8 @@ class EpochSetter:
 
     def __init__(self, targets: Sequence[Any]) -> None:
         for target in targets:
-            require(
-                hasattr(target, "set_epoch"), "targets", type(target).__name__, "objects with `set_epoch`", TypeError
-            )
+            if not hasattr(target, "set_epoch"):
+                raise refusal("targets", type(target).__name__, "objects with `set_epoch`", TypeError)
         self.targets = targets
 
     def attach(self, engine: Any) -> None:

@@ -13,7 +13,7 @@ from monai.utils import optional_import
 from monai.utils.enums import MetaKeys
 
 from monai_infoaug._processes import in_turn, number_of_processes, own_rank
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
 from monai_infoaug.metrics import MeanRadialError
 
@@ -59,7 +59,8 @@ def summarise_errors(
 def names_of(labels: Sequence[str] | None, count: int) -> Sequence[str]:
     """The labels of ``count`` landmarks, their numbers if there are none."""
     names = tuple(map(str, range(count))) if labels is None else tuple(labels)
-    require(len(names) == count, "labels", f"{len(names)} of them", f"{count} names, one a landmark")
+    if len(names) != count:
+        raise refusal("labels", f"{len(names)} of them", f"{count} names, one a landmark")
     return names
 
 
@@ -118,7 +119,8 @@ class LandmarkReport:
         num_pictures: int = 6,
         labels: Sequence[str] | None = None,
     ) -> None:
-        require(num_pictures >= 1, "num_pictures", num_pictures, "at least 1")
+        if not (num_pictures >= 1):
+            raise refusal("num_pictures", num_pictures, "at least 1")
         self.labels = labels
         self.output_dir, self.radii, self.num_pictures = Path(output_dir), tuple(radii), num_pictures
         self.items: list[dict[str, Any]] = []

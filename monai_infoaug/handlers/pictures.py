@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.utils import ensure_tuple_rep, optional_import
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +85,8 @@ class PairPictureHandler:
         every: int = 1,
         num_points: int = 12,
     ) -> None:
-        require(every >= 1, "every", every, "at least 1")
+        if not (every >= 1):
+            raise refusal("every", every, "at least 1")
         self.summary_writer = summary_writer
         self.pairs = dict(zip(prefixes, ensure_tuple_rep(key, len(prefixes)), strict=True))
         self.every, self.num_points = every, num_points

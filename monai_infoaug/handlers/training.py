@@ -17,14 +17,14 @@ from monai_infoaug.handlers.epoch import EpochSetter
 Events, _ = optional_import("ignite.engine", name="Events")
 ProgressBar, _ = optional_import("ignite.handlers", name="ProgressBar")
 
-__all__ = ["FiniteLoss", "training_handlers"]
+__all__ = ["RaiseOnNonFiniteLoss", "training_handlers"]
 
 
 def _loss(output: Mapping[str, Any]) -> float:
     return output["loss"].item()
 
 
-class FiniteLoss:
+class RaiseOnNonFiniteLoss:
     """Handler that ends a training whose loss is NaN or infinite with an error; its last checkpoint is as it was.
 
     Args:
@@ -94,7 +94,7 @@ def training_handlers(
     handlers = [
         EpochSetter([loader.dataset, loader.sampler, *seeded]),
         LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
-        FiniteLoss(name),
+        RaiseOnNonFiniteLoss(name),
         _WorkersLeave(loader),
     ]
     if own_rank() == 0:

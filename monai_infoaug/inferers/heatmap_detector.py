@@ -7,7 +7,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 from monai_infoaug.inferers.landmark_matcher import to_world
 
@@ -36,7 +36,8 @@ class HeatmapDetector(Inferer):
     """
 
     def __init__(self, radius: float = 5.0) -> None:
-        require(lambda: radius > 0, "radius", radius, "a number of voxels above 0")
+        if not (radius > 0):
+            raise refusal("radius", radius, "a number of voxels above 0")
         self.radius = radius
 
     @torch.no_grad()
@@ -50,15 +51,19 @@ class HeatmapDetector(Inferer):
         Returns:
             ``landmarks`` (B, L, D) in voxels, ``world`` (B, L, D) in millimetres, ``scores`` (B, L) in [0, 1].
         """
-        require(inputs.ndim in (4, 5), "inputs", f"shape {tuple(inputs.shape)}", "(B, C, *S), 2D or 3D")
-        require(all_finite(inputs), "inputs", "NaN or infinite values", "finite")
+        if inputs.ndim not in (4, 5):
+            raise refusal("inputs", f"shape {tuple(inputs.shape)}", "(B, C, *S), 2D or 3D")
+        if not all_finite(inputs):
+            raise refusal("inputs", "NaN or infinite values", "finite")
         stride = getattr(getattr(network, "module", network), "stride", None)
-        require(stride is not None, "network", type(network).__name__, "a network with `stride`")
+        if stride is None:
+            raise refusal("network", type(network).__name__, "a network with `stride`")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
         logits, size = network(images), images.shape[2:]
         cells = tuple(-(-length // stride) for length in size)
         accepted = f"a network that gives (B, L, {', '.join(map(str, cells))}) for these inputs"
-        require(logits.ndim == images.ndim and logits.shape[2:] == cells, "network", tuple(logits.shape), accepted)
+        if logits.ndim != images.ndim or logits.shape[2:] != cells:
+            raise refusal("network", tuple(logits.shape), accepted)
         maps = logits.flatten(0, 1).float()
         peaks, _ = peak_of(maps)
         found = clip_to(stride * peaks + (stride - 1) / 2, size)

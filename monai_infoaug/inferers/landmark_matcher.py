@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
@@ -82,7 +82,8 @@ def match_points(
 
 def _require_neighbourhood(neighbourhood: float | None) -> None:
     good = neighbourhood is None or (lambda: neighbourhood > 0)
-    require(good, "neighbourhood", neighbourhood, "a number of voxels above 0, or None")
+    if not good:
+        raise refusal("neighbourhood", neighbourhood, "a number of voxels above 0, or None")
 
 
 def _match_alone(
@@ -246,31 +247,29 @@ class LandmarkMatcher(Inferer):
             templates = templates[None]
         if landmarks.ndim == 2:
             landmarks = landmarks[None]
-        require(
-            landmarks.ndim == 3 and dims in (2, 3) and landmarks.numel() > 0,
-            "landmarks",
-            f"shape {tuple(landmarks.shape)}",
-            "(T, L, D) with D 2 or 3",
-        )
-        require(
-            templates.ndim == dims + 2 and len(templates) == len(landmarks),
-            "templates",
-            f"shape {tuple(templates.shape)}",
-            f"(T, C, *S) with {dims} spatial dimensions and T = {len(landmarks)} like `landmarks`",
-        )
-        require(all_finite(templates), "templates", "NaN or infinite values", "finite")
+        if not (landmarks.ndim == 3 and dims in (2, 3) and landmarks.numel() > 0):
+            raise refusal("landmarks", f"shape {tuple(landmarks.shape)}", "(T, L, D) with D 2 or 3")
+        if templates.ndim != dims + 2 or len(templates) != len(landmarks):
+            raise refusal(
+                "templates",
+                f"shape {tuple(templates.shape)}",
+                f"(T, C, *S) with {dims} spatial dimensions and T = {len(landmarks)} like `landmarks`",
+            )
+        if not all_finite(templates):
+            raise refusal("templates", "NaN or infinite values", "finite")
         if world:
             landmarks = to_voxels(landmarks, templates)
         templates = convert_to_tensor(templates)
         size = torch.tensor(templates.shape[2:], device=landmarks.device)
         outside = ((landmarks < -0.5) | (landmarks > size - 0.5)).any(-1).nonzero().tolist()
-        require(
-            not outside,
-            "landmarks",
-            f"(template, landmark) {outside} outside",
-            f"inside of the image of {tuple(size.tolist())} voxels",
-        )
-        require(lambda: chunk is None or chunk >= 1, "chunk", chunk, "at least 1, or None")
+        if outside:
+            raise refusal(
+                "landmarks",
+                f"(template, landmark) {outside} outside",
+                f"inside of the image of {tuple(size.tolist())} voxels",
+            )
+        if not (chunk is None or chunk >= 1):
+            raise refusal("chunk", chunk, "at least 1, or None")
         _require_neighbourhood(neighbourhood)
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
@@ -287,13 +286,14 @@ class LandmarkMatcher(Inferer):
         Returns:
             ``landmarks`` (B, L, D) in voxels, ``world`` (B, L, D) in millimetres, ``scores`` (B, L) in [-1, 1].
         """
-        require(
-            inputs.ndim == self.templates.ndim and inputs.shape[1] == self.templates.shape[1],
-            "inputs",
-            f"shape {tuple(inputs.shape)}",
-            f"(B, C, *S) like the templates' {tuple(self.templates.shape)}",
-        )
-        require(all_finite(inputs), "inputs", "NaN or infinite values", "finite")
+        if inputs.ndim != self.templates.ndim or inputs.shape[1] != self.templates.shape[1]:
+            raise refusal(
+                "inputs",
+                f"shape {tuple(inputs.shape)}",
+                f"(B, C, *S) like the templates' {tuple(self.templates.shape)}",
+            )
+        if not all_finite(inputs):
+            raise refusal("inputs", "NaN or infinite values", "finite")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
         found, scores = match_points(
             self._embedded(network, images),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -23,16 +23,21 @@ def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
         TypeError: if it is no array or tensor of real numbers.
         ValueError: if it is not channel first with 2 or 3 spatial axes, is empty, or holds NaN or infinity.
     """
-    require(isinstance(array, np.ndarray | Tensor), name, type(array).__name__, "a NumPy array or a tensor", TypeError)
+    if not isinstance(array, np.ndarray | Tensor):
+        raise refusal(name, type(array).__name__, "a NumPy array or a tensor", TypeError)
     real = array.dtype.kind in "buif" if isinstance(array, np.ndarray) else not array.is_complex()
-    require(real, name, array.dtype, "of real numbers", TypeError)
-    require(array.ndim in (3, 4), name, f"shape {tuple(array.shape)}", "channel first with 2 or 3 spatial axes")
-    require(math.prod(array.shape) > 0, name, f"shape {tuple(array.shape)}", "not empty")
+    if not real:
+        raise refusal(name, array.dtype, "of real numbers", TypeError)
+    if array.ndim not in (3, 4):
+        raise refusal(name, f"shape {tuple(array.shape)}", "channel first with 2 or 3 spatial axes")
+    if not (math.prod(array.shape) > 0):
+        raise refusal(name, f"shape {tuple(array.shape)}", "not empty")
     if isinstance(array, np.ndarray):  # astype also undoes byte orders and strides that torch does not know
         tensor = torch.from_numpy(array.astype(np.float64))
     else:
         tensor = array.detach().as_subclass(Tensor).double()
-    require(all_finite(tensor), name, "NaN or infinity", "finite")
+    if not all_finite(tensor):
+        raise refusal(name, "NaN or infinity", "finite")
     return tensor
 
 
@@ -46,10 +51,10 @@ def to_mask(mask: np.ndarray | Tensor | None, image: Tensor) -> Tensor:
         return torch.ones_like(image, dtype=torch.bool)
     inside = to_tensor(mask, "mask").to(image.device) != 0
     shapes = (1, *image.shape[1:]), tuple(image.shape)
-    require(
-        tuple(inside.shape) in shapes, "mask", f"shape {tuple(inside.shape)}", f"of shape {shapes[0]} or {shapes[1]}"
-    )
-    require(bool(inside.flatten(1).any(1).all()), "mask", "no voxel", "true somewhere in each channel")
+    if tuple(inside.shape) not in shapes:
+        raise refusal("mask", f"shape {tuple(inside.shape)}", f"of shape {shapes[0]} or {shapes[1]}")
+    if not bool(inside.flatten(1).any(1).all()):
+        raise refusal("mask", "no voxel", "true somewhere in each channel")
     return inside.expand_as(image)
 
 

@@ -6,7 +6,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.information._arrays import is_ordered_pair, quantile
 
 
@@ -16,9 +16,11 @@ def check_bins(num_bins: int, value_range: tuple[float, float] | None) -> None:
     Raises:
         ValueError: for fewer than 2 bins or a range out of order.
     """
-    require(isinstance(num_bins, Integral) and num_bins >= 2, "num_bins", num_bins, "a whole number of at least 2")
+    if not (isinstance(num_bins, Integral) and num_bins >= 2):
+        raise refusal("num_bins", num_bins, "a whole number of at least 2")
     ordered = value_range is None or (is_ordered_pair(value_range) and value_range[0] < value_range[1])
-    require(ordered, "value_range", value_range, "None or finite (low, high) with low < high")
+    if not ordered:
+        raise refusal("value_range", value_range, "None or finite (low, high) with low < high")
 
 
 def to_bins(pixels: Tensor, inside: Tensor, num_bins: int, value_range: tuple[float, float] | None) -> Tensor:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 
 def read_entry(path: str | os.PathLike, key: str, accepted: str) -> Any:
@@ -21,5 +21,6 @@ def read_entry(path: str | os.PathLike, key: str, accepted: str) -> Any:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"`{path}` must be {accepted}, got {error}.") from error
-    require(isinstance(content, dict) and key in content, str(path), content, accepted)
+    if not isinstance(content, dict) or key not in content:
+        raise refusal(str(path), content, accepted)
     return content[key]

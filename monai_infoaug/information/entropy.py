@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.information._arrays import Array, like, to_mask, to_tensor
 from monai_infoaug.information._bins import check_bins, to_bins
 
@@ -67,7 +67,8 @@ def local_entropy(
     sides = tuple(np.atleast_1d(window).tolist())
     sides = sides * len(sizes) if len(sides) == 1 else sides
     fits = len(sides) == len(sizes) and all(side <= size for side, size in zip(sides, sizes, strict=True))
-    require(fits, "window", window, f"one side or one an axis, no larger than the image's axes {sizes}")
+    if not fits:
+        raise refusal("window", window, f"one side or one an axis, no larger than the image's axes {sizes}")
     inside = to_mask(mask, pixels)
     bins = to_bins(pixels, inside, num_bins, value_range)
     counts = torch.arange(math.prod(sides) + 1, dtype=torch.float64)
@@ -84,7 +85,8 @@ def check_settings(window: int | Sequence[int], num_bins: int, value_range: tupl
     """
     sides = np.atleast_1d(window)
     odd = sides.dtype.kind in "iu" and sides.ndim == 1 and bool(np.all((sides > 0) & (sides % 2 == 1)))
-    require(odd, "window", window, "odd and positive, one side or one an axis")
+    if not odd:
+        raise refusal("window", window, "odd and positive, one side or one an axis")
     check_bins(num_bins, value_range)
 
 

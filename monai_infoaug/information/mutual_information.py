@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.information._arrays import to_mask, to_tensor
 from monai_infoaug.information._bins import check_bins, to_bins
 
@@ -64,7 +64,8 @@ def mutual_information(
     check_bins(num_bins, value_range)
     images = [to_tensor(first, "first"), to_tensor(second, "second")]
     shapes = [tuple(image.shape) for image in images]
-    require(shapes[0] == shapes[1], "second", f"shape {shapes[1]}", f"of the shape {shapes[0]} of `first`")
+    if shapes[0] != shapes[1]:
+        raise refusal("second", f"shape {shapes[1]}", f"of the shape {shapes[0]} of `first`")
     inside = to_mask(mask, images[0])
     index = torch.arange(len(inside), device=inside.device).reshape(-1, *[1] * (inside.ndim - 1))
     for image in images:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.information._arrays import Array, is_ordered_pair, like, quantile, to_mask, to_tensor
 from monai_infoaug.information._files import read_entry
 
@@ -117,7 +117,8 @@ def check_thresholds(thresholds: Sequence[float], name: str = "thresholds") -> N
     Raises:
         ValueError: if ``thresholds`` is not (t1, t2) with t1 <= t2.
     """
-    require(is_ordered_pair(thresholds), name, thresholds, "two finite numbers (t1, t2) with t1 <= t2")
+    if not is_ordered_pair(thresholds):
+        raise refusal(name, thresholds, "two finite numbers (t1, t2) with t1 <= t2")
 
 
 def check_quantiles(quantiles: Sequence[float]) -> None:
@@ -127,10 +128,12 @@ def check_quantiles(quantiles: Sequence[float]) -> None:
         ValueError: if ``quantiles`` is not (q1, q2) with 0 <= q1 <= q2 <= 1.
     """
     shares = is_ordered_pair(quantiles) and quantiles[0] >= 0 and quantiles[1] <= 1
-    require(shares, "quantiles", quantiles, "two numbers (q1, q2) with 0 <= q1 <= q2 <= 1")
+    if not shares:
+        raise refusal("quantiles", quantiles, "two numbers (q1, q2) with 0 <= q1 <= q2 <= 1")
 
 
 def _to_map(information: np.ndarray | Tensor) -> Tensor:
     values = to_tensor(information, "information")
-    require(len(values) == 1, "information", f"{len(values)} channels", "a map of one channel")
+    if len(values) != 1:
+        raise refusal("information", f"{len(values)} channels", "a map of one channel")
     return values

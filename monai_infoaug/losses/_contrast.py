@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._processes import mean_of
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 
 class PointContrast(nn.Module):
@@ -23,8 +23,10 @@ class PointContrast(nn.Module):
         self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True, over_processes: bool = False
     ) -> None:
         super().__init__()
-        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
-        require(lambda: radius >= 0, "radius", radius, "at least 0")
+        if not (0 < temperature < float("inf")):
+            raise refusal("temperature", temperature, "a finite number above 0")
+        if not (radius >= 0):
+            raise refusal("radius", radius, "at least 0")
         self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
         self.over_processes = over_processes
 
@@ -35,7 +37,8 @@ class PointContrast(nn.Module):
     def _radius(self, radius: float | None) -> float:
         """The radius of a call, that of the constructor if None."""
         radius = self.radius if radius is None else radius
-        require(radius >= 0, "radius", radius, "at least 0")
+        if not (radius >= 0):
+            raise refusal("radius", radius, "at least 0")
         return radius
 
     def _used(self, valid: Tensor | None, *points: Tensor) -> Tensor:
@@ -44,5 +47,6 @@ class PointContrast(nn.Module):
         if valid is None:
             return used
         good = valid.shape == used.shape and valid.dtype == torch.bool
-        require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(used.shape)}")
+        if not good:
+            raise refusal("valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(used.shape)}")
         return used & valid

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import level_features
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.losses._contrast import PointContrast
 
 __all__ = ["DenseInfoNCELoss"]
@@ -63,22 +63,23 @@ class DenseInfoNCELoss(PointContrast):
         stride: float = 1,
         radius: float | None = None,
     ) -> Tensor:
-        """
-        Args:
-            level1, level2: embeddings of the views.
-            points1, points2: corresponding points.
-            valid: points to use, all with finite coordinates if None.
-            stride: voxels a cell.
-            radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
+        """Args:
+        level1, level2: embeddings of the views.
+        points1, points2: corresponding points.
+        valid: points to use, all with finite coordinates if None.
+        stride: voxels a cell.
+        radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
         """
         radius = self._radius(radius)
         shapes = [tuple(level.shape[:2]) for level in (level1, level2)]
-        require(shapes[0] == shapes[1], "level2", f"shape {tuple(level2.shape)}", f"of shape {(*shapes[0], '*cells')}")
+        if shapes[0] != shapes[1]:
+            raise refusal("level2", f"shape {tuple(level2.shape)}", f"of shape {(*shapes[0], '*cells')}")
         dims = level1.ndim - 2
         accepted = f"of shape ({len(level1)}, N, {dims})"
         for name, points in (("points1", points1), ("points2", points2)):
             good = points.shape == points1.shape and points.shape[::2] == (len(level1), dims)
-            require(good, name, f"shape {tuple(points.shape)}", accepted)
+            if not good:
+                raise refusal(name, f"shape {tuple(points.shape)}", accepted)
         used = self._used(valid, points1, points2)
         with torch.autocast(level1.device.type, enabled=False):
             levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in (level1, level2)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.losses.patch_contrast import PatchContrastLoss
 
 __all__ = ["DomainAdaptationLoss"]
@@ -47,7 +47,8 @@ class DomainAdaptationLoss(nn.Module):
     ) -> None:
         super().__init__()
         weights = (own_weight, contrast_weight)
-        require(lambda: min(weights) >= 0, "own_weight and contrast_weight", weights, "at least 0")
+        if not (min(weights) >= 0):
+            raise refusal("own_weight and contrast_weight", weights, "at least 0")
         self.supervised, self.own, self.contrast = supervised, own, contrast
         self.own_weight, self.contrast_weight = weights
 
@@ -60,7 +61,8 @@ class DomainAdaptationLoss(nn.Module):
         """Compare."""
         (logits, (embeddings,)), label, found = output, targets["label"], targets["found"]
         expected = len(label) + len(found)
-        require(len(logits) == expected, "output", f"{len(logits)} images", f"of {expected}, as the targets")
+        if len(logits) != expected:
+            raise refusal("output", f"{len(logits)} images", f"of {expected}, as the targets")
         loss = self.supervised(logits[: len(label)], label)
         if self.own_weight:
             loss = loss + self.own_weight * self.own(logits[len(label) :], targets)

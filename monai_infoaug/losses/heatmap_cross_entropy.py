@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._processes import mean_of
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["HeatmapCrossEntropyLoss"]
 
@@ -50,16 +50,21 @@ class HeatmapCrossEntropyLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compare."""
         shape = tuple(logits.shape)
-        require(len(shape) >= 3, "logits", f"shape {shape}", "of shape (B, L, *cells)")
-        require(target.shape == shape, "target", f"shape {tuple(target.shape)}", f"of shape {shape}, as the logits")
-        require(not bool((target < 0).any()), "target", f"a minimum of {float(target.min())}", "non-negative")
+        if len(shape) < 3:
+            raise refusal("logits", f"shape {shape}", "of shape (B, L, *cells)")
+        if target.shape != shape:
+            raise refusal("target", f"shape {tuple(target.shape)}", f"of shape {shape}, as the logits")
+        if bool((target < 0).any()):
+            raise refusal("target", f"a minimum of {float(target.min())}", "non-negative")
         with torch.autocast(logits.device.type, enabled=False):
             dtype = torch.promote_types(logits.dtype, torch.float32)
             logits, target = logits.flatten(2).to(dtype), target.flatten(2).to(dtype)
             mass = target.sum(2)
             weights = mass if weights is None else weights.to(mass)
-            require(weights.shape == shape[:2], "weights", f"shape {tuple(weights.shape)}", f"of shape {shape[:2]}")
-            require(not bool((weights < 0).any()), "weights", f"a minimum of {float(weights.min())}", "non-negative")
+            if weights.shape != shape[:2]:
+                raise refusal("weights", f"shape {tuple(weights.shape)}", f"of shape {shape[:2]}")
+            if bool((weights < 0).any()):
+                raise refusal("weights", f"a minimum of {float(weights.min())}", "non-negative")
             used = (mass > 0) & (weights > 0)
             nothing = logits.nan_to_num(0, 0, 0).sum() * 0
             logits, target, weights = logits[used], target[used] / mass[used][:, None], weights[used]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["MaximumSquaresLoss"]
 
@@ -40,13 +40,15 @@ class MaximumSquaresLoss(nn.Module):
 
     def __init__(self, image_wise: bool = False, alpha: float = 0.2) -> None:
         super().__init__()
-        require(lambda: 0 <= alpha <= 1, "alpha", alpha, "from 0 to 1")
+        if not (0 <= alpha <= 1):
+            raise refusal("alpha", alpha, "from 0 to 1")
         self.image_wise, self.alpha = image_wise, alpha
 
     def forward(self, logits: Tensor) -> Tensor:
         """Measure."""
         shape = tuple(logits.shape)
-        require(len(shape) >= 3 and shape[1] > 1, "logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
+        if not (len(shape) >= 3 and shape[1] > 1):
+            raise refusal("logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
         with torch.autocast(logits.device.type, enabled=False):
             squares = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).flatten(2).square().mean(1)
             if self.image_wise:

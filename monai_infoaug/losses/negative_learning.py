@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from monai_infoaug._processes import generators, mean_of
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["NegativeLearningLoss"]
 
@@ -54,8 +54,10 @@ class NegativeLearningLoss(nn.Module):
         self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0, over_processes: bool = False
     ) -> None:
         super().__init__()
-        require(sampling in ("uniform", "rank"), "sampling", repr(sampling), "'uniform' or 'rank'")
-        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        if sampling not in ("uniform", "rank"):
+            raise refusal("sampling", repr(sampling), "'uniform' or 'rank'")
+        if not (operator.index(seed) >= 0):
+            raise refusal("seed", seed, "a non-negative integer")
         self.sampling, self.ignore_index, self.seed = sampling, ignore_index, seed
         self.over_processes = over_processes
         self.set_epoch(0)
@@ -67,9 +69,11 @@ class NegativeLearningLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compare."""
         shape, classes = tuple(logits.shape), logits.shape[1]
-        require(len(shape) >= 3 and classes > 1, "logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
+        if not (len(shape) >= 3 and classes > 1):
+            raise refusal("logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
         wanted = (shape[0], 1, *shape[2:])
-        require(labels.shape == wanted, "labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+        if labels.shape != wanted:
+            raise refusal("labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
         with torch.autocast(logits.device.type, enabled=False):
             rows = logits.to(torch.promote_types(logits.dtype, torch.float32)).movedim(1, -1).flatten(0, -2)
             images = generators(shape[0], self.seed, self.epoch, self.draws)
@@ -81,7 +85,8 @@ class NegativeLearningLoss(nn.Module):
             if not len(labels):
                 return mean_of(logits.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
             low, high = int(labels.min()), int(labels.max())
-            require(low >= 0 and high < classes, "labels", f"from {low} to {high}", f"from 0 to {classes - 1}")
+            if not (low >= 0 and high < classes):
+                raise refusal("labels", f"from {low} to {high}", f"from 0 to {classes - 1}")
             denied = one_hot(self._complements(rows.detach(), labels, drawn), classes).bool()
             # log(1 - p), without a difference of nearly equal numbers
             losses = rows.logsumexp(1) - rows.masked_fill(denied, -torch.inf).logsumexp(1)

@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normal
 
 from monai_infoaug._grid import at_places
 from monai_infoaug._processes import joined, mean_of, own_rank
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
 
@@ -53,14 +53,19 @@ def label_pyramids(
                 [0.0000, 0.0000]])
     """
     shape, size = tuple(labels.shape), labels.shape[2:]
-    require(len(shape) in (4, 5) and shape[1] == 1, "labels", f"shape {shape}", "of shape (B, 1, *S), 2D or 3D")
+    if len(shape) not in (4, 5) or shape[1] != 1:
+        raise refusal("labels", f"shape {shape}", "of shape (B, 1, *S), 2D or 3D")
     _require_whole_cells(patch_size, levels)
     grid = [length // patch_size for length in size]
-    require(min(grid) >= 1, "patch_size", patch_size, f"at most the image, {tuple(size)}")
+    if not (min(grid) >= 1):
+        raise refusal("patch_size", patch_size, f"at most the image, {tuple(size)}")
     labels = _whole_patches(labels, patch_size).squeeze(1).long()
     known = labels != ignore_index
     good = bool((~known | (labels >= 0) & (labels < num_classes)).all())
-    require(good, "labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {num_classes - 1}, or {ignore_index}")
+    if not good:
+        raise refusal(
+            "labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {num_classes - 1}, or {ignore_index}"
+        )
     classes, pyramid = one_hot(torch.where(known, labels, num_classes), num_classes + 1).movedim(-1, 1).float(), []
     for level in range(levels):
         parts = 2**level
@@ -73,10 +78,12 @@ def label_pyramids(
 
 
 def _require_whole_cells(patch_size: int, levels: int) -> None:
-    require(lambda: levels >= 1, "levels", levels, "at least 1")
+    if not (levels >= 1):
+        raise refusal("levels", levels, "at least 1")
     parts = 2 ** (levels - 1)
     accepted = f"a multiple of {parts}, for {levels} levels"
-    require(lambda: patch_size >= 1 and patch_size % parts == 0, "patch_size", patch_size, accepted)
+    if not (patch_size >= 1 and patch_size % parts == 0):
+        raise refusal("patch_size", patch_size, accepted)
 
 
 class PatchContrastLoss(nn.Module):
@@ -138,14 +145,12 @@ class PatchContrastLoss(nn.Module):
     ) -> None:
         super().__init__()
         _require_whole_cells(patch_size, levels)
-        require(
-            lambda: 0 <= negative < positive <= 1,
-            "negative and positive",
-            (negative, positive),
-            "overlaps in order, from 0 to 1",
-        )
-        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
-        require(lambda: 0 <= known <= 1, "known", known, "from 0 to 1")
+        if not (0 <= negative < positive <= 1):
+            raise refusal("negative and positive", (negative, positive), "overlaps in order, from 0 to 1")
+        if not (0 < temperature < float("inf")):
+            raise refusal("temperature", temperature, "a finite number above 0")
+        if not (0 <= known <= 1):
+            raise refusal("known", known, "from 0 to 1")
         self.num_classes, self.patch_size, self.levels = num_classes, patch_size, levels
         self.positive, self.negative, self.temperature = positive, negative, temperature
         self.ignore_index, self.known, self.sampler = ignore_index, known, sampler
@@ -177,7 +182,8 @@ class PatchContrastLoss(nn.Module):
         stride = strides.pop() if len(shape) == labels.ndim and len(labels) == shape[0] else 0
         fits = not strides and stride >= 1 and side % stride == 0
         accepted = f"(B, F, *S / stride) for labels {tuple(labels.shape)}, with a stride that divides {side}"
-        require(fits, "embeddings", f"shape {shape}", accepted)
+        if not fits:
+            raise refusal("embeddings", f"shape {shape}", accepted)
         pooled = _means(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), side // int(stride))
         histogram = pyramids[:, : self.num_classes + 1]
         histogram = histogram / histogram.sum(1, keepdim=True)

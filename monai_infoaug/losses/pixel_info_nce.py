@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.losses._contrast import PointContrast
 
 __all__ = ["PixelInfoNCELoss"]
@@ -81,14 +81,12 @@ class PixelInfoNCELoss(PointContrast):
         """
         radius = self._radius(radius)
         shape = tuple(features1.shape)
-        require(len(shape) == 3, "features1", f"shape {shape}", "of shape (B, N, F)")
-        require(features2.shape == shape, "features2", f"shape {tuple(features2.shape)}", f"of shape {shape}")
-        require(
-            points.ndim == 3 and points.shape[:2] == shape[:2],
-            "points",
-            f"shape {tuple(points.shape)}",
-            f"of shape {(*shape[:2], 'D')}",
-        )
+        if len(shape) != 3:
+            raise refusal("features1", f"shape {shape}", "of shape (B, N, F)")
+        if features2.shape != shape:
+            raise refusal("features2", f"shape {tuple(features2.shape)}", f"of shape {shape}")
+        if points.ndim != 3 or points.shape[:2] != shape[:2]:
+            raise refusal("points", f"shape {tuple(points.shape)}", f"of shape {(*shape[:2], 'D')}")
         used = self._used(valid, points)
         dtype = torch.promote_types(features1.dtype, torch.float32)
         other = ~torch.eye(shape[1], dtype=torch.bool, device=used.device)

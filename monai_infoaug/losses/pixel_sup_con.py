@@ -13,7 +13,7 @@ from torch.nn.functional import normalize, softplus
 
 from monai_infoaug._grid import at_places
 from monai_infoaug._processes import joined, mean_of, own_rank
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["ChosenPixels", "PixelSupConLoss"]
 
@@ -31,7 +31,7 @@ class ChosenPixels(NamedTuple):
     they have a part.
 
     Example:
-        >>> from monai_infoaug.losses import StridePixels
+        >>> from monai_infoaug.samplers import StridePixels
         >>> loss, labels = PixelSupConLoss(sampler=StridePixels(2)), torch.arange(16).view(1, 1, 4, 4) % 4
         >>> [chosen] = loss.choose([labels], [None])
         >>> chosen.places, chosen.labels
@@ -119,10 +119,14 @@ class PixelSupConLoss(nn.Module):
         over_processes: bool = False,
     ) -> None:
         super().__init__()
-        require(lambda: 0 < temperature < float("inf"), "temperature", temperature, "a finite number above 0")
-        require(scope in SCOPES, "scope", repr(scope), f"one of {SCOPES}")
-        require(denominator in DENOMINATORS, "denominator", repr(denominator), f"one of {DENOMINATORS}")
-        require(views in VIEWS, "views", repr(views), f"one of {VIEWS}")
+        if not (0 < temperature < float("inf")):
+            raise refusal("temperature", temperature, "a finite number above 0")
+        if scope not in SCOPES:
+            raise refusal("scope", repr(scope), f"one of {SCOPES}")
+        if denominator not in DENOMINATORS:
+            raise refusal("denominator", repr(denominator), f"one of {DENOMINATORS}")
+        if views not in VIEWS:
+            raise refusal("views", repr(views), f"one of {VIEWS}")
         self.temperature, self.scope, self.denominator, self.views = temperature, scope, denominator, views
         self.include_background, self.ignore_index = include_background, ignore_index
         self.self_pairs, self.normalize, self.sampler = self_pairs, normalize, sampler
@@ -137,8 +141,7 @@ class PixelSupConLoss(nn.Module):
         tiers1: Tensor | None = None,
         tiers2: Tensor | None = None,
     ) -> Tensor:
-        """
-        Args:
+        """Args:
             features1, labels1, tiers1: of the first view, or of the only one.
             features2, labels2, tiers2: of the second view.
 
@@ -146,11 +149,14 @@ class PixelSupConLoss(nn.Module):
         the chosen pixels alone.
         """
         given = (features2 is None) == (labels2 is None)
-        require(given, "labels2", "one of `features2` and `labels2` alone", "given with `features2`, or neither")
-        require(features2 is not None or self.views != "across", "features2", None, "given where views are 'across'")
+        if not given:
+            raise refusal("labels2", "one of `features2` and `labels2` alone", "given with `features2`, or neither")
+        if features2 is None and self.views == "across":
+            raise refusal("features2", None, "given where views are 'across'")
         views = [(features1, labels1, tiers1), (features2, labels2, tiers2)][: 1 + (features2 is not None)]
         shapes = [tuple(view[0].shape[:2]) for view in views]
-        require(shapes[-1] == shapes[0], "features2", f"of shape {shapes[-1]}", f"of shape {(*shapes[0], '*S')}")
+        if shapes[-1] != shapes[0]:
+            raise refusal("features2", f"of shape {shapes[-1]}", f"of shape {(*shapes[0], '*S')}")
         with torch.autocast(features1.device.type, enabled=False):
             x, y, valid = zip(*(self._pixels(*view, f"{i}") for i, view in enumerate(views, 1)), strict=True)
             if self.views == "across":
@@ -190,17 +196,21 @@ class PixelSupConLoss(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Features (B, N, F), labels (B, N) and valid (B, N) of a view."""
         good = features.ndim >= 3 and features.is_floating_point()
-        require(good, f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
+        if not good:
+            raise refusal(f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
         enough = len(features) > 1 or self.scope != "cross"
-        require(enough, f"features{view}", "one image", "of several images where the scope is 'cross'")
+        if not enough:
+            raise refusal(f"features{view}", "one image", "of several images where the scope is 'cross'")
         features = features.as_subclass(Tensor)
         if isinstance(labels, ChosenPixels):
             chosen, got = labels, tuple(features.shape)
             wanted = (len(chosen.places), got[1], *chosen.places.shape[1:])
-            require(got == wanted, f"features{view}", f"shape {got}", f"of shape {wanted}")
+            if got != wanted:
+                raise refusal(f"features{view}", f"shape {got}", f"of shape {wanted}")
         else:
             wanted = (len(features), 1, *features.shape[2:])
-            require(labels.shape == wanted, f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
+            if labels.shape != wanted:
+                raise refusal(f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
             chosen = self._chosen(labels.to(features.device), tiers)
             features = features.flatten(2)[:, :, None] if self.sampler is None else at_places(features, chosen.places)
         features = features.movedim(1, -1).flatten(0, 1).to(torch.promote_types(features.dtype, torch.float32))

@@ -2,6 +2,6 @@
 
 from monai_infoaug.metrics.collapse import PixelEmbeddingCollapseMetric
 from monai_infoaug.metrics.landmarks import MeanRadialError, SuccessDetectionRate
-from monai_infoaug.metrics.surface_distance import MillimetreHausdorffMetric
+from monai_infoaug.metrics.surface_distance import HausdorffDistanceMm
 
-__all__ = ["MeanRadialError", "MillimetreHausdorffMetric", "PixelEmbeddingCollapseMetric", "SuccessDetectionRate"]
+__all__ = ["HausdorffDistanceMm", "MeanRadialError", "PixelEmbeddingCollapseMetric", "SuccessDetectionRate"]

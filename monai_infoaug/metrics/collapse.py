@@ -7,7 +7,7 @@ from monai.metrics import CumulativeIterationMetric, EmbeddingCollapseMetric
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 
 __all__ = ["PixelEmbeddingCollapseMetric"]
 
@@ -37,19 +37,24 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
 
     def __init__(self, channel_dim: int = 1) -> None:
         super().__init__()
-        require(channel_dim in (1, -1), "channel_dim", channel_dim, "1 for (B, F, *S) or -1 for (B, N, F)")
+        if channel_dim not in (1, -1):
+            raise refusal("channel_dim", channel_dim, "1 for (B, F, *S) or -1 for (B, N, F)")
         self.channel_dim = channel_dim
         self.collapse = EmbeddingCollapseMetric(include_indicators=["effective_rank"])
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        require(y_pred.ndim >= 3, "y_pred", f"shape {tuple(y_pred.shape)}", "of shape (B, F, *S) or (B, N, F)")
+        if y_pred.ndim < 3:
+            raise refusal("y_pred", f"shape {tuple(y_pred.shape)}", "of shape (B, F, *S) or (B, N, F)")
         images = convert_to_tensor(y_pred, track_meta=False).movedim(self.channel_dim, -1).flatten(1, -2).float()
-        require(images.shape[1] > 1, "y_pred", f"shape {tuple(y_pred.shape)}", "of at least two pixels")
-        require(all_finite(images), "y_pred", "NaN or infinity", "finite")
+        if not (images.shape[1] > 1):
+            raise refusal("y_pred", f"shape {tuple(y_pred.shape)}", "of at least two pixels")
+        if not all_finite(images):
+            raise refusal("y_pred", "NaN or infinity", "finite")
         return torch.stack([self.collapse(pixels)["effective_rank_score"] for pixels in images])[:, None]
 
     def aggregate(self) -> Tensor:
         """Mean score over all images of all processes."""
         scores = self.get_buffer()
-        require(scores is not None, "metric", "no data", "called with embeddings before it is aggregated")
+        if scores is None:
+            raise refusal("metric", "no data", "called with embeddings before it is aggregated")
         return scores.mean()

@@ -9,7 +9,7 @@ from monai.metrics import CumulativeIterationMetric
 from monai.utils import MetricReduction, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["MeanRadialError", "SuccessDetectionRate"]
 
@@ -22,24 +22,27 @@ class _RadialErrorMetric(CumulativeIterationMetric):
     def __init__(self, spacing: float | Sequence[float] | None, reduction: MetricReduction | str) -> None:
         super().__init__()
         self.spacing, self.reduction = ensure_tuple(1.0 if spacing is None else spacing), self._checked(reduction)
-        require(all(0 < s < float("inf") for s in self.spacing), "spacing", spacing, "finite and above 0")
+        if not all(0 < s < float("inf") for s in self.spacing):
+            raise refusal("spacing", spacing, "finite and above 0")
 
     @staticmethod
     def _checked(reduction: MetricReduction | str) -> str:
-        require(str(reduction) in _REDUCED_DIMS, "reduction", reduction, f"one of {tuple(_REDUCED_DIMS)}")
+        if str(reduction) not in _REDUCED_DIMS:
+            raise refusal("reduction", reduction, f"one of {tuple(_REDUCED_DIMS)}")
         return str(reduction)
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
-        require(isinstance(y, Tensor), "y", type(y).__name__, "a tensor of shape (B, L, D)", error=TypeError)
-        require(y.ndim == 3, "y", f"shape {tuple(y.shape)}", "of shape (B, L, D)")
-        require(
-            y_pred.shape == y.shape, "y_pred", f"shape {tuple(y_pred.shape)}", f"of shape {tuple(y.shape)} like `y`"
-        )
+        if not isinstance(y, Tensor):
+            raise refusal("y", type(y).__name__, "a tensor of shape (B, L, D)", error=TypeError)
+        if y.ndim != 3:
+            raise refusal("y", f"shape {tuple(y.shape)}", "of shape (B, L, D)")
+        if y_pred.shape != y.shape:
+            raise refusal("y_pred", f"shape {tuple(y_pred.shape)}", f"of shape {tuple(y.shape)} like `y`")
         dims = y.shape[-1]
-        require(
-            len(self.spacing) in (1, dims), "spacing", self.spacing, f"one number or {dims}, one for each dimension"
-        )
-        require(not y.isinf().any(), "y", "infinity", "finite, or NaN for a missing landmark")
+        if len(self.spacing) not in (1, dims):
+            raise refusal("spacing", self.spacing, f"one number or {dims}, one for each dimension")
+        if y.isinf().any():
+            raise refusal("y", "infinity", "finite, or NaN for a missing landmark")
         y_pred, y = (convert_to_tensor(t, track_meta=False) for t in (y_pred, y))
         # whole-number coordinates and half precision are too coarse to multiply with a spacing
         y = y.to(torch.promote_types(y.dtype, torch.float32))
@@ -52,7 +55,8 @@ class _RadialErrorMetric(CumulativeIterationMetric):
 
     def _errors(self) -> Tensor:
         errors = self.get_buffer()
-        require(errors is not None, "metric", "no data", "called with predictions before it is aggregated")
+        if errors is None:
+            raise refusal("metric", "no data", "called with predictions before it is aggregated")
         return errors
 
 
@@ -133,7 +137,8 @@ class SuccessDetectionRate(_RadialErrorMetric):
     ) -> None:
         super().__init__(spacing, reduction)
         self.radii = ensure_tuple(radii)
-        require(self.radii and all(r > 0 for r in self.radii), "radii", radii, "numbers above 0")
+        if not self.radii or not all(r > 0 for r in self.radii):
+            raise refusal("radii", radii, "numbers above 0")
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> Tensor:
         """Fraction for each radius over all processes; ``reduction`` replaces that of the constructor."""

@@ -8,15 +8,15 @@ from monai.data import MetaTensor
 from monai.metrics import HausdorffDistanceMetric
 from torch import Tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
-__all__ = ["MillimetreHausdorffMetric"]
+__all__ = ["HausdorffDistanceMm"]
 
 
-class MillimetreHausdorffMetric(HausdorffDistanceMetric):
+class HausdorffDistanceMm(HausdorffDistanceMetric):
     """MONAI's Hausdorff distance in millimetres: the spacing of each image is that of the affine of its truth.
 
-    With it ``IgniteMetricHandler(MillimetreHausdorffMetric(percentile=95), ...)`` reports what is published, also where
+    With it ``IgniteMetricHandler(HausdorffDistanceMm(percentile=95), ...)`` reports what is published, also where
     the images of a folder differ in their spacing. MONAI computes the distances with scipy.
 
     Args:
@@ -33,13 +33,15 @@ class MillimetreHausdorffMetric(HausdorffDistanceMetric):
         >>> import torch
         >>> square = torch.zeros(1, 16, 16)
         >>> square[:, 4:8, 4:8] = 1
-        >>> metric = MillimetreHausdorffMetric(include_background=True)
+        >>> metric = HausdorffDistanceMm(include_background=True)
         >>> affine = torch.diag(torch.tensor([0.5, 0.5, 1.0]))
         >>> float(metric([square.roll(2, 1)], [MetaTensor(square, affine=affine)]))
         1.0
     """
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
-        require(isinstance(y, MetaTensor), "y", type(y).__name__, "MetaTensors, which know their spacing", TypeError)
-        require(len(y) == 1, "y", f"{len(y)} images in one tensor", "a list of images")
+        if not isinstance(y, MetaTensor):
+            raise refusal("y", type(y).__name__, "MetaTensors, which know their spacing", TypeError)
+        if len(y) != 1:
+            raise refusal("y", f"{len(y)} images in one tensor", "a list of images")
         return super()._compute_tensor(y_pred, y, spacing=y.pixdim[: y.ndim - 2].tolist(), **kwargs)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["AttentionEmbedding", "AttentionSegmenter"]
 
@@ -37,7 +37,8 @@ class _Attention(nn.Module):
                 accepted = (
                     "a network that gives each pixel a channel a class" + ", and the background" * self.background
                 )
-                require(enough, "coarse", f"one that gives {tuple(logits.shape)}", accepted)
+                if not enough:
+                    raise refusal("coarse", f"one that gives {tuple(logits.shape)}", accepted)
             masks = logits.softmax(1)[:, 1:] if self.background else logits.sigmoid()
             masks = masks.to(image.dtype)
             present = (masks > 0.5).flatten(2).any(2)
@@ -81,10 +82,8 @@ class AttentionSegmenter(_Attention):
     def forward(self, image: Tensor) -> Tensor:
         attended, present = self.attend(image)
         logits = self.network(attended)
-        if not torch.jit.is_scripting():
-            require(
-                logits.shape[1] == 1, "network", f"one that gives {tuple(logits.shape)}", "a network of one channel"
-            )
+        if not torch.jit.is_scripting() and logits.shape[1] != 1:
+            raise refusal("network", f"one that gives {tuple(logits.shape)}", "a network of one channel")
         logits = logits.squeeze(1).unflatten(0, present.shape)
         return pad(logits, [0, 0] * (logits.ndim - 2) + [1, 0]) if self.background else logits
 
@@ -115,7 +114,8 @@ class AttentionEmbedding(_Attention):
 
     def __init__(self, coarse: nn.Module, heads: nn.Module, background: bool = True) -> None:
         super().__init__(coarse, background)
-        require(len(heads.strides) == 1, "heads", f"those of {len(heads.strides)} levels", "heads of one level")
+        if len(heads.strides) != 1:
+            raise refusal("heads", f"those of {len(heads.strides)} levels", "heads of one level")
         self.heads, self.strides = heads, (1,)
         self.train(self.training)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from monai_infoaug._grid import level_shares
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.networks.pixel_embedding import pad_to_multiple
 
 __all__ = ["DenseDescriptor"]
@@ -63,12 +63,8 @@ class DenseDescriptor(nn.Module):
         super().__init__()
         self.network, self.strides = network, tuple(network.strides)
         self.stride = min(self.strides) if stride is None else stride
-        require(
-            lambda: self.stride >= 1 and all(0 in (s % self.stride, self.stride % s) for s in self.strides),
-            "stride",
-            stride,
-            f"a divisor or a multiple of each of the network's strides {self.strides}",
-        )
+        if not (self.stride >= 1 and all(0 in (s % self.stride, self.stride % s) for s in self.strides)):
+            raise refusal("stride", stride, f"a divisor or a multiple of each of the network's strides {self.strides}")
         self.roots = tuple(sqrt(share) for share in level_shares(level_weights, len(self.strides)))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import at_places
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 
 __all__ = ["EmbeddingHeads"]
@@ -88,13 +88,16 @@ class EmbeddingHeads(nn.Module):
         super().__init__()
         self.pooled, self.with_output, self.normalized = pooled, with_output, normalized
         self.takes_places = not pooled
-        require(embedding_dim >= 1, "embedding_dim", embedding_dim, "at least 1")
+        if not (embedding_dim >= 1):
+            raise refusal("embedding_dim", embedding_dim, "at least 1")
         names = [name for name, _ in backbone.named_modules()]
         self.layers = ensure_tuple(layers)
-        require(len(self.layers) > 0, "layers", layers, "at least one module name of the backbone")
+        if len(self.layers) == 0:
+            raise refusal("layers", layers, "at least one module name of the backbone")
         for layer in self.layers:
             accepted = get_close_matches(layer, names, n=5, cutoff=0.4) or names[1:]
-            require(layer in names, "layers", repr(layer), f"module names of the backbone, such as {accepted}")
+            if layer not in names:
+                raise refusal("layers", repr(layer), f"module names of the backbone, such as {accepted}")
         self.backbone = backbone
 
         _, maps = self._probe(in_channels, tuple(spatial_size))
@@ -156,11 +159,13 @@ class EmbeddingHeads(nn.Module):
     def _stride(layer: str, output: object, spatial_size: tuple[int, ...]) -> int:
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
         got = f"{layer!r} giving {shape or type(output).__name__} for a {spatial_size} image"
-        require(len(shape) == len(spatial_size) + 2, "layers", got, "modules that give one map (B, C, *S)")
+        if len(shape) != len(spatial_size) + 2:
+            raise refusal("layers", got, "modules that give one map (B, C, *S)")
         strides = {size / cells for size, cells in zip(spatial_size, shape[2:], strict=True)}
         stride = strides.pop()
         accepted = "modules of one whole-number stride, and `spatial_size` divisible by it"
-        require(not strides and stride == int(stride), "layers", got, accepted)
+        if strides or stride != int(stride):
+            raise refusal("layers", got, accepted)
         return int(stride)
 
 

@@ -7,7 +7,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
 __all__ = ["LandmarkHeatmapNet"]
@@ -48,8 +48,10 @@ class LandmarkHeatmapNet(nn.Module):
         super().__init__()
         nets = list(trunk.networks) if isinstance(trunk, GlobalLocalEmbeddingNet) else [trunk]
         strange = [type(net).__name__ for net in nets if not isinstance(net, PixelEmbeddingNet)]
-        require(not strange, "trunk", strange, "a PixelEmbeddingNet, or a GlobalLocalEmbeddingNet of such")
-        require(lambda: num_landmarks >= 1, "num_landmarks", num_landmarks, "at least 1")
+        if strange:
+            raise refusal("trunk", strange, "a PixelEmbeddingNet, or a GlobalLocalEmbeddingNet of such")
+        if not (num_landmarks >= 1):
+            raise refusal("num_landmarks", num_landmarks, "at least 1")
         self.trunk, self.level_strides, self.stride = trunk, trunk.strides, min(trunk.strides)
         self.heads = nn.ModuleList(
             Convolution(net.spatial_dims, net.width, num_landmarks, kernel_size=1, conv_only=True)

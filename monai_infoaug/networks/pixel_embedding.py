@@ -10,7 +10,7 @@ from monai.networks.blocks import Convolution, UpSample
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -95,13 +95,12 @@ class PixelEmbeddingNet(nn.Module):
     ) -> None:
         super().__init__()
         stage_strides = [2 ** (i + 1) for i in range(len(features))]
-        require(spatial_dims in (2, 3), "spatial_dims", spatial_dims, "2 or 3")
-        require(
-            len(strides) > 0 and list(strides) == sorted(set(strides) & set(stage_strides)),
-            "strides",
-            tuple(strides),
-            f"in increasing order and among the stages' strides {tuple(stage_strides)}",
-        )
+        if spatial_dims not in (2, 3):
+            raise refusal("spatial_dims", spatial_dims, "2 or 3")
+        if len(strides) == 0 or list(strides) != sorted(set(strides) & set(stage_strides)):
+            raise refusal(
+                "strides", tuple(strides), f"in increasing order and among the stages' strides {tuple(stage_strides)}"
+            )
         self.spatial_dims, self.in_channels, self.strides = spatial_dims, in_channels, tuple(strides)
         self.divisor = stage_strides[-1]
 
@@ -168,18 +167,18 @@ class PixelEmbeddingNet(nn.Module):
         return maps
 
     def _require_image(self, image: Tensor) -> None:
-        require(
-            image.ndim == self.spatial_dims + 2 and image.shape[1] == self.in_channels,
-            "image",
-            f"shape {tuple(image.shape)}",
-            f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions",
-        )
-        require(
-            max(image.shape[2:]) > self.divisor or not self.instance_norm,
-            "image",
-            f"spatial size {tuple(image.shape[2:])}",
-            f"larger than {self.divisor} along an axis, for instance normalisation at stride {self.divisor}",
-        )
+        if image.ndim != self.spatial_dims + 2 or image.shape[1] != self.in_channels:
+            raise refusal(
+                "image",
+                f"shape {tuple(image.shape)}",
+                f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions",
+            )
+        if not (max(image.shape[2:]) > self.divisor or not self.instance_norm):
+            raise refusal(
+                "image",
+                f"spatial size {tuple(image.shape[2:])}",
+                f"larger than {self.divisor} along an axis, for instance normalisation at stride {self.divisor}",
+            )
 
 
 class GlobalLocalEmbeddingNet(nn.Module):
@@ -218,15 +217,12 @@ class GlobalLocalEmbeddingNet(nn.Module):
         self, networks: Sequence[nn.Module], scales: Sequence[int] = (1, 2), roi_size: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        require(
-            len(networks) == len(scales) > 0 and all(s >= 1 for s in scales),
-            "scales",
-            tuple(scales),
-            f"one factor of at least 1 for each of the {len(networks)} networks",
-        )
+        if not (len(networks) == len(scales) > 0 and all(s >= 1 for s in scales)):
+            raise refusal("scales", tuple(scales), f"one factor of at least 1 for each of the {len(networks)} networks")
         divisors = [net.divisor for net in networks] if roi_size is not None else []
         good = all(size % divisor == 0 and size >= 2 * divisor for size in roi_size or () for divisor in divisors)
-        require(good, "roi_size", roi_size, f"multiples, at least the double, of {divisors}")
+        if not good:
+            raise refusal("roi_size", roi_size, f"multiples, at least the double, of {divisors}")
         self.networks, self.scales = nn.ModuleList(networks), tuple(scales)
         self.roi_size = None if roi_size is None else tuple(roi_size)
         self.view_levels = tuple((i, stride) for i, net in enumerate(networks) for stride in net.strides)
@@ -234,7 +230,8 @@ class GlobalLocalEmbeddingNet(nn.Module):
 
     @torch.jit.unused  # a script knows no variable number of arguments
     def forward(self, *images: Tensor) -> list[Tensor]:
-        require(len(images) in (1, len(self.networks)), "images", len(images), f"1 or {len(self.networks)} tensors")
+        if len(images) not in (1, len(self.networks)):
+            raise refusal("images", len(images), f"1 or {len(self.networks)} tensors")
         if len(images) == 1:
             return self.embed(images[0])
         return [level for net, image in zip(self.networks, images, strict=True) for level in net(image)]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["PixelProjectionHead"]
 
@@ -39,7 +39,8 @@ class PixelProjectionHead(nn.Sequential):
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, widths: Sequence[int] = (256, 256, 256)) -> None:
-        require(lambda: len(widths) >= 1 and min(widths) >= 1, "widths", widths, "one or more numbers of at least 1")
+        if not (len(widths) >= 1 and min(widths) >= 1):
+            raise refusal("widths", widths, "one or more numbers of at least 1")
         channels = (in_channels, *widths)
         convolutions = [
             Convolution(spatial_dims, inputs, outputs, kernel_size=1, conv_only=True)

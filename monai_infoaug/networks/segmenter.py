@@ -14,7 +14,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize, pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["MaskTransformer", "Segmenter", "TokenClassifier", "VisionTransformer"]
 
@@ -122,12 +122,15 @@ class VisionTransformer(nn.Module):
         drop_path: float = 0.1,
     ) -> None:
         super().__init__()
-        require(spatial_dims in (2, 3), "spatial_dims", spatial_dims, "2 or 3")
+        if spatial_dims not in (2, 3):
+            raise refusal("spatial_dims", spatial_dims, "2 or 3")
         size, self.patch_size = ensure_tuple_rep(img_size, spatial_dims), ensure_tuple_rep(patch_size, spatial_dims)
         whole = all(s > 0 and s % p == 0 for s, p in zip(size, self.patch_size, strict=True))
-        require(whole, "img_size", img_size, f"positive multiples of the patch {self.patch_size}")
+        if not whole:
+            raise refusal("img_size", img_size, f"positive multiples of the patch {self.patch_size}")
         heads = max(1, hidden_size // 64) if num_heads is None else num_heads
-        require(lambda: hidden_size % heads == 0, "num_heads", heads, f"a divisor of the {hidden_size} channels")
+        if hidden_size % heads != 0:
+            raise refusal("num_heads", heads, f"a divisor of the {hidden_size} channels")
         self.num_heads, self.mode = heads, LINEAR[spatial_dims]
         grid = [s // p for s, p in zip(size, self.patch_size, strict=True)]
         self.patches = Conv["conv", spatial_dims](in_channels, hidden_size, self.patch_size, self.patch_size)
@@ -259,7 +262,8 @@ class Segmenter(nn.Module):
         **encoder: Any,
     ) -> None:
         super().__init__()
-        require(decoder in ("mask", "linear"), "decoder", repr(decoder), "'mask' or 'linear'")
+        if decoder not in ("mask", "linear"):
+            raise refusal("decoder", repr(decoder), "'mask' or 'linear'")
         self.encoder = VisionTransformer(spatial_dims, in_channels, img_size, **encoder)
         self.overlapping, out_channels = overlapping, out_channels + overlapping
         size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads
@@ -304,7 +308,8 @@ class Segmenter(nn.Module):
         state = {name if whole else f"encoder.{name}": value for name, value in state.items()}
         state = {_renamed(name): value for name, value in state.items() if not re.match(UNUSED, name)}
         needed = {f"encoder.{name}" for name in ("cls_token", "pos_embed", "patches.weight")}
-        require(needed <= set(state), "checkpoint", f"one with {sorted(state)[:3]}", "one of ViT, DeiT or Segmenter")
+        if not (needed <= set(state)):
+            raise refusal("checkpoint", f"one with {sorted(state)[:3]}", "one of ViT, DeiT or Segmenter")
         tokens = [state.pop(name) for name in ("encoder.cls_token", "encoder.dist_token") if name in state]
         position, number, own = state.pop("encoder.pos_embed"), len(tokens), self.state_dict()
         state["encoder.prefix"], state["encoder.prefix_position"] = torch.cat(tokens, 1), position[:, :number]
@@ -317,7 +322,8 @@ class Segmenter(nn.Module):
             state = {name: value for name, value in state.items() if name.startswith("encoder.")}
             state |= {name: value for name, value in own.items() if not name.startswith("encoder.")}
         odd = sorted(set(state) ^ set(own)) or [name for name in own if own[name].shape != state[name].shape]
-        require(not odd, "checkpoint", f"one of another network, see {odd[:3]}", "one of a network like this")
+        if odd:
+            raise refusal("checkpoint", f"one of another network, see {odd[:3]}", "one of a network like this")
         self.load_state_dict(state)
         return self
 
@@ -331,7 +337,8 @@ def _renamed(name: str) -> str:
 def _resized(position: Tensor, size: Sequence[int]) -> Tensor:
     """Embeddings (1, N, F) of a square as a grid (1, F, *size)."""
     side = math.isqrt(position.shape[1])
-    require(side**2 == position.shape[1], "checkpoint", f"one of {position.shape[1]} positions", "one of a square")
+    if side**2 != position.shape[1]:
+        raise refusal("checkpoint", f"one of {position.shape[1]} positions", "one of a square")
     grid = position.mT.unflatten(2, (side, side))
     same = len(size) != 2 or tuple(size) == (side, side)
     return grid if same else interpolate(grid, size, mode="bilinear", align_corners=False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 __all__ = ["SelfSimilarity"]
 
@@ -42,8 +42,10 @@ class SelfSimilarity(nn.Module):
 
     def __init__(self, distance: int = 1, radius: int = 1) -> None:
         super().__init__()
-        require(lambda: distance >= 1, "distance", distance, "at least 1")
-        require(lambda: radius >= 0, "radius", radius, "at least 0")
+        if not (distance >= 1):
+            raise refusal("distance", distance, "at least 1")
+        if not (radius >= 0):
+            raise refusal("radius", radius, "at least 0")
         self.distance, self.radius = distance, radius
 
     # written in the part of Python that TorchScript knows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.information._files import read_entry
 
 VERSION = 1
@@ -20,8 +20,10 @@ def read_settings(path: str | os.PathLike, transform: str, *names: str) -> list[
     """
     accepted = f"a file of `monai-infoaug calibrate`, version {VERSION}"
     version = read_entry(path, "version", accepted)
-    require(version == VERSION, str(path), f"version {version}", accepted)
+    if version != VERSION:
+        raise refusal(str(path), f"version {version}", accepted)
     settings = read_entry(path, transform, accepted)
     fitting = isinstance(settings, dict) and set(settings) == set(names)
-    require(fitting, f"{transform} in {path}", settings, f"a dictionary with {', '.join(names)}")
+    if not fitting:
+        raise refusal(f"{transform} in {path}", settings, f"a dictionary with {', '.join(names)}")
     return [settings[name] for name in names]

@@ -9,7 +9,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 
@@ -39,18 +39,19 @@ class DerivedMapd(MapTransform):
             self.output_keys = tuple(f"{key}_{output_key}" for key in self.keys)
         else:
             self.output_keys = ensure_tuple(output_key)
-        require(
-            len(self.output_keys) == len(self.keys), "output keys", self.output_keys, f"one for each of {self.keys}"
-        )
+        if len(self.output_keys) != len(self.keys):
+            raise refusal("output keys", self.output_keys, f"one for each of {self.keys}")
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         d, masks = dict(data), []
         if self.mask_key is not None:
-            require(self.mask_key in d, "mask_key", self.mask_key, f"one of the data's keys {list(d)}", KeyError)
+            if self.mask_key not in d:
+                raise refusal("mask_key", self.mask_key, f"one of the data's keys {list(d)}", KeyError)
             d[self.mask_key] = up_to_date(d[self.mask_key])
             masks = [d[self.mask_key]]
         for key, output_key in self.key_iterator(d, self.output_keys):
-            require(output_key not in d, "output key", output_key, "new to the data", KeyError)
+            if output_key in d:
+                raise refusal("output key", output_key, "new to the data", KeyError)
             # up to date, else what is derived would not lie on the entry that it belongs to
             d[key], d[output_key] = self.derive(up_to_date(d[key]), *masks)
         return d
@@ -80,6 +81,7 @@ class PointsMapd(DerivedMapd):
             if key not in d:
                 raise KeyError(f"Key `{key}` of transform `{type(self).__name__}` was missing in the data.")
         for key, output_key in self.key_iterator(d, self.output_keys):
-            require(output_key not in d, "output_key", output_key, "new to the data", KeyError)
+            if output_key in d:
+                raise refusal("output_key", output_key, "new to the data", KeyError)
             d[output_key] = self.transform(d[key], *(d[guide] for guide in self.guides))
         return d

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._correspondence import coordinate_grid
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
@@ -40,15 +40,15 @@ class CoordinateMap(Transform):
         self.world = world
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             img: (C,H,W) or (C,H,W,D).
 
         Returns:
             (D,*S) float32 of the kind, device and metadata of ``img``.
         """
         img = up_to_date(img)
-        require(img.ndim in (3, 4), "img", f"shape {tuple(img.shape)}", "channel first, 2D or 3D")
+        if img.ndim not in (3, 4):
+            raise refusal("img", f"shape {tuple(img.shape)}", "channel first, 2D or 3D")
         grid = coordinate_grid(img.shape[1:], convert_to_tensor(img, track_meta=False).device)
         if self.world and isinstance(img, MetaTensor):
             dims, affine = len(grid), img.affine.to(grid)
@@ -69,7 +69,7 @@ class CoordinateMapd(DerivedMapd):
     Raises:
         KeyError: for a missing key, or an output key that exists.
 
-    See also:
+    See Also:
         :py:class:`CoordinateMap`
     """
 

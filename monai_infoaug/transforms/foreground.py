@@ -12,7 +12,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_numpy
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 
@@ -53,12 +53,12 @@ class BodyMask(Transform):
 
     def __init__(self, threshold: float | str = "otsu") -> None:
         number = isinstance(threshold, Real) and math.isfinite(threshold)
-        require(number or threshold == "otsu", "threshold", repr(threshold), "a grey level or 'otsu'")
+        if not number and threshold != "otsu":
+            raise refusal("threshold", repr(threshold), "a grey level or 'otsu'")
         self.threshold = threshold
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             img: (C,H,W) or (C,H,W,D), finite; of several channels the mean counts.
 
         Returns:
@@ -67,9 +67,11 @@ class BodyMask(Transform):
         """
         img = up_to_date(img)
         array = convert_to_numpy(img)
-        require(array.ndim in (3, 4) and array.size > 0, "img", f"shape {array.shape}", "channel first, 2D or 3D")
+        if not (array.ndim in (3, 4) and array.size > 0):
+            raise refusal("img", f"shape {array.shape}", "channel first, 2D or 3D")
         grey = array.mean(0, dtype=np.float32)
-        require(bool(np.isfinite(grey).all()), "img", "NaN or infinity", "finite")
+        if not bool(np.isfinite(grey).all()):
+            raise refusal("img", "NaN or infinity", "finite")
         body = self._above(grey)
         body = _filled(_largest(body)) if body.any() else np.ones_like(body)
         return convert_to_dst_type(body[None], img, dtype=np.uint8)[0]
@@ -115,7 +117,7 @@ class BodyMaskd(DerivedMapd):
     Raises:
         KeyError: for a missing key, or an output key that exists.
 
-    See also:
+    See Also:
         :py:class:`BodyMask`
     """
 

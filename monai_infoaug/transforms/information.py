@@ -14,7 +14,7 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import Transform
 from monai.utils import TransformBackends, ensure_tuple
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.information.entropy import check_settings, local_entropy
 from monai_infoaug.information.tiers import (
     assign_tiers,
@@ -64,7 +64,7 @@ class InformationMap(Transform):
         [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
         2025, arXiv:2211.07118.
 
-    See also:
+    See Also:
         :func:`monai_infoaug.information.local_entropy`
 
     Example:
@@ -95,7 +95,8 @@ class InformationMap(Transform):
             positive = sizes is None or all(
                 isinstance(size, Real) and 0 < size < math.inf for size in ensure_tuple(sizes)
             )
-            require(positive, name, sizes, "None or positive, in mm, one number or one an axis")
+            if not positive:
+                raise refusal(name, sizes, "None or positive, in mm, one number or one an axis")
         self.window = window
         self.window_mm = window_mm
         self.num_bins = num_bins
@@ -103,8 +104,7 @@ class InformationMap(Transform):
         self.pixdim = pixdim
 
     def __call__(self, img: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             img: (C,H,W) or (C,H,W,D), finite real numbers.
             mask: (1,*S) or (C,*S), not zero inside; outside pixels count in no histogram and get 0.
 
@@ -119,7 +119,8 @@ class InformationMap(Transform):
     def _window_in_voxels(self, img: NdarrayOrTensor) -> tuple[int, ...]:
         axes = np.ndim(img) - 1
         known = self.pixdim is not None or isinstance(img, MetaTensor)
-        require(known, "pixdim", self.pixdim, "given with `window_mm` for an image without an affine")
+        if not known:
+            raise refusal("pixdim", self.pixdim, "given with `window_mm` for an image without an affine")
         spacing = affine_to_spacing(img.affine, axes).tolist() if self.pixdim is None else self.pixdim
         pairs = zip(_per_axis("window_mm", self.window_mm, axes), _per_axis("pixdim", spacing, axes), strict=True)
         return tuple(max(3, int(side / size) // 2 * 2 + 1) for side, size in pairs)
@@ -140,7 +141,7 @@ class InformationTiers(Transform):
         ValueError: for more than one of the three, or bad ones.
         OSError: if ``file`` cannot be read.
 
-    See also:
+    See Also:
         :func:`monai_infoaug.information.assign_tiers`, :func:`monai_infoaug.information.load_thresholds`
 
     Example:
@@ -159,7 +160,8 @@ class InformationTiers(Transform):
     ) -> None:
         given = {"thresholds": thresholds, "quantiles": quantiles, "file": file}
         given = {name: value for name, value in given.items() if value is not None}
-        require(len(given) <= 1, "thresholds", given, "the only one given of `thresholds`, `quantiles` and `file`")
+        if len(given) > 1:
+            raise refusal("thresholds", given, "the only one given of `thresholds`, `quantiles` and `file`")
         if thresholds is not None:
             check_thresholds(thresholds)
         self.thresholds = thresholds if file is None else load_thresholds(file)
@@ -167,8 +169,7 @@ class InformationTiers(Transform):
         check_quantiles(self.quantiles)
 
     def __call__(self, information: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             information: (1,*S), in bits.
             mask: (1,*S), not zero inside; outside the tier is 0.
 
@@ -196,7 +197,7 @@ class InformationMapd(DerivedMapd):
     Raises:
         KeyError: for a missing key, or an output key that exists.
 
-    See also:
+    See Also:
         :class:`InformationMap`
 
     Example:
@@ -239,7 +240,7 @@ class InformationTiersd(DerivedMapd):
     Raises:
         KeyError: for a missing key, or an output key that exists.
 
-    See also:
+    See Also:
         :class:`InformationTiers`
 
     Example:
@@ -267,7 +268,8 @@ class InformationTiersd(DerivedMapd):
 
 def _per_axis(name: str, value: float | Sequence[float], axes: int) -> tuple[float, ...]:
     values = ensure_tuple(value)
-    require(len(values) in (1, axes), name, value, f"one number or one for each of {axes} axes")
+    if len(values) not in (1, axes):
+        raise refusal(name, value, f"one number or one for each of {axes} axes")
     return values * axes if len(values) == 1 else values
 
 

@@ -10,7 +10,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["RandIntensityCurve", "RandIntensityCurveD", "RandIntensityCurveDict", "RandIntensityCurved"]
@@ -39,8 +39,10 @@ class RandIntensityCurve(RandomizableTransform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, knots: int = 6, prob: float = 0.1) -> None:
-        require(lambda: knots >= 2, "knots", knots, "at least 2")
-        require(lambda: 0 <= prob <= 1, "prob", prob, "in [0, 1]")
+        if not (knots >= 2):
+            raise refusal("knots", knots, "at least 2")
+        if not (0 <= prob <= 1):
+            raise refusal("prob", prob, "in [0, 1]")
         RandomizableTransform.__init__(self, prob)
         self.knots, self._heights = knots, np.ones(knots - 1)
 
@@ -64,7 +66,8 @@ class RandIntensityCurve(RandomizableTransform):
         """
         img = up_to_date(img)
         x = convert_to_tensor(img, track_meta=False)
-        require(all_finite(x), "img", "NaN or infinity", "finite")
+        if not all_finite(x):
+            raise refusal("img", "NaN or infinity", "finite")
         dtype = x.dtype if x.is_floating_point() else torch.float32
         x = x if x.dtype == torch.float64 else x.float()
         if randomize:
@@ -85,7 +88,7 @@ class RandIntensityCurved(Randomizable, MapTransform):
         knots, prob: see :py:class:`RandIntensityCurve`.
         allow_missing_keys: pass over keys that the data lacks.
 
-    See also:
+    See Also:
         :py:class:`RandIntensityCurve`
     """
 

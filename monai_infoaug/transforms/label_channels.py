@@ -10,7 +10,7 @@ from monai.networks import one_hot
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["LabelChannels", "LabelChannelsD", "LabelChannelsDict", "LabelChannelsd"]
@@ -37,17 +37,19 @@ class LabelChannels(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, num_classes: int | None = None, bits: Sequence[int] | None = None) -> None:
-        require((num_classes is None) != (bits is None), "num_classes", num_classes, "given, or `bits`, and not both")
-        require(lambda: num_classes is None or num_classes >= 2, "num_classes", num_classes, "at least 2")
+        if (num_classes is None) == (bits is None):
+            raise refusal("num_classes", num_classes, "given, or `bits`, and not both")
+        if not (num_classes is None or num_classes >= 2):
+            raise refusal("num_classes", num_classes, "at least 2")
         good = bits is None or (
             lambda: len(set(bits)) == len(bits) > 0 and all(bit > 0 and bit & (bit - 1) == 0 for bit in bits)
         )
-        require(good, "bits", bits, "different powers of two")
+        if not good:
+            raise refusal("bits", bits, "different powers of two")
         self.num_classes, self.bits = num_classes, bits
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             img: label image (1, *S).
 
         Returns:
@@ -58,7 +60,8 @@ class LabelChannels(Transform):
         """
         img = up_to_date(img)
         labels = convert_to_tensor(img, track_meta=False)
-        require(labels.ndim >= 2 and len(labels) == 1, "img", f"shape {tuple(labels.shape)}", "of shape (1, *S)")
+        if labels.ndim < 2 or len(labels) != 1:
+            raise refusal("img", f"shape {tuple(labels.shape)}", "of shape (1, *S)")
         values = set(labels.unique().tolist())
         if self.bits is None:
             accepted = f"class numbers from 0 to {self.num_classes - 1}"
@@ -66,7 +69,8 @@ class LabelChannels(Transform):
         else:
             accepted = f"made of the bits {tuple(self.bits)}"
             odd = sorted(value for value in values if value != int(value) or int(value) & ~sum(self.bits))
-        require(not odd, "img", f"labels {odd[:5]}", accepted)
+        if odd:
+            raise refusal("img", f"labels {odd[:5]}", accepted)
         if self.bits is None:
             channels = one_hot(labels, self.num_classes, dim=0)
         else:
@@ -82,7 +86,7 @@ class LabelChannelsd(MapTransform):
         num_classes, bits: see :py:class:`LabelChannels`.
         allow_missing_keys: skip missing ``keys``.
 
-    See also:
+    See Also:
         :py:class:`LabelChannels`
 
     Example:

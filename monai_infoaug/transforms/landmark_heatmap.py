@@ -12,7 +12,7 @@ from monai.transforms.utils import scale_affine
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
 
@@ -46,15 +46,16 @@ class LandmarkHeatmap(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, sigma: float, stride: int = 1) -> None:
-        require(lambda: 0 < sigma < float("inf"), "sigma", sigma, "above 0 and finite")
-        require(lambda: stride >= 1 and stride == int(stride), "stride", stride, "a whole number of at least 1")
+        if not (0 < sigma < float("inf")):
+            raise refusal("sigma", sigma, "above 0 and finite")
+        if not (stride >= 1 and stride == int(stride)):
+            raise refusal("stride", stride, "a whole number of at least 1")
         self.sigma, self.stride = sigma, int(stride)
 
     def __call__(
         self, landmarks: NdarrayOrTensor, coords: NdarrayOrTensor, weights: NdarrayOrTensor | None = None
     ) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             landmarks: (L,D) in the unit of the coordinates, NaN where one is missing.
             coords: (D,*S), finite.
             weights: (L,), non-negative, 1 each if None.
@@ -66,11 +67,13 @@ class LandmarkHeatmap(Transform):
         coords = up_to_date(coords)
         x = convert_to_tensor(coords, dtype=torch.float32, track_meta=False)
         dims = len(x)
-        require(x.ndim == dims + 1 and dims in (2, 3), "coords", f"shape {tuple(x.shape)}", "(D,*S), D 2 or 3")
+        if x.ndim != dims + 1 or dims not in (2, 3):
+            raise refusal("coords", f"shape {tuple(x.shape)}", "(D,*S), D 2 or 3")
         points = convert_to_tensor(landmarks, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
         accepted = f"(L,{dims}), L at least 1"
         good = points.ndim == 2 and points.shape[1] == dims and len(points) > 0
-        require(good, "landmarks", f"shape {tuple(points.shape)}", accepted)
+        if not good:
+            raise refusal("landmarks", f"shape {tuple(points.shape)}", accepted)
 
         cells = (avg_pool2d if dims == 2 else avg_pool3d)(x[None], self.stride, ceil_mode=True)[0]
         squares = sum((c[None] - p.view(-1, *[1] * dims)) ** 2 for c, p in zip(cells, points.T, strict=True))
@@ -79,7 +82,8 @@ class LandmarkHeatmap(Transform):
         if weights is not None:
             weights = convert_to_tensor(weights, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
             good = weights.shape == (len(points),) and bool((weights >= 0).all())
-            require(good, "weights", weights.tolist(), f"{len(points)} numbers of at least 0")
+            if not good:
+                raise refusal("weights", weights.tolist(), f"{len(points)} numbers of at least 0")
             maps = maps * weights.view(-1, *[1] * dims)
         out = convert_to_dst_type(maps.where(near.view(-1, *[1] * dims), torch.zeros_like(maps)), coords)[0]
         if isinstance(out, MetaTensor):
@@ -110,7 +114,7 @@ class LandmarkHeatmapd(PointsMapd):
     Raises:
         KeyError: for a missing key, or an output key that exists.
 
-    See also:
+    See Also:
         :py:class:`LandmarkHeatmap`
     """
 

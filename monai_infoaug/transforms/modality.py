@@ -11,7 +11,7 @@ from monai.transforms import ScaleIntensityRange, ScaleIntensityRangePercentiles
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.foreground import BodyMask
@@ -46,7 +46,7 @@ class ModalityPreset(Transform):
     Raises:
         ValueError: for an unknown modality, a window that is out of order or not for CT, or percentiles out of order.
 
-    See also:
+    See Also:
         :py:class:`BodyMask`
 
     Example:
@@ -62,22 +62,20 @@ class ModalityPreset(Transform):
     def __init__(
         self, modality: str, window: Sequence[float] | None = None, lower: float = 0.5, upper: float = 99.5
     ) -> None:
-        require(modality in MODALITIES, "modality", repr(modality), f"one of {MODALITIES}")
-        require(window is None or modality == "ct", "window", window, f"None for modality '{modality}'")
+        if modality not in MODALITIES:
+            raise refusal("modality", repr(modality), f"one of {MODALITIES}")
+        if window is not None and modality != "ct":
+            raise refusal("window", window, f"None for modality '{modality}'")
         self.window = FAT_TO_BONE if window is None else window
-        require(
-            lambda: len(self.window) == 2 and -np.inf < self.window[0] < self.window[1] < np.inf,
-            "window",
-            window,
-            "two Hounsfield units (low, high), low < high",
-        )
-        require(lambda: 0 <= lower < upper <= 100, "lower and upper", (lower, upper), "percentiles in order")
+        if not (len(self.window) == 2 and -np.inf < self.window[0] < self.window[1] < np.inf):
+            raise refusal("window", window, "two Hounsfield units (low, high), low < high")
+        if not (0 <= lower < upper <= 100):
+            raise refusal("lower and upper", (lower, upper), "percentiles in order")
         self.modality, self.lower, self.upper = modality, lower, upper
         self.body = BodyMask(AIR_TO_BODY if modality == "ct" else "otsu") if modality in ("ct", "mr") else None
 
     def __call__(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
-        """
-        Args:
+        """Args:
             img: (C,H,W) or (C,H,W,D), finite.
 
         Returns:
@@ -89,8 +87,10 @@ class ModalityPreset(Transform):
         """
         img = up_to_date(img)
         x = convert_to_tensor(img, dtype=torch.float32, track_meta=False)
-        require(x.ndim in (3, 4) and x.numel() > 0, "img", tuple(x.shape), "channel first, 2D or 3D, not empty")
-        require(all_finite(x), "img", "NaN or infinity", "finite")
+        if not (x.ndim in (3, 4) and x.numel() > 0):
+            raise refusal("img", tuple(x.shape), "channel first, 2D or 3D, not empty")
+        if not all_finite(x):
+            raise refusal("img", "NaN or infinity", "finite")
         foreground = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else self.body(x)
         scaled = getattr(self, f"_{self.modality}")(x, foreground)
         scaled = convert_to_tensor(scaled, track_meta=False).clamp(0, 1)  # MONAI leaves alone what is (nearly) constant
@@ -99,7 +99,8 @@ class ModalityPreset(Transform):
     def _ct(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
         low, high = float(x.min()), float(x.max())
         accepted = "in Hounsfield units for modality 'ct' (air -1000, fat -100, water 0)"
-        require(low < 0, "img", f"values from {low:g} to {high:g}", accepted)
+        if not (low < 0):
+            raise refusal("img", f"values from {low:g} to {high:g}", accepted)
         return ScaleIntensityRange(*self.window, 0.0, 1.0, clip=True)(x)
 
     def _mr(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
@@ -110,7 +111,8 @@ class ModalityPreset(Transform):
         return ScaleIntensityRangePercentiles(self.lower, self.upper, 0.0, 1.0, clip=True)(x)
 
     def _rgb(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
-        require(len(x) == 3, "img", f"{len(x)} channels", "of 3 channels for modality 'rgb'")
+        if len(x) != 3:
+            raise refusal("img", f"{len(x)} channels", "of 3 channels for modality 'rgb'")
         low, high = float(x.min()), float(x.max())
         top = 255 if high > 2 else 1
         usual = -OVERSHOOT * top <= low and high <= (1 + OVERSHOOT) * top
@@ -131,7 +133,7 @@ class ModalityPresetd(DerivedMapd):
     Raises:
         KeyError: for a missing key, or a foreground key that exists.
 
-    See also:
+    See Also:
         :py:class:`ModalityPreset`
 
     Example:

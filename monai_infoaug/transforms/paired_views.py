@@ -42,7 +42,7 @@ from monai.utils import (
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import all_finite, require, require_shares
+from monai_infoaug._require import all_finite, refusal, require_shares
 from monai_infoaug.transforms._correspondence import (
     OUTSIDE,
     AffineMesh,
@@ -202,7 +202,8 @@ def _mode(mode: str | None, image: NdarrayOrTensor) -> str:
 def _require_array(transform: Any, argument: str) -> None:
     """Refuse dictionary transforms, also inside compositions."""
     usable = transform is None or (callable(transform) and not isinstance(transform, MapTransform))
-    require(usable, argument, type(transform).__name__, "an array transform (no dictionary transform)", TypeError)
+    if not usable:
+        raise refusal(argument, type(transform).__name__, "an array transform (no dictionary transform)", TypeError)
     for inner in transform.transforms if isinstance(transform, Compose) else ():
         _require_array(inner, argument)
 
@@ -332,22 +333,32 @@ class RandPairedViews(Randomizable, Transform):
         for transforms, argument in ((spatial, "spatial"), (intensity, "intensity")):
             sequence = isinstance(transforms, (tuple, list))
             accepted = "one transform, a Compose or a (view 1, view 2) pair"
-            require(not sequence or len(transforms) == 2, argument, transforms, accepted)
+            if sequence and len(transforms) != 2:
+                raise refusal(argument, transforms, accepted)
             for transform in transforms if sequence else (transforms,):
                 _require_array(transform, argument)
         self.spatial = _pair(spatial, isinstance(spatial, (tuple, list)))
         self.intensity = _pair(intensity, isinstance(intensity, (tuple, list)))
-        require(lambda: num_points >= 0, "num_points", num_points, "at least 0")
-        require(shares is None or gamma is None, "gamma", gamma, "None when `shares` are given")
+        if not (num_points >= 0):
+            raise refusal("num_points", num_points, "at least 0")
+        if shares is not None and gamma is not None:
+            raise refusal("gamma", gamma, "None when `shares` are given")
         require_shares(shares)
-        require(lambda: gamma is None or gamma >= 0, "gamma", gamma, "at least 0")
-        require(lambda: 0 <= min_overlap <= 1, "min_overlap", min_overlap, "in [0, 1]")
-        require(lambda: max_redraws >= 0, "max_redraws", max_redraws, "at least 0")
-        require(mode is None or mode in MODES, "mode", mode, f"None or one of {MODES}")
-        require(padding_mode in ("zeros", "border"), "padding_mode", padding_mode, "'zeros' or 'border'")
+        if not (gamma is None or gamma >= 0):
+            raise refusal("gamma", gamma, "at least 0")
+        if not (0 <= min_overlap <= 1):
+            raise refusal("min_overlap", min_overlap, "in [0, 1]")
+        if not (max_redraws >= 0):
+            raise refusal("max_redraws", max_redraws, "at least 0")
+        if mode is not None and mode not in MODES:
+            raise refusal("mode", mode, f"None or one of {MODES}")
+        if padding_mode not in ("zeros", "border"):
+            raise refusal("padding_mode", padding_mode, "'zeros' or 'border'")
         outputs = ensure_tuple(outputs)
-        require(set(outputs) <= set(OUTPUTS), "outputs", outputs, f"among {OUTPUTS}")
-        require(lambda: 0 <= jacobian_threshold < 1, "jacobian_threshold", jacobian_threshold, "in [0, 1)")
+        if not (set(outputs) <= set(OUTPUTS)):
+            raise refusal("outputs", outputs, f"among {OUTPUTS}")
+        if not (0 <= jacobian_threshold < 1):
+            raise refusal("jacobian_threshold", jacobian_threshold, "in [0, 1)")
         self.num_points, self.shares, self.gamma = num_points, shares, gamma
         self.min_overlap, self.max_redraws = min_overlap, max_redraws
         self.mode, self.padding_mode, self.outputs = mode, padding_mode, outputs
@@ -387,8 +398,7 @@ class RandPairedViews(Randomizable, Transform):
         tiers: NdarrayOrTensor | None = None,
         mask: NdarrayOrTensor | None = None,
     ) -> dict[str, Any]:
-        """
-        Args:
+        """Args:
             image: (C, *S), two or three spatial dimensions.
             information: (1, *S) bits; needed for ``gamma`` and by some intensity transforms.
             tiers: (1, *S) 0 low, 1 medium, 2 high; needed for ``shares`` and by some intensity transforms.
@@ -436,12 +446,15 @@ class RandPairedViews(Randomizable, Transform):
         maps = {name: self._checked(value, name, 1) for name, value in maps.items() if value is not None}
         for name, source in {**sources, **maps}.items():
             same = source.shape[1:] == first.shape[1:]
-            require(same, name or "image", tuple(source.shape), f"of spatial shape {tuple(first.shape[1:])}")
+            if not same:
+                raise refusal(name or "image", tuple(source.shape), f"of spatial shape {tuple(first.shape[1:])}")
         for name, used in (("information", self.uses_information), ("tiers", self.uses_tiers)):
-            require(not used or name in maps, name, None, "given for this sampling or intensity")
+            if used and name not in maps:
+                raise refusal(name, None, "given for this sampling or intensity")
         if "tiers" in maps:
             low, high = map(int, maps["tiers"].as_tensor().aminmax())
-            require(low >= 0 and high <= 2, "tiers", f"{low} to {high}", "0 low, 1 medium or 2 high")
+            if not (low >= 0 and high <= 2):
+                raise refusal("tiers", f"{low} to {high}", "0 low, 1 medium or 2 high")
 
         self.randomize()
         views, shared, partners = self._views(first)
@@ -488,9 +501,11 @@ class RandPairedViews(Randomizable, Transform):
         tensor = up_to_date(convert_to_tensor(image, track_meta=True))
         shape = tuple(tensor.shape)
         usable = len(shape) in (3, 4) and shape[0] == (channels or shape[0]) and min(shape) > 0 and min(shape[1:]) > 1
-        require(usable, name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
+        if not usable:
+            raise refusal(name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
         finite = not tensor.is_floating_point() or all_finite(tensor.as_tensor())
-        require(finite, name, "NaN or infinite values", "finite")
+        if not finite:
+            raise refusal(name, "NaN or infinite values", "finite")
         return tensor
 
     def _field(self, k: int, source: MetaTensor) -> _Field:
@@ -505,18 +520,22 @@ class RandPairedViews(Randomizable, Transform):
         set_rnd(self.spatial[k], self._seeds[k])
         output = self.spatial[k](MetaTensor(output, affine=source.affine))
         single = isinstance(output, (np.ndarray, Tensor))
-        require(single, "spatial", type(output).__name__, "transforms that return one array", TypeError)
+        if not single:
+            raise refusal("spatial", type(output).__name__, "transforms that return one array", TypeError)
         output = convert_to_tensor(up_to_date(output), track_meta=False, device=source.device, dtype=torch.float32)
         kept = output.ndim == source.ndim and len(output) == len(grid) + 1 and min(output.shape[1:]) > 1
         accepted = "transforms that keep channels and rank, and leave axes longer than 1"
-        require(kept, "spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
-        require(all_finite(output), "spatial", "NaN or infinite coordinates", "spatial transforms only")
+        if not kept:
+            raise refusal("spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
+        if not all_finite(output):
+            raise refusal("spatial", "NaN or infinite coordinates", "spatial transforms only")
         coords, inside = split_coordinates(output, shape)
         return _SampledField(coords, inside, self._view_size(k, inside.shape), self.jacobian_threshold)
 
     def _view_size(self, k: int, shape: Sequence[int]) -> tuple[int, ...]:
         size = fall_back_tuple(self.roi_size[k], shape)
-        require(min(size) > 1, "roi_size", size, "larger than 1")
+        if not (min(size) > 1):
+            raise refusal("roi_size", size, "larger than 1")
         return size
 
     def _views(self, source: MetaTensor) -> tuple[list[_View], list[Tensor], Tensor]:
@@ -620,12 +639,8 @@ class RandPairedViews(Randomizable, Transform):
             known = {"information": maps.get("information"), "tiers": maps.get("tiers"), "tier": tier}
             changed = stage(view, **known) if _takes_information(stage) else stage(view)
             view = convert_to_tensor(changed, track_meta=False)
-            require(
-                tuple(view.shape) == shape,
-                "intensity",
-                f"{shape} -> {tuple(view.shape)}",
-                "made of shape-keeping transforms",
-            )
+            if tuple(view.shape) != shape:
+                raise refusal("intensity", f"{shape} -> {tuple(view.shape)}", "made of shape-keeping transforms")
         return view.to(dtype) if dtype.is_floating_point else view
 
     def _finished(
@@ -708,10 +723,12 @@ class RandPairedViewsd(Randomizable, MapTransform):
         self.information_key, self.tiers_key, self.mask_key = information_key, tiers_key, mask_key
         self.mode = dict(zip(self.keys, ensure_tuple_rep(mode, len(self.keys)), strict=True))
         for each in self.mode.values():
-            require(each is None or each in MODES, "mode", each, f"None or one of {MODES}")
+            if each is not None and each not in MODES:
+                raise refusal("mode", each, f"None or one of {MODES}")
         self.intensity_keys = None if intensity_keys is None else ensure_tuple(intensity_keys)
         known = self.intensity_keys is None or set(self.intensity_keys) <= set(self.keys)
-        require(known, "intensity_keys", intensity_keys, f"among the keys {self.keys}")
+        if not known:
+            raise refusal("intensity_keys", intensity_keys, f"among the keys {self.keys}")
         self.keep_source, self.prefix = keep_source, prefix
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandPairedViewsd:
@@ -737,7 +754,8 @@ class RandPairedViewsd(Randomizable, MapTransform):
                 d.pop(key, None)
         for name in self.pair.output_names(images):
             free = self.prefix + name not in d
-            require(free, "prefix", repr(self.prefix), f"such that `{self.prefix + name}` is not a key already")
+            if not free:
+                raise refusal("prefix", repr(self.prefix), f"such that `{self.prefix + name}` is not a key already")
         modes = {key: _mode(self.mode[key], image) for key, image in images.items()}
         changed = self.intensity_keys
         if changed is None:

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor
 from monai.utils.enums import MetaKeys, SpaceKeys
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["AssignPixdim", "AssignPixdimD", "AssignPixdimDict", "AssignPixdimd"]
@@ -44,9 +44,12 @@ class AssignPixdim(Transform):
 
     def __init__(self, pixdim: float | Sequence[float] | None, origin: float | Sequence[float] = 0.0) -> None:
         positive = pixdim is None or (lambda: np.isfinite(pixdim).all() and np.greater(pixdim, 0).all())
-        require(positive, "pixdim", pixdim, "positive and finite, or None")
-        require(lambda: np.isfinite(origin).all(), "origin", origin, "finite")
-        require(pixdim is not None or not np.any(origin), "origin", origin, "0 without a `pixdim`")
+        if not positive:
+            raise refusal("pixdim", pixdim, "positive and finite, or None")
+        if not np.isfinite(origin).all():
+            raise refusal("origin", origin, "finite")
+        if pixdim is None and np.any(origin):
+            raise refusal("origin", origin, "0 without a `pixdim`")
         self.pixdim = None if pixdim is None else np.asarray(pixdim, np.float64)
         self.origin = np.asarray(origin, np.float64)
 
@@ -57,7 +60,8 @@ class AssignPixdim(Transform):
         dims = img.ndim - 1
         for name, values in (("pixdim", self.pixdim), ("origin", self.origin)):
             accepted = f"one number or {dims}, one an axis of the image"
-            require(values.size in (1, dims), name, values.tolist(), accepted)
+            if values.size not in (1, dims):
+                raise refusal(name, values.tolist(), accepted)
         affine = torch.eye(4, dtype=torch.float64)  # MONAI's own readers give four rows in 2D too
         affine.diagonal()[:dims] = torch.as_tensor(self.pixdim)
         affine[:dims, -1] = torch.as_tensor(self.origin)
@@ -76,7 +80,7 @@ class AssignPixdimd(MapTransform):
         origin: millimetres of the centre of the first pixel.
         allow_missing_keys: whether a missing key is passed over.
 
-    See also:
+    See Also:
         :py:class:`AssignPixdim`
     """
 

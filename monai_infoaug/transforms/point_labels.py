@@ -9,7 +9,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.coordinate_map import CoordinateMap
@@ -36,12 +36,12 @@ class PointLabels(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, radius: float = 0.0) -> None:
-        require(lambda: 0 <= radius < float("inf"), "radius", radius, "a finite number of at least 0")
+        if not (0 <= radius < float("inf")):
+            raise refusal("radius", radius, "a finite number of at least 0")
         self.radius = radius
 
     def __call__(self, points: NdarrayOrTensor, classes: NdarrayOrTensor, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """
-        Args:
+        """Args:
             points: (N,D) in millimetres by the affine of a MetaTensor (others have voxels of 1 mm).
             classes: (N,) whole numbers from 0 on.
             img: (C,*S).
@@ -60,9 +60,11 @@ class PointLabels(Transform):
         classes = convert_to_tensor(classes, dtype=torch.int64, device=device, track_meta=False, wrap_sequence=True)
         points = points.reshape(-1, dims) if points.numel() == 0 else points
         good = points.ndim == 2 and points.shape[1] == dims
-        require(good, "points", f"shape {tuple(points.shape)}", f"(N,{dims})")
+        if not good:
+            raise refusal("points", f"shape {tuple(points.shape)}", f"(N,{dims})")
         good = classes.shape == (len(points),) and bool((classes >= 0).all())
-        require(good, "classes", classes.tolist(), f"{len(points)} numbers from 0 on")
+        if not good:
+            raise refusal("classes", classes.tolist(), f"{len(points)} numbers from 0 on")
         labels, own = torch.zeros(1, *coords.shape[1:], dtype=torch.int64, device=device), []
         nearest = torch.full_like(labels, self.radius**2, dtype=torch.float32)
         for point, kind in zip(points, classes + 1, strict=True):  # point by point, for volumes of any size
@@ -97,7 +99,7 @@ class PointLabelsd(PointsMapd):
     Raises:
         KeyError: for a missing key, or an output key that exists.
 
-    See also:
+    See Also:
         :py:class:`PointLabels`
     """
 

@@ -22,7 +22,7 @@ from monai.transforms import (
 )
 from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import all_finite, require
+from monai_infoaug._require import all_finite, refusal
 from monai_infoaug.information.tiers import TIERS
 from monai_infoaug.transforms._calibration import read_settings
 from monai_infoaug.transforms._pending import up_to_date
@@ -86,18 +86,15 @@ def _named(name: str, mode: str) -> Mapping[str, Callable] | Callable | None:
 
 def _of_strengths(name: str, strengths: Sequence[float] | Mapping[str, float], source: str) -> dict[str, Compose]:
     """The named transform at the strength of each tier."""
-    require(name in NAMES, f"transforms{source}", repr(name), f"one of {NAMES}")
+    if name not in NAMES:
+        raise refusal(f"transforms{source}", repr(name), f"one of {NAMES}")
     named = isinstance(strengths, Mapping)
-    require(
-        lambda: (
-            (not named or set(strengths) == set(TIERS))
-            and len(strengths) == len(TIERS)
-            and all(0 <= strength < np.inf for strength in (strengths.values() if named else strengths))
-        ),
-        f"strengths{source}",
-        strengths,
-        f"a number of at least 0 for each of {TIERS}",
-    )
+    if (
+        (named and set(strengths) != set(TIERS))
+        or len(strengths) != len(TIERS)
+        or not all(0 <= strength < np.inf for strength in (strengths.values() if named else strengths))
+    ):
+        raise refusal(f"strengths{source}", strengths, f"a number of at least 0 for each of {TIERS}")
     by_tier = strengths if named else dict(zip(TIERS, strengths, strict=True))
     made = {strength: preset(name, strength) for strength in by_tier.values() if strength > 0}  # equal ones run once
     return {tier: made[by_tier[tier]] for tier in TIERS if by_tier[tier] > 0}
@@ -105,7 +102,8 @@ def _of_strengths(name: str, strengths: Sequence[float] | Mapping[str, float], s
 
 def _require_array_transform(transform: object) -> None:
     usable = callable(transform) and not isinstance(transform, MapTransform)
-    require(usable, "transforms", type(transform).__name__, "made of array transforms", TypeError)
+    if not usable:
+        raise refusal("transforms", type(transform).__name__, "made of array transforms", TypeError)
 
 
 def _smooth(image: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -196,35 +194,46 @@ class RandTierIntensity(RandomizableTransform):
         file: str | os.PathLike | None = None,
         strengths: Sequence[float] | None = None,
     ) -> None:
-        require(mode in MODES, "mode", repr(mode), f"one of {MODES}")
-        require(lambda: 0 <= prob <= 1, "prob", prob, "in [0, 1]")
-        require(lambda: 0 <= sigma < np.inf, "sigma", sigma, "a number of voxels >= 0")
+        if mode not in MODES:
+            raise refusal("mode", repr(mode), f"one of {MODES}")
+        if not (0 <= prob <= 1):
+            raise refusal("prob", prob, "in [0, 1]")
+        if not (0 <= sigma < np.inf):
+            raise refusal("sigma", sigma, "a number of voxels >= 0")
         in_order = (
             np.shape(information_range) == (2,) and -np.inf < information_range[0] < information_range[1] < np.inf
         )
-        require(in_order, "information_range", information_range, "(low, high) bits, low < high")
+        if not in_order:
+            raise refusal("information_range", information_range, "(low, high) bits, low < high")
         if not callable(weights):
             in_range = np.shape(weights) == (2,) and all(0 <= weight <= 1 for weight in weights)
-            require(in_range, "weights", weights, "two numbers in [0, 1], or a function")
+            if not in_range:
+                raise refusal("weights", weights, "two numbers in [0, 1], or a function")
         RandomizableTransform.__init__(self, prob)
         self.mode, self.sigma, self.information_range, self.weights = mode, sigma, information_range, weights
         self.clip = file is not None or isinstance(transforms, str)
         if file is not None:
-            require(mode != "continuous", "file", file, "None in mode 'continuous'")
+            if mode == "continuous":
+                raise refusal("file", file, "None in mode 'continuous'")
             transforms = _of_strengths(*read_settings(file, "intensity", "transforms", "strengths"), f" in {file}")
         elif strengths is not None:
-            require(mode != "continuous", "strengths", strengths, "None in mode 'continuous'")
-            require(self.clip, "strengths", strengths, "None unless `transforms` is a name")
+            if mode == "continuous":
+                raise refusal("strengths", strengths, "None in mode 'continuous'")
+            if not self.clip:
+                raise refusal("strengths", strengths, "None unless `transforms` is a name")
             transforms = _of_strengths(transforms, strengths, "")
         elif self.clip:
-            require(transforms in NAMES, "transforms", repr(transforms), f"one of {NAMES}, or transforms")
+            if transforms not in NAMES:
+                raise refusal("transforms", repr(transforms), f"one of {NAMES}, or transforms")
             transforms = _named(transforms, mode)
         elif mode == "continuous":
             _require_array_transform(transforms)
         else:
             wanted = f"a dictionary from tier to transform in mode '{mode}'"
-            require(isinstance(transforms, Mapping), "transforms", type(transforms), wanted, TypeError)
-            require(set(transforms) <= set(TIERS), "transforms", list(transforms), f"keyed by {TIERS}")
+            if not isinstance(transforms, Mapping):
+                raise refusal("transforms", type(transforms), wanted, TypeError)
+            if not (set(transforms) <= set(TIERS)):
+                raise refusal("transforms", list(transforms), f"keyed by {TIERS}")
             for transform in transforms.values():
                 _require_array_transform(transform)
         self.transforms = transforms
@@ -262,28 +271,32 @@ class RandTierIntensity(RandomizableTransform):
         Raises:
             ValueError: if what the mode needs is missing, or an input has the wrong shape, values, NaN or infinity.
         """
-        require(
-            isinstance(img, np.ndarray | torch.Tensor), "img", type(img).__name__, "an array or a tensor", TypeError
-        )
+        if not isinstance(img, np.ndarray | torch.Tensor):
+            raise refusal("img", type(img).__name__, "an array or a tensor", TypeError)
         img = up_to_date(img)
         x = convert_to_tensor(img, track_meta=False)
-        require(x.ndim in (3, 4) and x.numel() > 0, "img", tuple(x.shape), "a channel-first 2D or 3D image, not empty")
-        require(not x.is_complex(), "img", x.dtype, "real", TypeError)
+        if not (x.ndim in (3, 4) and x.numel() > 0):
+            raise refusal("img", tuple(x.shape), "a channel-first 2D or 3D image, not empty")
+        if x.is_complex():
+            raise refusal("img", x.dtype, "real", TypeError)
         dtype = x.dtype if x.is_floating_point() else torch.float32
         x = x if x.dtype == torch.float64 else x.float()  # half precision and integers are computed in float32
-        require(all_finite(x), "img", "NaN or infinity", "finite")
+        if not all_finite(x):
+            raise refusal("img", "NaN or infinity", "finite")
         information, tiers = self._map(information, "information", x), self._map(tiers, "tiers", x)
         if tiers is not None:
             known = sum(tiers == code for code in range(len(TIERS)))
-            require(bool(known.all()), "tiers", "others", "0, 1 or 2")
-        if tier is not None:
-            require(tier in range(len(TIERS)), "tier", tier, "0 (low), 1 (medium) or 2 (high)")
+            if not bool(known.all()):
+                raise refusal("tiers", "others", "0, 1 or 2")
+        if tier is not None and tier not in range(len(TIERS)):
+            raise refusal("tier", tier, "0 (low), 1 (medium) or 2 (high)")
         needs, given = {
             "blend": ("tiers", tiers is not None),
             "anchor": ("tiers", tiers is not None or tier is not None),
             "continuous": ("information", information is not None),
         }[self.mode]
-        require(given, needs, None, f"given in mode '{self.mode}'")
+        if not given:
+            raise refusal(needs, None, f"given in mode '{self.mode}'")
         if randomize:
             self.randomize(tiers if tier is None else None)
         if self._do_transform:
@@ -297,17 +310,21 @@ class RandTierIntensity(RandomizableTransform):
             return None
         data = convert_to_tensor(up_to_date(data), track_meta=False, device=x.device)
         wanted = (1, *x.shape[1:])
-        require(tuple(data.shape) == wanted, name, tuple(data.shape), f"of shape {wanted}, as the image")
-        require(all_finite(data), name, "NaN or infinity", "finite")
+        if tuple(data.shape) != wanted:
+            raise refusal(name, tuple(data.shape), f"of shape {wanted}, as the image")
+        if not all_finite(data):
+            raise refusal(name, "NaN or infinity", "finite")
         return data
 
     def _apply(self, transform: Callable, x: torch.Tensor) -> torch.Tensor:
         set_rnd(transform, self._seed)
         out = transform(x.clone())
         single = isinstance(out, np.ndarray | torch.Tensor)
-        require(single, "transforms", f"a {type(out).__name__}", "functions from array to array", TypeError)
+        if not single:
+            raise refusal("transforms", f"a {type(out).__name__}", "functions from array to array", TypeError)
         out = convert_to_tensor(out, dtype=x.dtype, device=x.device, track_meta=False)
-        require(out.shape == x.shape, "transforms", f"{tuple(x.shape)} -> {tuple(out.shape)}", "intensity transforms")
+        if out.shape != x.shape:
+            raise refusal("transforms", f"{tuple(x.shape)} -> {tuple(out.shape)}", "intensity transforms")
         return out
 
     def _blend(self, x: torch.Tensor, information: None, tiers: torch.Tensor, tier: None) -> torch.Tensor:
@@ -362,7 +379,7 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
     Raises:
         KeyError: if a key is missing.
 
-    See also:
+    See Also:
         :py:class:`RandTierIntensity`
 
     Example:

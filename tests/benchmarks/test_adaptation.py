@@ -56,7 +56,8 @@ def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
     for row in last["table"]:
         folds = [json.loads((kept / row["row"] / "0" / f"{fold}" / "result.json").read_text()) for fold in range(5)]
         dice = {name: value for each in folds for name, value in each["dice"].items()}
-        assert sorted(dice) == [f"{n}" for n in range(7)] and [len(each["dice"]) for each in folds] == [2, 2, 1, 1, 1]
+        assert sorted(dice) == [f"{n}" for n in range(7)]
+        assert [len(each["dice"]) for each in folds] == [2, 2, 1, 1, 1]
         values[row["row"]] = np.array([dice[name] for name in sorted(dice)])
         assert row["dice"] == pytest.approx(values[row["row"]].mean(), abs=1e-4)
         assert list(row["by_region"].values()) == pytest.approx(values[row["row"]].mean(0), abs=1e-4)
@@ -78,7 +79,8 @@ def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
     for line in clicks[1:]:
         name, kind, x, y = line.split(",")
         label = sitk.ReadImage(folder / "fundus" / "drishti_train" / "mask" / f"{name}.png")
-        assert name in learnt and label[int(float(x)), int(float(y))] == classes.index(kind)
+        assert name in learnt
+        assert label[int(float(x)), int(float(y))] == classes.index(kind)
     assert len(clicks) == 1 + 3 * len(learnt)
 
     # the region "disc" is both classes, "cup" the second one
@@ -100,7 +102,8 @@ def test_no_row_but_the_oracle_sees_the_fold_it_reports_on_or_a_label_of_the_tar
     images = folder / "out" / "fundus" / "small" / "images"
     for fold in range(5):
         learn, test = ({path.name for path in (images / f"fold{fold}_{part}").iterdir()} for part in ("learn", "test"))
-        assert not learn & test and len(learn | test) == 7
+        assert not learn & test
+        assert len(learn | test) == 7
     masks = list((folder / "fundus" / "drishti_train" / "mask").iterdir())
     for path in masks:
         path.write_bytes(b"not an image")
@@ -144,7 +147,8 @@ def test_reliability_by_hand():
     label = torch.tensor([1, 0] * 5)[None, None, None]
     low, medium, high = reliability([(probabilities, tiers, label)], by_tier=False)
     assert (low["pixels"], medium["pixels"], high["pixels"]) == (0.4, 0.4, 0.2)
-    assert [row["of_the_chosen"] for row in (low, medium, high)] == [1, 0, 0] and low["chosen_right"] == 1
+    assert [row["of_the_chosen"] for row in (low, medium, high)] == [1, 0, 0]
+    assert low["chosen_right"] == 1
     by_tier = reliability([(probabilities, tiers, label)], by_tier=True)
     assert [row["of_the_chosen"] for row in by_tier] == pytest.approx([1 / 7, 4 / 7, 2 / 7])  # equal ones together
     assert [row["right"] for row in by_tier] == [0.5] * 3
@@ -159,10 +163,13 @@ def test_another_scanner_keeps_the_place_and_changes_the_look(tmp_path):
     sitk.WriteImage(image, tmp_path / "a.nii.gz")
     change_acquisition([str(tmp_path / "a.nii.gz")], tmp_path / "changed")
     changed = sitk.ReadImage(tmp_path / "changed" / "a.nii.gz")
-    assert changed.GetSpacing() == pytest.approx((1, 1, 3)) and changed.GetOrigin() == pytest.approx((5, 6, 7))
-    assert changed.GetSize()[:2] == (20, 24) and changed.GetSize()[2] in (3, 4)
+    assert changed.GetSpacing() == pytest.approx((1, 1, 3))
+    assert changed.GetOrigin() == pytest.approx((5, 6, 7))
+    assert changed.GetSize()[:2] == (20, 24)
+    assert changed.GetSize()[2] in (3, 4)
     alike = [np.corrcoef(picture[0].ravel(), plane.ravel())[0, 1] for plane in sitk.GetArrayFromImage(changed)]
-    assert min(alike) > 0.6 and max(alike) < 0.95  # still to be seen, not the same
+    assert min(alike) > 0.6
+    assert max(alike) < 0.95
 
 
 @pytest.mark.parametrize(

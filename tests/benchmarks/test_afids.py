@@ -47,7 +47,8 @@ def test_change_stays_within_its_limits():
         assert torch.linalg.det(change.rotation).item() == pytest.approx(1)
         turns.append(np.rad2deg(np.arccos((change.rotation.trace().item() - 1) / 2)))
         shifts.append(change.shift.abs().max().item())
-    assert max(turns) < 15 * 3**0.5 + 1 and max(turns) > 15
+    assert max(turns) < 15 * 3**0.5 + 1
+    assert max(turns) > 15
     assert 9 < max(shifts) <= 10
 
 
@@ -77,7 +78,8 @@ def test_results_are_kept_and_summed_up(tmp_path):
             afids.measure(group, ["a", "b"], lambda: case, seed, tmp_path)
     assert calls == [0, 1]
     a, b = afids.summary((0, 1), ["a", "b", "never run"], tmp_path)
-    assert (a["mean"], a["median"], a["sd"], a["seeds"]) == (5, 5, 0, 2) and b["mean"] == 0
+    assert (a["mean"], a["median"], a["sd"], a["seeds"]) == (5, 5, 0, 2)
+    assert b["mean"] == 0
     json.dumps([a, b])
 
 
@@ -87,8 +89,10 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "afids"
 @pytest.mark.skipif(not DATA.is_dir(), reason="the AFIDs are not at hand")
 def test_fiducials_lie_in_the_brain():
     template, t2, points, origin = afids.load(DATA)
-    assert template.shape == t2.shape == (1, 193, 229, 193) and origin.tolist() == [-96, -132, -78]
+    assert template.shape == t2.shape == (1, 193, 229, 193)
+    assert origin.tolist() == [-96, -132, -78]
     anterior_commissure = points[0] + origin
     assert anterior_commissure.norm() < 6  # near the origin of the template's space
     values = sample_at(template[None].double(), points.T[None])[0, 0]
-    assert len(points) == 32 and (values > template.mean()).float().mean() > 0.5
+    assert len(points) == 32
+    assert (values > template.mean()).float().mean() > 0.5

@@ -60,7 +60,8 @@ def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
         assert np.shape(result["dice"]) == np.shape(result["hausdorff"]) == (3, 1)
         assert row["dice"] == pytest.approx(np.mean(result["dice"]), abs=1e-4)
         settings = json.loads((kept / row["row"] / "0.5" / "0" / "settings.json").read_text())
-        assert settings["labelled"] == 0.5 and settings["max_epochs"] == 1
+        assert settings["labelled"] == 0.5
+        assert settings["max_epochs"] == 1
     mean = {row["row"]: row["dice"] for row in last["table"]}
     for name, other in (("tiers", "scratch"), ("label_efficient_guided", "label_efficient")):
         difference = last["differences"][f"0.5: {name} - {other}"][0]
@@ -84,7 +85,8 @@ def test_a_stage_is_shared_and_nothing_else_changes(folder, monkeypatch, rows):
         run(folder, names, "--fractions", "50", "--out", str(folder / out), max_epochs=3)
         result = folder / out / "squares" / "small" / rows[1] / "0.5" / "0" / "result.json"
         found.append(json.loads(result.read_text())["dice"])
-    assert found[0] == found[1] and len(copied) == 1
+    assert found[0] == found[1]
+    assert len(copied) == 1
 
 
 def test_the_table_has_the_seeds_that_are_complete(folder, capsys):
@@ -93,14 +95,18 @@ def test_the_table_has_the_seeds_that_are_complete(folder, capsys):
     assert "Complete: 0 of 1 seeds." in capsys.readouterr().out
     run(folder, "scratch", "--numbers", "1", "--seeds", "2", "--minutes", "0")
     printed = capsys.readouterr().out
-    assert "Complete: 1 of 2 seeds. Run the same command again to go on." in printed and "\n1 seeds x" in printed
+    assert "Complete: 1 of 2 seeds. Run the same command again to go on." in printed
+    assert "\n1 seeds x" in printed
 
 
 def test_a_class_that_was_not_found_has_dice_but_no_distance():
     results = [{"dice": [[0.5, 0.0], [1.0, 0.5]], "hausdorff": [[2.0, np.inf], [1.0, np.nan]], "seconds": 3.0}] * 2
     row = summary("scratch", 5, results, ["a", "b"])
-    assert row["dice"] == 0.5 and row["dice_by_class"] == {"a": 0.75, "b": 0.25} and row["sd_of_seeds"] == 0
-    assert row["hausdorff_95_mm"] == 1.5 and row["not_found"] == 4
+    assert row["dice"] == 0.5
+    assert row["dice_by_class"] == {"a": 0.75, "b": 0.25}
+    assert row["sd_of_seeds"] == 0
+    assert row["hausdorff_95_mm"] == 1.5
+    assert row["not_found"] == 4
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_tuning_reads_no_test_image(data, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (("--policies", "better"), "`policies` must be"),
         (("--policies", "uniform_x"), "uniform_x"),
@@ -141,9 +141,8 @@ def test_borrowed_information_is_that_of_the_next_image(data):
         item = Compose(preprocessing)({"image": images[here]})
         out = BorrowedInformationd("image", images, preprocessing, information)(item)
         expected = usual({"image": images[there]})
-        assert (
-            torch.equal(out["tiers"].as_tensor(), expected["tiers"].as_tensor()) and out["tiers"].dtype == torch.uint8
-        )
+        assert torch.equal(out["tiers"].as_tensor(), expected["tiers"].as_tensor())
+        assert out["tiers"].dtype == torch.uint8
         torch.testing.assert_close(out["information"].as_tensor(), expected["information"].as_tensor())
         assert torch.equal(out["image"], item["image"])
 
@@ -153,18 +152,22 @@ def test_interval_is_that_of_resampled_images():
     base = random.gamma(2, 1, (2, 40, 3))
     worse = base + 0.3 + 0.1 * random.standard_normal(base.shape)
     difference, low, high = paired_interval(worse, base)
-    assert difference == pytest.approx((worse - base).mean()) and low < difference < high
+    assert difference == pytest.approx((worse - base).mean())
+    assert low < difference < high
     per_image = [(worse[:, i] - base[:, i]).mean() for i in range(40)]
     drawn = sorted(np.mean([per_image[random.integers(40)] for _ in range(40)]) for _ in range(2000))
-    assert low == pytest.approx(drawn[50], abs=0.01) and high == pytest.approx(drawn[1949], abs=0.01)
+    assert low == pytest.approx(drawn[50], abs=0.01)
+    assert high == pytest.approx(drawn[1949], abs=0.01)
     back = paired_interval(base, worse)
-    assert back[0] == -difference and back[1] < back[0] < back[2] < 0
+    assert back[0] == -difference
+    assert back[1] < back[0] < back[2] < 0
 
 
 def test_summary():
     errors = np.array([[[1.0, 3.0], [2.0, 2.5]], [[5.0, 1.0], [1.0, 1.0]]])
     row = summary("full", errors, 61.4)
-    assert row["mre"] == pytest.approx(errors.mean(), abs=1e-3) and row["seconds"] == 61
+    assert row["mre"] == pytest.approx(errors.mean(), abs=1e-3)
+    assert row["seconds"] == 61
     assert row["sd_of_seeds"] == pytest.approx(abs(8.5 - 8) / 4 / math.sqrt(2), abs=1e-3)
     assert row["sdr"] == [50.0, 62.5, 75.0, 87.5]  # strictly below 2, 2.5, 3 and 4 mm
 
@@ -192,7 +195,8 @@ def test_mixed_negatives_lie_between_and_make_it_harder():
     value = loss(first, second, points, torch.ones(1, 9, dtype=torch.bool))
     assert value > PixelInfoNCELoss(0.2, symmetric=False)(first, second, points)
     value.backward()
-    assert first.grad.isfinite().all() and first.grad.any()
+    assert first.grad.isfinite().all()
+    assert first.grad.any()
     others, hard = torch.tensor([[[1.0, 0], [0, 1]]]), torch.tensor([[[0, 1]]])
     mixed = loss._with_anchor(torch.tensor([[[-1.0, 0]]]), others, hard)
     assert ((mixed - torch.tensor([-1.0, 0])).norm(dim=-1) >= 0.5 * 2**0.5 - 1e-6).all()  # nearer to the negative
@@ -216,7 +220,8 @@ def test_mixed_images_are_contrasted_with_both_of_theirs():
     assert batch["image_view1"][:, 0, 0, 0].tolist() == pytest.approx([2 - 2 * share, 1, 2 * share])
     assert batch["points_view1"][:, 0, 0].tolist() == [0, 1, 2, 2, 1, 0]
     kept = batch["points_valid"].float().mean(1)
-    assert kept[:3].tolist() == pytest.approx([share] * 3, abs=0.1) and (kept[:3] + kept[3:] == 1).all()
+    assert kept[:3].tolist() == pytest.approx([share] * 3, abs=0.1)
+    assert (kept[:3] + kept[3:] == 1).all()
 
     levels = MixedInferer()([(batch["image_view1"], batch["image_view2"])], lambda image: [image])
     ((mixed, second),) = levels

@@ -30,4 +30,5 @@ def test_table(capsys, monkeypatch):
     ]
     assert all(row["seconds"] > 0 for row in rows)
     for row in of_peer:
-        assert row["pixels"] == 64 and row["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
+        assert row["pixels"] == 64
+        assert row["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)

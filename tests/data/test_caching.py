@@ -59,7 +59,8 @@ def test_disk_and_memory_serve_the_same(images, tmp_path, reader):
     memory = SeededDataset(cached_dataset(data, chain(reader=reader)))
     disk = SeededDataset(cached_dataset(data, chain(reader=reader), tmp_path / "cache"))
     plain = SeededDataset(CacheDataset(data, chain(reader=reader), progress=False))
-    assert isinstance(memory.dataset, CacheDataset) and isinstance(disk.dataset, PersistentDataset)
+    assert isinstance(memory.dataset, CacheDataset)
+    assert isinstance(disk.dataset, PersistentDataset)
     for index in range(3):
         assert plain[index].keys() == disk[index].keys() == memory[index].keys()
         for key, value in plain[index].items():
@@ -76,7 +77,8 @@ def test_everything_is_computed_ahead_once(images, tmp_path, num_workers):
     for repeats in (1, 5):
         dataset = cached_dataset(data * repeats, chain(Counted(log)), tmp_path / "cache", num_workers)
         assert seen(log) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
-        assert len(dataset) == 3 * repeats and dataset[-1]["tiers"].max() == 2
+        assert len(dataset) == 3 * repeats
+        assert dataset[-1]["tiers"].max() == 2
     assert seen(log) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
 
 
@@ -88,7 +90,8 @@ def test_goes_on_after_it_was_killed(images, tmp_path):
     second.write_bytes(second.read_bytes()[:-100])  # MONAI moves it there, which may be a copy
     log.unlink()
     again = cached_dataset(data, chain(Counted(log)), cache)
-    assert len(seen(log)) == 2 and sorted(cache.iterdir()) == [first, second, third]
+    assert len(seen(log)) == 2
+    assert sorted(cache.iterdir()) == [first, second, third]
     for index in range(3):
         assert torch.equal(again[index]["information"], whole[index]["information"])
 
@@ -104,7 +107,8 @@ def test_a_file_of_an_unsafe_object_is_not_run(images, tmp_path):
         torch.save(Unsafe(), file)
     with pytest.warns(UserWarning, match="Corrupt cache file"):
         dataset = cached_dataset(data, chain(), cache)[0]
-    assert dataset["tiers"].max() == 2 and not (tmp_path / "run").exists()
+    assert dataset["tiers"].max() == 2
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

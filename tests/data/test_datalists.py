@@ -181,10 +181,12 @@ def test_annotated_images_are_those_of_the_table(tmp_path):
     items = annotated_datalist(*places)
     assert [item["name"] for item in items] == ["0", "1", "2", "3"]
     for item, like in zip(items, landmark_datalist(tmp_path / "3.png", places[1]) * 4, strict=True):
-        assert item.keys() == like.keys() | {"weights"} and item["weights"].tolist() == [1, 1]
+        assert item.keys() == like.keys() | {"weights"}
+        assert item["weights"].tolist() == [1, 1]
         assert item["landmarks"].tolist() == [[float(item["name"]), 1], [float(item["name"]), 2]]
     (item,) = annotated_datalist(*places, labels=["q"], labelled=["2"])
-    assert item["landmarks"].tolist() == [[2, 2]] and item["labels"] == ["q"]
+    assert item["landmarks"].tolist() == [[2, 2]]
+    assert item["labels"] == ["q"]
 
 
 def test_some_of_the_annotated_images(tmp_path):
@@ -223,7 +225,8 @@ def test_annotated_images_of_slicer(tmp_path):
     items = annotated_datalist(tmp_path, tmp_path / "marks", labels=["q", "p"])
     assert [item["name"] for item in items] == ["0", "2"]
     for item in items:
-        assert item["landmarks"].tolist() == [[-4, -5, 6], [-1, -2, 3]] and item["weights"].tolist() == [1, 0.5]
+        assert item["landmarks"].tolist() == [[-4, -5, 6], [-1, -2, 3]]
+        assert item["weights"].tolist() == [1, 0.5]
     (item,) = annotated_datalist(tmp_path / "1.nii.gz", tmp_path / "marks" / "0.mrk.json")
     assert item["weights"].tolist() == [0.5, 1]
 
@@ -259,11 +262,13 @@ def test_real_table():
     with open(CEPH / "train_landmarks_mm.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["image"] == "115"]
     item = next(item for item in items if item["name"] == "115")
-    assert Path(item["image"]).name == "115.jpg" and item["landmarks"].shape == (19, 2)
+    assert Path(item["image"]).name == "115.jpg"
+    assert item["landmarks"].shape == (19, 2)
     rows.sort(key=lambda row: int(row["landmark"]))
     np.testing.assert_allclose(item["landmarks"], [[float(row[axis]) for axis in "xy"] for row in rows], rtol=1e-6)
     extent = 0.3 * np.array(LoadImage(reader=SimpleITKReader())(item["image"]).shape)
-    assert (item["landmarks"] >= 0).all() and (item["landmarks"] <= extent).all()
+    assert (item["landmarks"] >= 0).all()
+    assert (item["landmarks"] <= extent).all()
 
 
 @pytest.fixture
@@ -280,14 +285,16 @@ def named(items):
 
 def test_cases_are_split(cases):
     parts = {part: segmentation_datalist(*cases, part) for part in ("train", "val", "test")}
-    assert named(parts["test"]) == [3, 7, 11, 15] and named(parts["val"]) == [8]
+    assert named(parts["test"]) == [3, 7, 11, 15]
+    assert named(parts["val"]) == [8]
     assert named(parts["train"]) == [0, 1, 2, 4, 5, 6, 9, 10, 12, 13, 14]
     assert parts["test"][0] == {
         "image": str(cases[0] / "03.png"),
         "name": "03",
         "label": str(cases[1] / "03.nii.gz"),
     }
-    assert "label" not in parts["train"][1] and all("label" in item for item in parts["train"] if item["name"] != "01")
+    assert "label" not in parts["train"][1]
+    assert all("label" in item for item in parts["train"] if item["name"] != "01")
     assert named(segmentation_datalist(*cases)) == [*range(16)]
     assert named(segmentation_datalist(*cases, "train", test_every=None, val_every=None)) == [*range(16)]
 
@@ -295,7 +302,8 @@ def test_cases_are_split(cases):
 @pytest.mark.parametrize(("labelled", "number"), [(None, 10), (1, 1), (4, 4), (1.0, 10), (0.25, 2), (0.01, 1)])
 def test_labelled_cases(cases, labelled, number):
     items = segmentation_datalist(*cases, "train", labelled)
-    assert len(items) == 11 and sum("label" in item for item in items) == number
+    assert len(items) == 11
+    assert sum("label" in item for item in items) == number
     assert all(Path(item.get("label", item["image"])).exists() for item in items)
 
 
@@ -303,7 +311,8 @@ def test_drawn_cases_depend_on_the_seed_alone(cases):
     def chosen(number, seed):
         return {item["name"] for item in segmentation_datalist(*cases, "train", number, seed=seed) if "label" in item}
 
-    assert chosen(3, 0) == chosen(3, 0) < chosen(5, 0) and len({frozenset(chosen(3, seed)) for seed in range(8)}) > 1
+    assert chosen(3, 0) == chosen(3, 0) < chosen(5, 0)
+    assert len({frozenset(chosen(3, seed)) for seed in range(8)}) > 1
     assert chosen(["00", "14"], 0) == {"00", "14"}
 
 

@@ -79,17 +79,21 @@ def test_markups_follow_slicers_schema(tmp_path, space):
     jsonschema = pytest.importorskip("jsonschema", reason="it checks the schema")
     jsonschema.validate(content, SCHEMA)
     (markup,) = content["markups"]
-    assert markup["type"] == "Fiducial" and markup["coordinateSystem"] == (space or "LPS")
+    assert markup["type"] == "Fiducial"
+    assert markup["coordinateSystem"] == (space or "LPS")
     first, missing, _ = markup["controlPoints"]
-    assert first["position"] == [1, 2.5, -3] and first["description"] == "score 0.5"
-    assert "position" not in missing and missing["positionStatus"] == "undefined"
+    assert first["position"] == [1, 2.5, -3]
+    assert first["description"] == "score 0.5"
+    assert "position" not in missing
+    assert missing["positionStatus"] == "undefined"
     assert len({point["id"] for point in markup["controlPoints"]}) == 3
 
 
 def test_fcsv_is_as_slicer_writes_it(tmp_path):
     write_landmarks(tmp_path / "a.fcsv", TABLE.to("RAS"))
     version, space, columns, *lines = (tmp_path / "a.fcsv").read_text().splitlines()
-    assert version.startswith("# Markups fiducial file version = 5") and space == "# CoordinateSystem = RAS"
+    assert version.startswith("# Markups fiducial file version = 5")
+    assert space == "# CoordinateSystem = RAS"
     assert columns == "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
     assert lines[0] == "1,1.0,2.5,-3.0,0,0,0,1,1,1,0,AC,score 0.5,,2,0"
     assert lines[1] == "2,0.0,0.0,0.0,0,0,0,1,0,1,0,PC,score nan,,0,0"
@@ -157,7 +161,8 @@ def test_markups_as_slicer_writes_them(tmp_path):
     content["markups"] += [{"type": "Line", "controlPoints": "any"}, other | {"coordinateUnits": ["mm", "UCUM", "mm"]}]
     (tmp_path / "a.mrk.json").write_text(json.dumps(content))
     table = read_landmarks(tmp_path / "a.mrk.json")
-    assert table.labels == (*TABLE.labels, "more") and table.space == "LPS"
+    assert table.labels == (*TABLE.labels, "more")
+    assert table.space == "LPS"
     np.testing.assert_array_equal(table.points["a"], [*TABLE.points["a"], [7, 8, 9]])
     np.testing.assert_array_equal(table.scores["a"], [0.5, NAN, 1, NAN])
 
@@ -220,7 +225,9 @@ def test_faulty_fcsv(tmp_path, text, error):
 def test_real_file():
     path = AFIDS / "tpl-MNI152NLin2009cAsym_res-01_T1w.fcsv"
     table = read_landmarks(path)
-    assert table.labels == tuple(map(str, range(1, 33))) and table.space == "RAS" and table.scores is None
+    assert table.labels == tuple(map(str, range(1, 33)))
+    assert table.space == "RAS"
+    assert table.scores is None
     raw = np.loadtxt(path, delimiter=",", usecols=(1, 2, 3))
     np.testing.assert_array_equal(table.points[path.stem], raw)
     assert np.linalg.norm(raw[0]) < 6  # the anterior commissure is near the origin of this space

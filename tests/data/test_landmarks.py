@@ -64,7 +64,8 @@ def test_slicer_gets_a_third_coordinate(tmp_path, suffix):
 def test_a_table_takes_and_keeps_any_array(convert):
     given = {"a": convert([[1.0, 2.0]])}
     table = LandmarkTable([7], given, {"a": convert([0.5])})
-    assert table.labels == ("7",) and table.points["a"].dtype == table.scores["a"].dtype == np.float64
+    assert table.labels == ("7",)
+    assert table.points["a"].dtype == table.scores["a"].dtype == np.float64
     assert type(given["a"]) is type(convert([[1.0]]))
     with pytest.raises(AttributeError):
         table.space = "RAS"
@@ -130,7 +131,8 @@ def test_numbered_landmarks_are_in_order_of_number(tmp_path):
 def test_asked_images(tmp_path):
     path = written(tmp_path, "image,landmark,x,y,score\na,0,1,2,0\nb,0,3,4,0\nc,1,5,6,0\n")
     one = read_landmarks(path, "b")
-    assert list(one.points) == list(one.scores) == ["b"] and one.points["b"].shape == (2, 2)
+    assert list(one.points) == list(one.scores) == ["b"]
+    assert one.points["b"].shape == (2, 2)
     assert list(read_landmarks(path, ["c", "a"]).points) == ["c", "a"]
     with pytest.raises(
         ValueError, match=r"`image` must be in the table .*table\.csv, which has 'a', 'b', 'c', got 'd'"

@@ -103,7 +103,7 @@ def test_single_random_transform_and_pickle():
 
 def test_seeds_of_neighbours_do_not_collide():
     dataset, seen = seeded(), []
-    dataset.dataset.transform.set_random_state = lambda seed: seen.append(seed)
+    dataset.dataset.transform.set_random_state = seen.append
     for dataset.seed in range(3):
         for epoch in range(3):
             dataset.set_epoch(epoch)
@@ -129,14 +129,16 @@ def test_bad_input():
 def test_batches_of_an_epoch_are_the_same_in_every_run(num_workers):
     def epochs(seed, workers):
         loader = seeded_loader(seeded().dataset, 4, seed, workers)
-        assert len(loader) == 1 and loader.dataset.seed == seed
+        assert len(loader) == 1
+        assert loader.dataset.seed == seed
         for epoch in (1, 2):
             loader.dataset.set_epoch(epoch), loader.sampler.set_epoch(epoch)
             yield torch.stack([torch.as_tensor(item) for batch in loader for item in batch])
 
     first, again, other = (list(epochs(seed, n)) for seed, n in ((0, 0), (0, num_workers), (1, 0)))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
-    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], other[0])
 
 
 def test_some_items_an_epoch_are_others_in_the_next_one():
@@ -145,8 +147,10 @@ def test_some_items_an_epoch_are_others_in_the_next_one():
     for epoch in range(60):
         loader.dataset.set_epoch(epoch), loader.sampler.set_epoch(epoch)
         drawn.append(tuple(loader.sampler))
-        assert len(loader) == len(list(loader)) == 2 and len(set(drawn[-1])) == len(loader.sampler) == 4
-    assert len(set(drawn)) > 30 and {i for epoch in drawn for i in epoch} == set(range(LENGTH))
+        assert len(loader) == len(list(loader)) == 2
+        assert len(set(drawn[-1])) == len(loader.sampler) == 4
+    assert len(set(drawn)) > 30
+    assert {i for epoch in drawn for i in epoch} == set(range(LENGTH))
 
 
 def test_a_batch_has_at_most_all_items():

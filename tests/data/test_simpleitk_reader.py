@@ -81,7 +81,8 @@ def test_nifti_as_nibabel_reads_it(tmp_path, size, dtype):
     array, dims = np.random.default_rng(0).integers(0, 200, size).astype(dtype), min(len(size), 3)
     nib.save(nib.Nifti1Image(array, turned(dims)), tmp_path / "a.nii.gz")
     (ours, meta), (theirs, expected) = (got(r, tmp_path / "a.nii.gz") for r in (SimpleITKReader(), NibabelReader()))
-    assert ours.shape == size and ours.dtype == dtype
+    assert ours.shape == size
+    assert ours.dtype == dtype
     np.testing.assert_array_equal(ours, theirs)
     corner = np.ix_([*range(dims), -1], [*range(dims), -1])  # NiBabel gives planes four rows too
     for key in ("affine", "original_affine"):
@@ -113,7 +114,8 @@ def test_array_and_affine_of_medical_formats(tmp_path, suffix, size, components)
     image = sitk.ReadImage(tmp_path / f"a{suffix}")
     voxel = [3, 1, 2][:dims]
     np.testing.assert_allclose(lps["affine"] @ [*voxel, 1], [*image.TransformIndexToPhysicalPoint(voxel), 1], atol=1e-5)
-    assert lps["space"] == "LPS" and lps["spatial_shape"].tolist() == list(size)
+    assert lps["space"] == "LPS"
+    assert lps["spatial_shape"].tolist() == list(size)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,8 @@ def test_as_monais_itk_reader(tmp_path, suffix, size, options):
     readers = SimpleITKReader(**options), ITKReader(**options)
     (ours, meta), (theirs, expected) = (got(reader, tmp_path / f"a{suffix}") for reader in readers)
     np.testing.assert_array_equal(ours, theirs)
-    assert ours.dtype == theirs.dtype and set(expected) - set(meta) <= {"qto_xyz", "qfac"}
+    assert ours.dtype == theirs.dtype
+    assert set(expected) - set(meta) <= {"qto_xyz", "qfac"}
     for key, value in meta.items():
         np.testing.assert_equal(value, expected[key])
 
@@ -171,7 +174,8 @@ def test_dicom_series(tmp_path, count):
         np.testing.assert_allclose(meta["affine"], turned(3), atol=1e-4)
         assert "0010|0010" not in meta
     _, tagged = got(SimpleITKReader(series_meta=True), tmp_path / "ct")
-    assert tagged["0010|0010"].strip() == "Nobody" and tagged["0020|0013"].strip() == "0"
+    assert tagged["0010|0010"].strip() == "Nobody"
+    assert tagged["0020|0013"].strip() == "0"
     np.testing.assert_array_equal(tagged["affine"], meta["affine"])
     single, _ = got(SimpleITKReader(), next((tmp_path / "ct").iterdir()))
     assert single.shape == (5, 4, 1)
@@ -194,7 +198,8 @@ def test_lists_are_stacked_as_by_monais_readers(tmp_path):
         nib.save(nib.Nifti1Image(np.full((5, 4, 3), i, np.int16), turned(3)), path)
     (ours, meta), (theirs, expected) = got(SimpleITKReader(), files), got(NibabelReader(), files)
     np.testing.assert_array_equal(ours, theirs)
-    assert meta["original_channel_dim"] == expected["original_channel_dim"] == 0 and ours.shape == (3, 5, 4, 3)
+    assert meta["original_channel_dim"] == expected["original_channel_dim"] == 0
+    assert ours.shape == (3, 5, 4, 3)
     nib.save(nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)), files[1])
     with pytest.raises(RuntimeError, match="affine matrix of all images should be the same"):
         got(SimpleITKReader(), files)
@@ -206,7 +211,8 @@ def test_lists_are_stacked_as_by_monais_readers(tmp_path):
 def test_channel_dim(tmp_path):
     made(tmp_path / "a.nii.gz", (2, 5, 4))
     _, meta = got(SimpleITKReader(channel_dim=0), tmp_path / "a.nii.gz")
-    assert meta["original_channel_dim"] == 0 and meta["spatial_shape"].tolist() == [5, 4]
+    assert meta["original_channel_dim"] == 0
+    assert meta["spatial_shape"].tolist() == [5, 4]
     assert np.isnan(got(SimpleITKReader("no_channel"), tmp_path / "a.nii.gz")[1]["original_channel_dim"])
     assert LoadImage(reader=SimpleITKReader, channel_dim=0, ensure_channel_first=True)(tmp_path / "a.nii.gz").shape == (
         2,
@@ -240,8 +246,10 @@ def test_folder_without_dicom(tmp_path):
 
 def test_suffixes(tmp_path):
     reader = SimpleITKReader()
-    assert reader.verify_suffix("a.NII.GZ") and reader.verify_suffix(["b.png", tmp_path])
-    assert not reader.verify_suffix("a.npy") and not reader.verify_suffix(["b.png", "c.txt"])
+    assert reader.verify_suffix("a.NII.GZ")
+    assert reader.verify_suffix(["b.png", tmp_path])
+    assert not reader.verify_suffix("a.npy")
+    assert not reader.verify_suffix(["b.png", "c.txt"])
 
 
 def test_every_way_to_name_the_reader(tmp_path):
@@ -261,7 +269,8 @@ def test_every_way_to_name_the_reader(tmp_path):
     for loader in loaders:
         image = loader({"image": tmp_path / "a.nrrd"})["image"]
         np.testing.assert_array_equal(image, array)
-        assert image.dtype == torch.float32 and image.meta["filename_or_obj"] == str(tmp_path / "a.nrrd")
+        assert image.dtype == torch.float32
+        assert image.meta["filename_or_obj"] == str(tmp_path / "a.nrrd")
     with pytest.raises(RuntimeError, match=rf"got '{tmp_path}/none\.nrrd'"):
         loaders[0]({"image": tmp_path / "none.nrrd"})
 

@@ -30,9 +30,11 @@ def test_clicks_and_classes(folder):
     items = weak_label_datalist(folder / "images", folder / "weak.csv", ["rim", "cup"])
     assert [item["name"] for item in items] == list("abcd")
     a, b, c, d = items
-    assert a["points"].tolist() == [[-1.5, -2.0], [3.0, 4.0], [0.0, 0.0]] and a["points"].dtype == np.float32
+    assert a["points"].tolist() == [[-1.5, -2.0], [3.0, 4.0], [0.0, 0.0]]
+    assert a["points"].dtype == np.float32
     assert a["point_classes"].tolist() == [2, 2, 0]
-    assert b["points"].shape == d["points"].shape == (0, 2) and c["points"].tolist() == [[5.0, 6.0]]
+    assert b["points"].shape == d["points"].shape == (0, 2)
+    assert c["points"].tolist() == [[5.0, 6.0]]
     shown = [item["shown"].tolist() for item in items]
     # clicks alone leave open what else there is; rows without coordinates say it all
     assert shown == [[True] * 3, [True, True, False], [True, False, True], [True] * 3]

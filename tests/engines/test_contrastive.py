@@ -53,7 +53,8 @@ def test_mixed_precision_on_the_cpu_is_bfloat16(amp):
     network.register_forward_hook(lambda *_: seen.append(torch.get_autocast_dtype("cpu")))
     network.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     trainer(network, [views()], amp=amp).run()
-    assert seen[1] == amp and (not amp or seen[0] == torch.bfloat16)
+    assert seen[1] == amp
+    assert not amp or seen[0] == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
 

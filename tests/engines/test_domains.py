@@ -40,7 +40,8 @@ def train(domains, epochs=1):
 @pytest.mark.parametrize("tiers_key", [None, "tiers"])
 def test_both_domains_are_learnt_from_side_by_side(tiers_key):
     seen = train(SourceAndTarget(SOURCE, prepare, tiers_key=tiers_key), epochs=2)
-    assert len(seen) == 8 and seen[:4] == seen[4:]  # the labelled ones begin anew, too
+    assert len(seen) == 8
+    assert seen[:4] == seen[4:]
     for number, (images, targets) in enumerate(zip(seen[:4:2], seen[1:4:2], strict=True), 1):
         assert images == [number] * 2 + [100 + 10 * number] * 2
         expected = {"found": [200 + 10 * number] * 2, "label": [number + 0.1] * 2}
@@ -57,7 +58,8 @@ def test_images_take_over_the_levels_of_the_other_domain():
     domains = SourceAndTarget(loader, lambda *_, **__: (target, {}), match_levels=True)
     domains.begin()
     images, _ = domains({}, torch.device("cpu"))
-    assert torch.equal(images[3:], target) and not images[:3, :, :2].any()
+    assert torch.equal(images[3:], target)
+    assert not images[:3, :, :2].any()
     for i, channel in ((i, c) for i in range(3) for c in range(2)):
         got, wanted, before = images[i, channel, 2:], target[i % 2, channel], source[i, channel, 2:]
         torch.testing.assert_close(got.mean(), wanted.mean())

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from monai_infoaug.engines import LabelContrast, LabelContrastiveTrainer
-from monai_infoaug.losses import BlockPixels, DrawnPixels, PixelSupConLoss, StridePixels
+from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads
+from monai_infoaug.samplers import BlockPixels, DrawnPixels, StridePixels
 from monai_infoaug.transforms import RandPairedViewsd
 
 pytest.importorskip("ignite", reason="trainers need ignite")
@@ -63,10 +64,13 @@ def test_loss_gets_labels_and_tiers_of_the_middle_of_each_cell():
     coarse, fine = calls(Cells(3, 1), made, tiers_key="tiers")
     for k in (1, 2):
         level, labels, tiers = coarse[2 * k - 2], coarse[2 * k - 1], coarse[3 + k]
-        assert level.shape == (2, 3, 2, 4) and labels.shape == tiers.shape == (2, 1, 2, 4)
-        assert torch.equal(labels, made[f"label_view{k}"][..., 1:6:3, 1::3]) and labels.dtype == torch.uint8
+        assert level.shape == (2, 3, 2, 4)
+        assert labels.shape == tiers.shape == (2, 1, 2, 4)
+        assert torch.equal(labels, made[f"label_view{k}"][..., 1:6:3, 1::3])
+        assert labels.dtype == torch.uint8
         assert torch.equal(tiers, made[f"tiers_view{k}"][..., 1:6:3, 1::3])
-        assert torch.equal(fine[2 * k - 1], made[f"label_view{k}"]) and torch.equal(fine[3 + k], made[f"tiers_view{k}"])
+        assert torch.equal(fine[2 * k - 1], made[f"label_view{k}"])
+        assert torch.equal(fine[3 + k], made[f"tiers_view{k}"])
         torch.testing.assert_close(fine[2 * k - 2], made[f"image_view{k}"])
     assert calls(Cells(1), made)[0][4:] == (None, None)
 
@@ -75,7 +79,8 @@ def test_loss_gets_labels_and_tiers_of_the_middle_of_each_cell():
 def test_labels_of_images(label_key, expected):
     (call,) = calls(Cells(4), label_key=label_key)
     for labels in (call[1], call[3]):
-        assert labels.shape == (2, 1, 2, 3) and labels[:, 0].flatten(1).tolist() == [[value] * 6 for value in expected]
+        assert labels.shape == (2, 1, 2, 3)
+        assert labels[:, 0].flatten(1).tolist() == [[value] * 6 for value in expected]
 
 
 def test_mean_over_the_levels():
@@ -85,7 +90,9 @@ def test_mean_over_the_levels():
     def contrast(weights):
         return LabelContrast((1, 1), lambda level, *_: level.mean(), weights)(levels, targets)
 
-    assert contrast(None) == 3 and contrast([1, 0]) == 1 and contrast([1, 3]) == 4
+    assert contrast(None) == 3
+    assert contrast([1, 0]) == 1
+    assert contrast([1, 3]) == 4
 
 
 def unet(dims):

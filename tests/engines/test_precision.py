@@ -15,7 +15,9 @@ from monai_infoaug.engines import HalfPrecisionInferer, half_precision, has_fast
 
 
 def test_half_precision_is_fast_on_every_gpu():
-    assert has_fast_half("cuda") and has_fast_half("cuda:1") and has_fast_half() in (True, False)
+    assert has_fast_half("cuda")
+    assert has_fast_half("cuda:1")
+    assert has_fast_half() in (True, False)
 
 
 def largest_error() -> float:
@@ -51,7 +53,8 @@ def test_output_is_float32_and_as_without():
 
 def test_several_outputs_are_float32_each():
     outputs = HalfPrecisionInferer()(torch.rand(1, 2), lambda x: (x @ x.mT, [x @ x.mT]))
-    assert isinstance(outputs, tuple) and isinstance(outputs[1], list)
+    assert isinstance(outputs, tuple)
+    assert isinstance(outputs[1], list)
     assert outputs[0].dtype == outputs[1][0].dtype == torch.float32
 
 

@@ -79,7 +79,8 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     whole.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.extend(whole.state.batch["image_view1"]))
     whole.run()
     flat = torch.stack(seen).flatten(1)
-    assert len(flat) == 6 * EPOCHS and torch.cdist(flat, flat).fill_diagonal_(1).min() > 0.1  # no epoch like another
+    assert len(flat) == 6 * EPOCHS
+    assert torch.cdist(flat, flat).fill_diagonal_(1).min() > 0.1
 
     path = tmp_path / "killed.pt"
     env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # with others, sums are rounded otherwise
@@ -94,7 +95,8 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
 
     process = subprocess.run([sys.executable, __file__, "die_while_writing", path], check=False, env=env)
     assert process.returncode == -signal.SIGKILL
-    assert epoch_of(path) == stopped + 1 and len(list(tmp_path.glob("killed.pt*"))) == 2  # the half-written one too
+    assert epoch_of(path) == stopped + 1
+    assert len(list(tmp_path.glob("killed.pt*"))) == 2
 
     resumed, network = make_training(path, num_workers=1)  # who serves the items makes no difference
     resumed.run()
@@ -102,7 +104,8 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     for (name, value), other in zip(expected.state_dict().items(), network.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
     one, other = (torch.load(p, weights_only=True) for p in (tmp_path / "whole.pt", path))
-    assert one["trainer"] == other["trainer"] and one["lr_scheduler"] == other["lr_scheduler"]
+    assert one["trainer"] == other["trainer"]
+    assert one["lr_scheduler"] == other["lr_scheduler"]
     torch.testing.assert_close(one["optimizer"], other["optimizer"], atol=0, rtol=0)
 
 

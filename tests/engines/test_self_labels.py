@@ -9,9 +9,10 @@ pytest.importorskip("ignite", reason="trainers need the extra train")
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
-from monai_infoaug.engines import SelfLabels
+from monai_infoaug.engines import SelfTrainingLabels
 from monai_infoaug.handlers import EpochSetter, ResumableCheckpoint
-from monai_infoaug.losses import DistributionAlignment, RectifiedLabelLoss, ReliablePixels
+from monai_infoaug.losses import RectifiedLabelLoss
+from monai_infoaug.samplers import DistributionAlignment, ReliablePixels
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def network():
 
 
 def train(batches, net, loss, epochs, **settings):
-    labels = SelfLabels(net, batches, ReliablePixels(0.3, 0.0), **{"epochs": 2, **settings})
+    labels = SelfTrainingLabels(net, batches, ReliablePixels(0.3, 0.0), **{"epochs": 2, **settings})
     trainer = SupervisedTrainer(
         device="cpu", max_epochs=epochs, train_data_loader=batches, network=net, decollate=False, loss_function=loss,
         optimizer=torch.optim.SGD(net.parameters(), 2.0), prepare_batch=labels, train_handlers=[labels],
@@ -93,7 +94,7 @@ def test_labels_of_several_scales_are_those_of_the_mean_logits(size):
     net = (nn.Conv2d if len(size) == 2 else nn.Conv3d)(1, 3, 3, padding=1).double()
     image = torch.randn(2, 1, *size, dtype=torch.float64)
     batch = {"image": image, "changed": image}
-    labels = SelfLabels(net, [batch], ReliablePixels(1.0, 0.0), 1, scales=(1.0, 0.7, 1.25))
+    labels = SelfTrainingLabels(net, [batch], ReliablePixels(1.0, 0.0), 1, scales=(1.0, 0.7, 1.25))
     labels.reliable.update(torch.rand(1, 3, *size).softmax(1))
     total = net(image).log_softmax(1).detach().numpy()
     for scale in (0.7, 1.25):
@@ -113,7 +114,7 @@ def test_what_is_known_stands_above_what_is_found():
     net = network()
     batch = {"image": torch.randn(2, 1, 8, 9), "known": torch.zeros(2, 1, 8, 9), "shown": torch.ones(2, 3).bool()}
     batch["changed"], batch["known"][1, 0, 2, 3:5], batch["shown"][0, 1] = batch["image"], torch.tensor([1, 3]), False
-    labels = SelfLabels(net, [batch], ReliablePixels(0.5, 0.0), 1, known_key="known", shown_key="shown")
+    labels = SelfTrainingLabels(net, [batch], ReliablePixels(0.5, 0.0), 1, known_key="known", shown_key="shown")
     logits = net(batch["image"]).detach()
     wanted = logits.argmax(1)
     wanted[0] = torch.where(logits[0, 2] > logits[0, 0], 2, 0)
@@ -122,9 +123,11 @@ def test_what_is_known_stands_above_what_is_found():
     labels.reliable.update(*labels._segment(batch, "cpu")[:1])
     targets = labels(batch, "cpu")[1]
     assert torch.equal(targets["found"][:, 0], wanted)
-    assert targets["reliable"][1, 0, 2, 3:5].tolist() == [0, 2] and (targets["reliable"][0] != 1).all()
+    assert targets["reliable"][1, 0, 2, 3:5].tolist() == [0, 2]
+    assert (targets["reliable"][0] != 1).all()
     chosen = targets["reliable"] >= 0
-    assert chosen.any() and torch.equal(targets["reliable"][chosen], targets["found"][chosen])
+    assert chosen.any()
+    assert torch.equal(targets["reliable"][chosen], targets["found"][chosen])
 
 
 def test_the_network_sees_the_changed_image_and_the_copy_is_not_trained(batches):
@@ -152,16 +155,17 @@ def test_a_round_that_was_stopped_goes_on_with_its_own_copy(batches, tmp_path):
     whole, of_whole = run(4, "whole.pt")
     run(3, "parts.pt")
     parts, of_parts = run(4, "parts.pt")
-    assert len(of_parts.found) == 3 and torch.equal(of_parts.reliable[-1], of_whole.reliable[-1])
+    assert len(of_parts.found) == 3
+    assert torch.equal(of_parts.reliable[-1], of_whole.reliable[-1])
     torch.testing.assert_close(parts.state_dict(), whole.state_dict(), atol=1e-5, rtol=0)
 
 
 def test_bad_input(batches):
     with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
-        SelfLabels(network(), batches, ReliablePixels(), 0)
+        SelfTrainingLabels(network(), batches, ReliablePixels(), 0)
     for scales in ((), (1.0, 0.0)):
         with pytest.raises(ValueError, match="`scales` must be numbers above 0, got"):
-            SelfLabels(network(), batches, ReliablePixels(), 1, scales=scales)
+            SelfTrainingLabels(network(), batches, ReliablePixels(), 1, scales=scales)
     labels, _ = train(batches, network(), Recorder(), 1, changed_key="other")
     labels.reliable.update(torch.rand(1, 3, 4, 4).softmax(1))
     with pytest.raises(KeyError, match="The batch lacks `other`; it has"):

@@ -162,7 +162,8 @@ def test_metadata_versions(bundle):
     required = meta["required_packages_version"]
     assert required.pop("monai_infoaug") == monai_infoaug.__version__
     assert required == {name: tested[name.lower().replace("_", "-")] for name in required}
-    assert meta["version"] in meta["changelog"] and meta["name"]
+    assert meta["version"] in meta["changelog"]
+    assert meta["name"]
 
 
 @every_bundle
@@ -172,9 +173,11 @@ def test_names_in_configs_exist(bundle, names):
     parser = config(bundle, *names)
     strings = list(pieces(parser.config))
     targets = {value for key, value in strings if key == "_target_"}
-    assert targets and [target for target in targets if "." not in target or locate(target) is None] == []
+    assert targets
+    assert [target for target in targets if "." not in target or locate(target) is None] == []
     referenced = {ref for _, value in strings for ref in ReferenceResolver.match_refs_pattern(value)}
-    assert referenced and [ref for ref in referenced if ref not in parser] == []
+    assert referenced
+    assert [ref for ref in referenced if ref not in parser] == []
 
 
 @every_bundle
@@ -186,9 +189,11 @@ def test_model_zoo_keys(bundle):
     for names, keys in ((["train"], train), (["train", "inference"], infer)):
         parser = config(bundle, *names)
         assert [key for key in keys if key not in parser] == []
-        assert "initialize" in parser and "run" in parser
+        assert "initialize" in parser
+        assert "run" in parser
         # a bundle runs where it lies, and writes there unless told otherwise
-        assert parser["bundle_root"] == "." and "@bundle_root" in parser["output_dir"]
+        assert parser["bundle_root"] == "."
+        assert "@bundle_root" in parser["output_dir"]
         assert [value for _, value in pieces(parser.config) if re.match(r"/(home|root|work/|Users)|~", value)] == []
 
 
@@ -373,7 +378,8 @@ def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp
         return
     (table,) = results.glob("landmarks*.csv")
     found = read_landmarks(table).to("LPS")
-    assert set(found.points) == {"0", "1", "2"} and found.labels == LABELS
+    assert set(found.points) == {"0", "1", "2"}
+    assert found.labels == LABELS
     if "template" in settings:
         truth = read_landmarks(settings["template_landmarks"]).points["0"]
         np.testing.assert_allclose(found.points["0"], truth, atol=4)  # it finds itself, to a cell or two
@@ -389,11 +395,13 @@ def rows_of(path: Path) -> tuple[list[str], list[float]]:
 def check_same(folder: Path, other: Path) -> None:
     """Several processes wrote what one did: tables up to the order of their rows, images to the voxel."""
     names = [sorted(path.name for path in f.iterdir()) for f in (folder, other)]
-    assert names[0] == names[1] and len(names[0]) > 1
+    assert names[0] == names[1]
+    assert len(names[0]) > 1
     for path in folder.iterdir():
         if path.suffix in (".csv", ".txt"):
             (text, numbers), (other_text, other_numbers) = rows_of(path), rows_of(other / path.name)
-            assert text == other_text and numbers == pytest.approx(other_numbers, rel=1e-5)
+            assert text == other_text
+            assert numbers == pytest.approx(other_numbers, rel=1e-5)
         elif path.name != "landmarks.png":
             images = (sitk.GetArrayFromImage(sitk.ReadImage(f / path.name)) for f in (folder, other))
             np.testing.assert_array_equal(*images)
@@ -406,11 +414,13 @@ def check_segmentation(results: Path, settings: dict) -> None:
         masks = {path.name: sitk.ReadImage(path) for path in results.iterdir()}
         assert masks.keys() == images.keys()
         for name, mask in masks.items():
-            assert mask.GetSize() == images[name].GetSize() and mask.GetOrigin() == images[name].GetOrigin()
+            assert mask.GetSize() == images[name].GetSize()
+            assert mask.GetOrigin() == images[name].GetOrigin()
             assert sitk.GetArrayFromImage(mask).max() <= (3 if settings.get("label_bits") else 2)
     else:
         header, *rows = (results / "mean_dice_raw.csv").read_text().splitlines()
-        assert header == "filename,class0,class1,mean" and len(rows) == len(images)
+        assert header == "filename,class0,class1,mean"
+        assert len(rows) == len(images)
         assert (results / "hausdorff_95_mm_raw.csv").exists()
 
 

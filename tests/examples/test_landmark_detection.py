@@ -18,7 +18,7 @@ pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("tensorboard", reason="bundles need the extra train")
 pytest.importorskip("matplotlib", reason="bundles need the extra train")
 
-from monai_infoaug.match import match_images
+from monai_infoaug.commands.match import match_images
 
 LABELS, PIXDIM = ("ring", "disc"), 0.5
 SMALL = {
@@ -110,9 +110,8 @@ def test_learns_landmarks_and_finds_them_in_other_pictures(folder):
 
     run(folder, "train", "inference", dataset_dir=str(folder / "others"))
     again = read_landmarks(folder / "out" / "inference" / "landmarks_mm.csv")
-    assert again.labels == LABELS and all(
-        (scores >= 0).all() and (scores <= 1).all() for scores in again.scores.values()
-    )
+    assert again.labels == LABELS
+    assert all((scores >= 0).all() and (scores <= 1).all() for scores in again.scores.values())
     evaluated = read_landmarks(folder / "out" / "evaluation" / "landmarks_mm.csv")
     for name, points in evaluated.points.items():
         np.testing.assert_allclose(again.points[name], points, atol=1e-4)
@@ -127,7 +126,8 @@ def test_budget_does_not_depend_on_the_number_of_labelled_images(folder, labelle
     assert len(names) == {None: 4, 1: 1}.get(labelled if not isinstance(labelled, list) else 0, 2)
     items = [flow.parser.get_parsed_content("train#dataloader").dataset[i] for i in (0, 4)]  # the same image
     assert not torch.equal(items[0]["image"], items[1]["image"])
-    assert items[0]["image"].shape == (1, 64, 72) and items[0]["label"].shape == (2, 32, 36)
+    assert items[0]["image"].shape == (1, 64, 72)
+    assert items[0]["label"].shape == (2, 32, 36)
 
 
 def test_goes_on_where_it_was_stopped(folder):
@@ -162,7 +162,9 @@ def test_warm_start(folder):
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.04]
     assert {id(p) for p in trunk["params"]} == {id(p) for p in network.trunk.parameters()}
     assert {id(p) for p in heads["params"]} == {id(p) for p in network.heads.parameters()}
-    assert config.get_parsed_content("lr_scheduler") and trunk["max_lr"] == 0.01 and heads["max_lr"] == 0.04
+    assert config.get_parsed_content("lr_scheduler")
+    assert trunk["max_lr"] == 0.01
+    assert heads["max_lr"] == 0.04
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.examples.bundle_runs import complete, fault, workflow
 
 pytest.importorskip("ignite", reason="bundles need the extra train")
 
-from monai_infoaug.match import match_images
+from monai_infoaug.commands.match import match_images
 
 Image = pytest.importorskip("PIL.Image", reason="the pictures are made with Pillow")
 
@@ -77,13 +77,16 @@ def test_train_evaluate_infer(folder):
     truth = read_landmarks(folder / "table.csv").points
     errors = [np.linalg.norm(found[name] - truth[name], axis=1) for name in truth]
     overall = (evaluation / "errors.txt").read_text().splitlines()[1].split()
-    assert overall[0] == "all" and float(overall[1]) == pytest.approx(np.mean(errors), abs=0.006)
-    assert (evaluation / "landmarks.png").stat().st_size > 1000 and (evaluation / "metrics.csv").exists()
+    assert overall[0] == "all"
+    assert float(overall[1]) == pytest.approx(np.mean(errors), abs=0.006)
+    assert (evaluation / "landmarks.png").stat().st_size > 1000
+    assert (evaluation / "metrics.csv").exists()
 
     run(folder, "train", "inference", kind="infer", **template(folder))
     with open(folder / "out" / "inference" / "landmarks_mm.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and all(-1 <= float(row["score"]) <= 1 for row in rows)
+    assert len(rows) == 6
+    assert all(-1 <= float(row["score"]) <= 1 for row in rows)
     again = read_landmarks(folder / "out" / "inference" / "landmarks_mm.csv").points
     np.testing.assert_allclose(again["1"], found["1"], atol=1e-4)
 
@@ -131,7 +134,8 @@ def test_volumetric_formats_slicer_tables_and_masks(folder):
     there = {"evaluation_dir": str(folder / "images"), "landmarks": str(folder), **places}
     run(folder, "train", "evaluate", **there, **mr)
     found = read_landmarks(folder / "out" / "evaluation" / "landmarks_mm.csv")
-    assert found.labels == ("chin", "sella") and found.space == "RAS"
+    assert found.labels == ("chin", "sella")
+    assert found.space == "RAS"
     np.testing.assert_allclose(found.to("LPS").points["0"], truth["0"], atol=1.5)
     lines = (folder / "out" / "evaluation" / "errors.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["all", "chin", "sella"]

@@ -90,7 +90,8 @@ def test_learns_overlapping_classes_from_a_few_pictures(folder, bundle):
     run(folder, bundle, "train", "evaluate", **settings)
     run(folder, bundle, "train", "inference", **settings, suffix=".png")
     header, *rows = (folder / "out" / "evaluation" / "mean_dice_raw.csv").read_text().splitlines()
-    assert header == "filename,class0,class1,mean" and [Path(row.split(",")[0]).stem for row in rows] == [
+    assert header == "filename,class0,class1,mean"
+    assert [Path(row.split(",")[0]).stem for row in rows] == [
         "03",
         "07",
         "11",
@@ -188,7 +189,8 @@ def test_the_last_layer_has_a_rate_of_its_own(folder, bundle):
     flow = run(folder, bundle, "train", label_bits=[1, 2], labelled=2, last_layer=3)
     last, others = flow.parser.get_parsed_content("optimizer").param_groups
     assert last["initial_lr"] == pytest.approx(3 * others["initial_lr"])
-    assert [value.ndim for value in last["params"]] == [4, 1] and len(others["params"]) > 20
+    assert [value.ndim for value in last["params"]] == [4, 1]
+    assert len(others["params"]) > 20
 
 
 @with_stages
@@ -260,7 +262,8 @@ def test_volumes(folder, bundle):
     assert len((folder / "out" / "evaluation" / "mean_dice_raw.csv").read_text().splitlines()) == 3
     for path in (folder / "out" / "inference").iterdir():
         mask, image = sitk.ReadImage(path), sitk.ReadImage(folder / "images3d" / path.name)
-        assert mask.GetSize() == image.GetSize() and np.allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
+        assert mask.GetSize() == image.GetSize()
+        assert np.allclose(mask.GetOrigin(), image.GetOrigin(), atol=1e-3)
 
 
 @pytest.mark.parametrize(

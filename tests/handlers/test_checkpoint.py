@@ -83,7 +83,8 @@ def test_without_resume_the_file_is_overwritten(tmp_path):
     training(tmp_path / "c.pt", max_epochs=3)[0].run()
     trainer, saved = training(tmp_path / "c.pt", max_epochs=1, resume=False)
     trainer.run()
-    assert trainer.state.epoch == 1 and saved["lr_scheduler"].last_epoch == 1
+    assert trainer.state.epoch == 1
+    assert saved["lr_scheduler"].last_epoch == 1
     assert torch.load(tmp_path / "c.pt", weights_only=True)["trainer"]["epoch"] == 1
 
 
@@ -123,7 +124,8 @@ def test_best_metric_is_kept_whatever_its_type(tmp_path, metric):
     trainer.run()
     again, _ = training(tmp_path / "c.pt")
     again.run()
-    assert again.state.best_metric == metric and again.state.best_metric_epoch == 2
+    assert again.state.best_metric == metric
+    assert again.state.best_metric_epoch == 2
 
 
 def test_one_process_of_several_writes(tmp_path):

@@ -65,7 +65,8 @@ def test_table_summary_and_picture(tmp_path, caplog, size):
         world = voxels @ affine[:dims, :dims].numpy().T + affine[:dims, 3].numpy()
         np.testing.assert_allclose(positions, world, rtol=1e-5)
     header, first = (tmp_path / "made" / "landmarks_mm.csv").read_text().splitlines()[:2]
-    assert header.split(",")[-1] == "score" and float(first.split(",")[-1]) == pytest.approx(1)
+    assert header.split(",")[-1] == "score"
+    assert float(first.split(",")[-1]) == pytest.approx(1)
 
     lines = (tmp_path / "made" / "errors.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["landmark", "all", "0", "2"]  # 1 has no truth
@@ -113,8 +114,10 @@ def test_a_landmark_that_was_not_found_is_no_success(tmp_path):
     """The same convention as that of `MeanRadialError`: a mean over the easy ones would flatter."""
     report(tmp_path, lacking=0)
     _, overall, first, third = (tmp_path / "errors.txt").read_text().splitlines()
-    assert overall.split()[1] == first.split()[1] == "inf" and third.split()[1] != "inf"
-    assert float(first.split()[-1]) == 0 and float(overall.split()[-1]) == 50
+    assert overall.split()[1] == first.split()[1] == "inf"
+    assert third.split()[1] != "inf"
+    assert float(first.split()[-1]) == 0
+    assert float(overall.split()[-1]) == 50
 
 
 def test_summary_by_hand():

@@ -53,7 +53,8 @@ def test_a_training_that_was_stopped_ends_as_one_that_ran_through(tmp_path):
     train(tmp_path / "parts", 1)
     parts, rate_of_parts, state_of_parts = train(tmp_path / "parts", 3)
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
-    assert state.iteration == state_of_parts.iteration == 6 and rate == rate_of_parts == pytest.approx(0.005)
+    assert state.iteration == state_of_parts.iteration == 6
+    assert rate == rate_of_parts == pytest.approx(0.005)
     assert read_settings(tmp_path / "whole" / "checkpoint.pt") == {"width": 1}
 
 
@@ -64,7 +65,8 @@ def test_workers_stay_from_epoch_to_epoch_and_end_with_the_training(tmp_path):
 
     at_work, before = [], {process.pid for process in active_children()}
     _, _, state = train(tmp_path, 3, Watching(), workers=1)
-    assert len(set.union(*at_work)) == 1 and state.dataloader.num_workers == 1
+    assert len(set.union(*at_work)) == 1
+    assert state.dataloader.num_workers == 1
     assert {process.pid for process in active_children()} <= before
 
 

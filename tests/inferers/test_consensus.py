@@ -119,7 +119,8 @@ def test_support_points_lie_where_the_embedding_changes(size):
     level[:, :3] = torch.tensor([0.0, 1.0]).view(2, *[1] * len(size))  # changes between rows 2 and 3
     points = support_points(salience(level), stride=4.0, count=10)
     rows = (points[:, 0] - 1.5) / 4
-    assert len(points.unique(dim=0)) == 10 and set(rows.tolist()) == {2.0, 3.0}
+    assert len(points.unique(dim=0)) == 10
+    assert set(rows.tolist()) == {2.0, 3.0}
     assert torch.equal(points, support_points(salience(level), stride=4.0, count=10))
     flat = support_points(salience(torch.ones(2, 3, 3)), stride=1.0, count=100)
     assert len(flat.unique(dim=0)) == 9
@@ -179,7 +180,8 @@ def test_finds_points_of_a_turned_image_to_a_fraction_of_a_voxel(size, shift):
     both = levels(template), levels(query)
     found, scores = match_points(both[0], points[None], both[1], (1, 2), size, neighbourhood=5)
     assert (found[0] - truth).norm(dim=1).max() < 0.3
-    assert scores.min() > 0.99 and scores.max() <= 1 + 1e-5
+    assert scores.min() > 0.99
+    assert scores.max() <= 1 + 1e-5
     # with noise, a patch says what a point cannot
     noisy = levels(query + 0.5 * random(*query.shape, seed=7))
     alone, _ = match_points(both[0], points[None], noisy, (1, 2), size)
@@ -202,7 +204,8 @@ def test_local_maps_follow_a_bend_that_one_affine_map_cannot(size, neighbourhood
     local = mean_error()
     monkeypatch.setattr(landmark_matcher, "local_places", lambda _, __, at, linear, shift, **___: at @ linear.T + shift)
     stiff = mean_error()
-    assert local < 0.6 and 4 * local < stiff
+    assert local < 0.6
+    assert 4 * local < stiff
 
 
 @pytest.mark.parametrize("weights", [None, (2, 1), (1, 0), (0, 1)])
@@ -232,7 +235,8 @@ def test_the_best_template_decides_on_each_point():
     found, scores = match_points(templates, seen, levels(torch.cat([query, query])), (1, 2), size, neighbourhood=6)
     for b in range(2):
         torch.testing.assert_close((found[b, :2], scores[b, :2]), (one[0][0, :2], one[1][0, :2]), atol=1e-4, rtol=0)
-    assert found[:, 2].isnan().all() and scores[:, 2].isnan().all()
+    assert found[:, 2].isnan().all()
+    assert scores[:, 2].isnan().all()
 
 
 def test_autocast_costs_no_precision():
@@ -252,13 +256,16 @@ def test_stays_in_the_image():
     query, *_ = turned(template, 0.0, [30.0, 0.0])
     points = torch.tensor([[38.0, 20.0], [0.0, 0.0]])
     found, _ = match_points(levels(template), points[None], levels(query), (1, 2), size, neighbourhood=4)
-    assert found.isfinite().all() and found.min() >= 0 and found.max() <= 39
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 39
 
 
 def test_constant_embeddings_give_finite_places():
     flat = [torch.ones(1, 1, 12, 12), torch.ones(1, 1, 6, 6)]
     found, scores = match_points(flat, torch.full((1, 2, 2), 5.0), flat, (1, 2), (12, 12), neighbourhood=3)
-    assert found.isfinite().all() and scores.isfinite().all()
+    assert found.isfinite().all()
+    assert scores.isfinite().all()
 
 
 @pytest.mark.parametrize("neighbourhood", [0, -2.0, torch.nan])

@@ -55,7 +55,8 @@ def test_score_is_the_probability_nearby(size, radius):
             if math.dist([2 * j + 0.5 for j in cell], found["landmarks"][b, n].tolist()) <= radius:
                 inside += weight
         assert found["scores"][b, n].item() == pytest.approx(inside / total, abs=1e-5)
-    assert (found["scores"] >= 0).all() and (found["scores"] <= 1).all()
+    assert (found["scores"] >= 0).all()
+    assert (found["scores"] <= 1).all()
 
 
 def test_score_tells_a_sure_landmark_from_a_doubtful_one():
@@ -63,7 +64,9 @@ def test_score_tells_a_sure_landmark_from_a_doubtful_one():
     sure, wide = (gaussian(points, size, 2, sigma) for sigma in (1.5, 12.0))
     twice = torch.logaddexp(sure, gaussian(points + 40, size, 2, 1.5))
     scores = HeatmapDetector()(torch.rand(1, 1, *size), Given(torch.cat([sure, wide, twice], 1)))["scores"][0]
-    assert scores[0] > 0.95 and scores[1] < 0.3 and 0.45 < scores[2] < 0.55
+    assert scores[0] > 0.95
+    assert scores[1] < 0.3
+    assert 0.45 < scores[2] < 0.55
 
 
 def test_world_follows_each_image():

@@ -95,7 +95,8 @@ def test_equals_brute_force(size, template_size, weights):
             stride = strides[1] if weights == (0, 2) else strides[0]
             place = (stride * refined(expected) + (stride - 1) / 2).clip(0, np.array(size) - 1)
             np.testing.assert_allclose(found[b, n], place, atol=1e-3)
-    assert found[:, 2].isnan().all() and scores[:, 2].isnan().all()
+    assert found[:, 2].isnan().all()
+    assert scores[:, 2].isnan().all()
 
 
 @pytest.mark.parametrize("centre", [(4.3, 2.5, 3.25), (1.0, 4.9, 2.2), (3.0, 3.0, 3.0)])
@@ -115,13 +116,15 @@ def test_peak_at_the_border_stays_in_the_image(size, end):
     query = torch.zeros(1, 1, *size)
     query[0, 0, end, end] = 1
     found, scores = match_points([torch.ones(1, 1, 1, 1)], torch.zeros(1, 1, 2), [query], (1,), size)
-    assert found[0, 0].tolist() == [end % size[0], end % size[1]] and scores.item() == 1
+    assert found[0, 0].tolist() == [end % size[0], end % size[1]]
+    assert scores.item() == 1
 
 
 def test_flat_similarity_gives_a_finite_place():
     levels = [torch.ones(1, 1, 4, 4)]
     found, scores = match_points(levels, torch.zeros(1, 1, 2), levels, (1,), (4, 4))
-    assert found.isfinite().all() and scores.item() == 1
+    assert found.isfinite().all()
+    assert scores.item() == 1
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])

@@ -59,7 +59,8 @@ def test_is_the_entropy_of_each_window(path, shape, window, num_bins, value_rang
     image = R.randn(*shape)
     mask = R.rand(*shape) < 0.4 if masked else None
     result = local_entropy(image, window, num_bins, value_range, mask)
-    assert result.shape == shape and result.dtype == np.float32
+    assert result.shape == shape
+    assert result.dtype == np.float32
     np.testing.assert_allclose(result, brute_force(image, window, num_bins, value_range, mask), atol=1e-5)
 
 
@@ -104,7 +105,8 @@ def test_a_constant_image_has_zero_bits(path):
     image = np.zeros((1, 40, 40))
     image[0, 20, 20] = 9  # both percentiles are zero, the rare value still is another level
     result = local_entropy(image, 3)
-    assert result[0, 19:22, 19:22].min() > 0.4 and not result[0, :19].any()
+    assert result[0, 19:22, 19:22].min() > 0.4
+    assert not result[0, :19].any()
 
 
 def test_whole_numbers_fall_into_their_own_bin(path):
@@ -119,7 +121,8 @@ def test_pixels_outside_the_mask_have_no_influence(path):
     image, mask = R.rand(2, 15, 15), R.rand(1, 15, 15) < 0.5
     changed = np.where(mask, image, 1e6)
     expected = local_entropy(image, 5, mask=mask)
-    assert (expected[:, ~mask[0]] == 0).all() and (expected[:, mask[0]] > 0).all()
+    assert (expected[:, ~mask[0]] == 0).all()
+    assert (expected[:, mask[0]] > 0).all()
     np.testing.assert_array_equal(local_entropy(changed, 5, mask=mask), expected)
     np.testing.assert_array_equal(local_entropy(image, 5, mask=torch.from_numpy(mask).float()), expected)
 
@@ -129,7 +132,8 @@ def test_numpy_types(path, dtype):
     image = R.randint(0, 2 if dtype == "?" else 100, (1, 9, 9)).astype(dtype)
     before = image.copy()
     result = local_entropy(image, 5)
-    assert isinstance(result, np.ndarray) and result.dtype == np.float32
+    assert isinstance(result, np.ndarray)
+    assert result.dtype == np.float32
     np.testing.assert_array_equal(result, local_entropy(image.astype(float), 5))
     np.testing.assert_array_equal(image, before)
 
@@ -138,7 +142,8 @@ def test_numpy_types(path, dtype):
 def test_tensor_types(path, dtype):
     image = torch.from_numpy(R.randint(0, 100, (1, 9, 9))).to(dtype)
     result = local_entropy(image, 5)
-    assert type(result) is torch.Tensor and result.dtype == torch.float32
+    assert type(result) is torch.Tensor
+    assert result.dtype == torch.float32
     np.testing.assert_array_equal(result, local_entropy(image.double().numpy(), 5))
 
 
@@ -150,7 +155,9 @@ def test_strides_gradients_and_metadata(path):
     assert not local_entropy(torch.from_numpy(image).requires_grad_(), (5, 3)).requires_grad
     source = MetaTensor(torch.from_numpy(image), affine=torch.diag(torch.tensor([0.3, 0.3, 1, 1])), meta={"a": 1})
     result = local_entropy(source, (5, 3))
-    assert isinstance(result, MetaTensor) and result.meta["a"] == 1 and torch.equal(result.affine, source.affine)
+    assert isinstance(result, MetaTensor)
+    assert result.meta["a"] == 1
+    assert torch.equal(result.affine, source.affine)
     np.testing.assert_array_equal(result.numpy(), expected)
 
 

@@ -80,7 +80,9 @@ def test_falls_as_pixels_are_shuffled():
         other, moved = IMAGE.ravel().copy(), R.rand(IMAGE.size) < share
         other[moved] = R.permutation(other[moved])
         bits.append(mutual_information(IMAGE, other.reshape(IMAGE.shape), **LEVELS))
-    assert bits == sorted(bits, reverse=True) and bits[0] > 2.9 and bits[-1] < 0.15
+    assert bits == sorted(bits, reverse=True)
+    assert bits[0] > 2.9
+    assert bits[-1] < 0.15
 
 
 def test_bias_of_finite_samples_is_as_documented():
@@ -119,7 +121,7 @@ def test_pixels_outside_the_mask_do_not_matter():
 
 
 @pytest.mark.parametrize(
-    "changes, named",
+    ("changes", "named"),
     [
         ({"second": IMAGE[:, 1:]}, r"`second` must be of the shape \(1, 30, 20\) of `first`, got shape \(1, 29, 20\)"),
         ({"second": IMAGE.repeat(2, 0)}, "`second` must be of the shape"),

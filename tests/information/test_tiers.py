@@ -31,7 +31,8 @@ def test_thresholds_are_the_quantiles_inside_the_mask(quantiles, masked, kind):
 def test_each_pixel_has_the_tier_of_its_information():
     mask = R.rand(1, 9, 8) < 0.7
     tiers = assign_tiers(MAP, (1.5, 3), mask)
-    assert tiers.dtype == np.uint8 and tiers.shape == MAP.shape
+    assert tiers.dtype == np.uint8
+    assert tiers.shape == MAP.shape
     for value, tier, inside in zip(MAP.flat, tiers.flat, mask.flat, strict=True):
         assert tier == (0 if not inside or value < 1.5 else 1 if value < 3 else 2)
 
@@ -55,8 +56,10 @@ def test_a_constant_map_has_one_tier(value):
 def test_kind_and_metadata():
     source = MetaTensor(torch.from_numpy(MAP), affine=torch.diag(torch.tensor([0.3, 0.3, 1, 1])), meta={"a": 1})
     tiers = assign_tiers(source, (1, 2))
-    assert isinstance(tiers, MetaTensor) and tiers.dtype == torch.uint8
-    assert tiers.meta["a"] == 1 and torch.equal(tiers.affine, source.affine)
+    assert isinstance(tiers, MetaTensor)
+    assert tiers.dtype == torch.uint8
+    assert tiers.meta["a"] == 1
+    assert torch.equal(tiers.affine, source.affine)
     np.testing.assert_array_equal(tiers.numpy(), assign_tiers(MAP, (1, 2)))
     assert type(assign_tiers(torch.from_numpy(MAP), (1, 2))) is torch.Tensor
 

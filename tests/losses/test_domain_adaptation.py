@@ -4,7 +4,8 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from monai_infoaug.losses import DomainAdaptationLoss, DrawnPixels, PatchContrastLoss, RectifiedLabelLoss
+from monai_infoaug.losses import DomainAdaptationLoss, PatchContrastLoss, RectifiedLabelLoss
+from monai_infoaug.samplers import DrawnPixels
 
 
 @pytest.fixture

@@ -71,7 +71,9 @@ def test_what_an_unused_landmark_has_reaches_nothing(unused):
     loss = LOSS(logits, target, weights)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item())
-    assert not logits.grad[where].any() and logits.grad.isfinite().all() and logits.grad[0, 0].any()
+    assert not logits.grad[where].any()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 0].any()
 
 
 @pytest.mark.parametrize("bad", [0.0, torch.nan, torch.inf])
@@ -80,7 +82,8 @@ def test_without_a_landmark_it_is_0(bad):
     logits = (logits + bad).requires_grad_()
     loss = LOSS(logits, torch.zeros_like(target))
     loss.backward()
-    assert loss.item() == 0 and not logits.grad.any()
+    assert loss.item() == 0
+    assert not logits.grad.any()
 
 
 def test_least_where_the_softmax_is_the_target():

@@ -56,7 +56,8 @@ def test_seed_decides(pixels):
     loss.set_epoch(1)
     of_epoch = loss(*pixels).item()
     loss.set_epoch(0)
-    assert [loss(*pixels).item() for _ in range(2)] == drawn and of_epoch not in drawn
+    assert [loss(*pixels).item() for _ in range(2)] == drawn
+    assert of_epoch not in drawn
 
 
 def test_ignored_pixels_have_no_part(pixels):
@@ -67,7 +68,8 @@ def test_ignored_pixels_have_no_part(pixels):
     assert loss.item() == NegativeLearningLoss()(logits, labels).item()
     nothing = NegativeLearningLoss()(with_nan, torch.full_like(longer, -1))
     nothing.backward()
-    assert nothing.item() == 0 and not with_nan.grad.any()
+    assert nothing.item() == 0
+    assert not with_nan.grad.any()
 
 
 def test_a_certain_mistake_has_a_finite_loss_in_half_precision():
@@ -76,7 +78,9 @@ def test_a_certain_mistake_has_a_finite_loss_in_half_precision():
     logits.requires_grad_()
     loss = NegativeLearningLoss()(logits, torch.zeros(1, 1, 2, 2))
     loss.backward()
-    assert loss.item() == pytest.approx(60) and logits.grad.isfinite().all() and loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(60)
+    assert logits.grad.isfinite().all()
+    assert loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from monai_infoaug.losses import DrawnPixels, PatchContrastLoss, label_pyramids
+from monai_infoaug.losses import PatchContrastLoss, label_pyramids
+from monai_infoaug.samplers import DrawnPixels
 
 
 def patches(labels, side):
@@ -111,7 +112,8 @@ def test_gradient():
     labels = torch.tensor(np.stack([labelled((8, 8), seed) for seed in range(2)]))[:, None]
     embeddings = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     loss = PatchContrastLoss(3, 4, levels=1, positive=0.6, negative=0.5, known=0)
-    assert loss(embeddings, labels) > 0 and loss(embeddings, labels).dtype == torch.float64
+    assert loss(embeddings, labels) > 0
+    assert loss(embeddings, labels).dtype == torch.float64
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), embeddings.requires_grad_())
 
 
@@ -121,7 +123,9 @@ def test_half_precision_at_a_low_temperature(dtype):
     embeddings = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     loss = PatchContrastLoss(3, 4, levels=1, positive=0.6, temperature=0.01)(embeddings, labels)
     loss.backward()
-    assert loss.dtype == torch.float32 and loss > 0 and embeddings.grad.isfinite().all()
+    assert loss.dtype == torch.float32
+    assert loss > 0
+    assert embeddings.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("fill", [-1, 1])
@@ -130,7 +134,8 @@ def test_nothing_to_compare_costs_nothing(fill):
     embeddings = torch.randn(1, 4, 8, 8).requires_grad_()
     loss = PatchContrastLoss(2, 4)(embeddings, torch.full((1, 1, 8, 8), fill))
     loss.backward()
-    assert loss == 0 and not embeddings.grad.any()
+    assert loss == 0
+    assert not embeddings.grad.any()
 
 
 def test_patches_are_drawn_by_the_tier_that_they_have_on_average():
@@ -144,7 +149,8 @@ def test_patches_are_drawn_by_the_tier_that_they_have_on_average():
     settings = {"num_classes": 3, "patch_size": 4, "levels": 1, "positive": 0.7}
     drawn = PatchContrastLoss(**settings, sampler=DrawnPixels(16, shares=[0, 0, 1]))(embeddings, labels, tiers)
     left = PatchContrastLoss(**settings)(embeddings[..., :8], labels[..., :8])
-    assert left > 0 and float(drawn) == pytest.approx(float(left), abs=1e-6)
+    assert left > 0
+    assert float(drawn) == pytest.approx(float(left), abs=1e-6)
     with pytest.raises(ValueError, match="`tiers` must be given where there are `shares`"):
         PatchContrastLoss(**settings, sampler=DrawnPixels(16, shares=[0, 0, 1]))(embeddings, labels)
 

@@ -117,7 +117,9 @@ def test_invalid_points_are_as_if_absent(marked):
     result.backward()
     torch.testing.assert_close(result, expected)
     for f in (f1, f2):
-        assert f.grad.isfinite().all() and not f.grad[:, ~keep].any() and f.grad[:, keep].any()
+        assert f.grad.isfinite().all()
+        assert not f.grad[:, ~keep].any()
+        assert f.grad[:, keep].any()
 
 
 @pytest.mark.parametrize("num", [5, 0])
@@ -126,7 +128,8 @@ def test_without_a_valid_point(num):
     f1.requires_grad_()
     loss = PixelInfoNCELoss(radius=1.0)(f1, f2, points, torch.zeros(2, num, dtype=torch.bool))
     loss.backward()
-    assert loss.item() == 0 and not f1.grad.any()
+    assert loss.item() == 0
+    assert not f1.grad.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -137,7 +140,8 @@ def test_low_precision_is_safe(dtype, temperature):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = PixelInfoNCELoss(temperature)(f1, f2, points)
     loss.backward()
-    assert loss.dtype == torch.float32 and f1.grad.isfinite().all()
+    assert loss.dtype == torch.float32
+    assert f1.grad.isfinite().all()
     torch.testing.assert_close(loss.double(), PixelInfoNCELoss(temperature)(f1.double(), f2.double(), points))
 
 

@@ -136,7 +136,8 @@ def test_without_a_positive_it_is_zero(labels, denominator):
     y = torch.tensor(labels).expand(2, 1, 1, 4)
     value = PixelSupConLoss(0.01, denominator=denominator, ignore_index=-1)(x, y)
     value.backward()
-    assert float(value.detach()) == 0 and not x.grad.any()
+    assert float(value.detach()) == 0
+    assert not x.grad.any()
 
 
 def test_a_lonely_pixel_is_compared_with_but_counts_for_nothing():
@@ -155,7 +156,9 @@ def test_half_precision_at_a_low_temperature(dtype, denominator):
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(*given)
     value.backward()
-    assert value.dtype == torch.float32 and given[0].grad.isfinite().all() and given[0].grad.any()
+    assert value.dtype == torch.float32
+    assert given[0].grad.isfinite().all()
+    assert given[0].grad.any()
     exact = loss(given[0].detach().double(), y1, given[2].double(), y2)
     assert float(value.detach()) == pytest.approx(float(exact), rel=1e-4)
 
@@ -259,4 +262,5 @@ def test_a_pixel_whose_features_are_zero_has_no_part(scope, denominator):
     value = loss(x1, y1, x2, y2)
     torch.testing.assert_close(value, PixelSupConLoss(0.1, scope, denominator, ignore_index=-7)(x1, gone, x2, y2))
     value.backward()
-    assert x1.grad.isfinite().all() and not x1.grad[0, :, 0, 1].any()
+    assert x1.grad.isfinite().all()
+    assert not x1.grad[0, :, 0, 1].any()

@@ -56,7 +56,8 @@ def test_means_equal_the_definition(dim, spacing, each):
         of_image = [e for (c, _), e in errors.items() if b == c]
         assert metric.aggregate("mean_channel")[b].item() == pytest.approx(mean(of_image))
         assert rates.aggregate("mean_channel")[b, 0].item() == pytest.approx(mean(e < 2 for e in of_image))
-    assert metric.aggregate("none").shape == (6, 4) and rates.aggregate("none").shape == (6, 4, 2)
+    assert metric.aggregate("none").shape == (6, 4)
+    assert rates.aggregate("none").shape == (6, 4, 2)
     assert torch.equal(metric.aggregate("none").isnan(), y.isnan().any(-1))
     assert len(metric) == 6
     metric.reset()
@@ -83,7 +84,8 @@ def test_a_lost_prediction_is_a_miss_and_an_infinite_error(lost):
 def test_no_truth_at_all_is_nan():
     metric, rate = MeanRadialError(), SuccessDetectionRate()
     metric(torch.zeros(1, 2, 2), torch.full((1, 2, 2), NAN)), rate(torch.zeros(1, 2, 2), torch.full((1, 2, 2), NAN))
-    assert metric.aggregate().isnan() and rate.aggregate().isnan().all()
+    assert metric.aggregate().isnan()
+    assert rate.aggregate().isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.float64])

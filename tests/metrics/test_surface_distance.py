@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.metrics import HausdorffDistanceMetric
 
-from monai_infoaug.metrics import MillimetreHausdorffMetric
+from monai_infoaug.metrics import HausdorffDistanceMm
 
 pytest.importorskip("scipy", reason="MONAI's distances need scipy")
 
@@ -32,7 +32,7 @@ def by_brute_force(first, second, spacing, percentile=100.0):
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 2.0, 3.0)])
 @pytest.mark.parametrize("percentile", [None, 95])
 def test_every_image_has_its_own_spacing(spacing, percentile):
-    metric = MillimetreHausdorffMetric(percentile=percentile)
+    metric = HausdorffDistanceMm(percentile=percentile)
     found, true = ball((10, 9, 8)), ball((12, 9, 7))
     affines = [torch.diag(torch.tensor([*s, 1.0])) for s in (spacing, (2.0, 2.0, 2.0))]
     got = metric([found, found], [MetaTensor(true, affine=affine) for affine in affines])
@@ -45,7 +45,7 @@ def test_every_image_has_its_own_spacing(spacing, percentile):
 
 
 def test_what_has_no_affine_is_refused():
-    metric, volume = MillimetreHausdorffMetric(), ball((10, 9, 8))
+    metric, volume = HausdorffDistanceMm(), ball((10, 9, 8))
     with pytest.raises(TypeError, match="`y` must be MetaTensors, which know their spacing, got Tensor"):
         metric([volume], [volume])
     with pytest.raises(ValueError, match="`y` must be a list of images, got 2 images in one tensor"):
@@ -55,7 +55,7 @@ def test_what_has_no_affine_is_refused():
 def test_2d_image_with_a_3d_affine():
     square = torch.zeros(1, 16, 16)
     square[:, 4:8, 4:8] = 1
-    metric = MillimetreHausdorffMetric(include_background=True)
+    metric = HausdorffDistanceMm(include_background=True)
     truth = MetaTensor(square, affine=torch.diag(torch.tensor([0.5, 2.0, 9.0, 1.0])))
     assert metric([square.roll(3, 1)], [truth]).item() == 1.5
     assert metric([square.roll(3, 2)], [truth]).item() == 6.0

@@ -50,7 +50,8 @@ def test_the_coarse_network_is_not_trained():
     segmenter = AttentionSegmenter(coarse, net).train()
     before = {key: value.clone() for key, value in coarse.state_dict().items()}
     segmenter(torch.randn(2, 1, 16, 16)).square().sum().backward()
-    assert net.training and not coarse.training
+    assert net.training
+    assert not coarse.training
     assert all(parameter.grad is None for parameter in coarse.parameters())
     assert all(parameter.grad is not None for parameter in net.parameters())
     torch.testing.assert_close(coarse.state_dict(), before, atol=0, rtol=0)  # running statistics, too
@@ -65,7 +66,8 @@ def test_an_embedding_for_each_class_that_is_seen():
     network, image = embedding().eval(), torch.randn(3, 1, 16, 16)
     image[1] = -1  # neither class
     (level,) = network(image)
-    assert level.shape == (3, 6, 2) and network.strides == (1,)
+    assert level.shape == (3, 6, 2)
+    assert network.strides == (1,)
     norms = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     torch.testing.assert_close(level.norm(dim=1), norms)
     mask = Halves()(image).softmax(1)[:, 1:2]

@@ -7,8 +7,9 @@ import torch
 from monai.networks.nets import BasicUNet, SegResNet, UNet
 from torch import nn
 
-from monai_infoaug.losses import DrawnPixels, PixelSupConLoss
+from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads
+from monai_infoaug.samplers import DrawnPixels
 
 NETS = {
     "UNet": (
@@ -59,7 +60,10 @@ def test_a_users_network(kind, dims):
     assert dict(zip(heads.layers, heads.strides, strict=True)) == {n: s for n, (s, _) in expected.items()}
     assert list(heads.strides) == sorted(heads.strides)
     assert [head[0].conv.in_channels for head in heads.heads] == [c for _, c in expected.values()]
-    assert heads.training and net.training and heads.backbone is net and hooks(net) == 0
+    assert heads.training
+    assert net.training
+    assert heads.backbone is net
+    assert hooks(net) == 0
     for key, value in net.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)  # running statistics too
 
@@ -192,7 +196,8 @@ def test_chosen_pixels_are_embedded_as_among_all(dims, normalized):
         assert chosen.shape == (2, 5, 3, 7)
         for b in range(2):
             torch.testing.assert_close(chosen[b], level[b].flatten(1)[:, at[b]])
-    assert heads.takes_places and seen == [21, 21]
+    assert heads.takes_places
+    assert seen == [21, 21]
 
 
 def test_the_loss_may_normalise_the_pixels_that_it_draws():

@@ -32,7 +32,8 @@ def test_sums_the_logits_of_every_level(size, both):
     """One voxel of the finest cells after the other: the levels, linear between their cells."""
     net, image = heatmaps(len(size), both), random(2, 1, *size)
     logits = net(image)
-    assert net.stride == 2 and logits.shape == (2, 3, *(-(-s // 2) for s in size))
+    assert net.stride == 2
+    assert logits.shape == (2, 3, *(-(-s // 2) for s in size))
     expected = torch.zeros_like(logits)
     for features, head, stride in zip(net.trunk.feature_maps(image), net.heads, net.trunk.strides, strict=True):
         weight, bias = head.conv.weight.flatten(1), head.conv.bias

@@ -44,7 +44,8 @@ def test_shift_by_cells_shifts_the_embeddings(size):
     for level, level_moved, stride in zip(net(image), moved, net.strides, strict=True):
         inner, cells = margin * 4 // stride, shift // stride
         expected = level[:, :, inner - cells : -inner - cells]
-        assert expected.numel() and expected.std() > 0.01
+        assert expected.numel()
+        assert expected.std() > 0.01
         torch.testing.assert_close(level_moved[:, :, inner:-inner], expected, atol=1e-5, rtol=0)
 
 
@@ -124,7 +125,8 @@ def test_spatial_dims_other_than_2_and_3():
 def test_each_network_sees_the_image_at_its_scale(size):
     fine, coarse = (small(i, spatial_dims=len(size), norm="batch") for i in range(2))
     both = GlobalLocalEmbeddingNet([fine, coarse], scales=[1, 3]).eval()
-    assert both.strides == (2, 8, 6, 24) and both.view_levels == ((0, 2), (0, 8), (1, 2), (1, 8))
+    assert both.strides == (2, 8, 6, 24)
+    assert both.view_levels == ((0, 2), (0, 8), (1, 2), (1, 8))
     image = random(2, 1, *size)
     padded = image
     for axis, s in enumerate(size, start=2):  # up to the next multiple of 3
@@ -153,10 +155,12 @@ def test_windows_blend_into_the_whole(size):
     expected, found = whole(image), windows(image)
     assert_same_levels(found[2:], expected[2:])  # shrunk by 2 it is no larger than a window
     for level, other in zip(found[:2], expected[:2], strict=True):
-        assert level.shape == other.shape and not torch.equal(level, other)
+        assert level.shape == other.shape
+        assert not torch.equal(level, other)
         torch.testing.assert_close(level.norm(dim=1), torch.ones_like(level[:, 0]))
         cosines = (level * other).sum(1)
-        assert cosines.min() > 0.8 and cosines.mean() > 0.99  # without a seam where windows meet
+        assert cosines.min() > 0.8
+        assert cosines.mean() > 0.99
         torch.testing.assert_close(level[:, :, :1], other[:, :, :1], atol=0.02, rtol=0)  # far from the other window
     part = image[:, :, :64]
     assert_same_levels(windows(part), whole(part))  # no larger than a window

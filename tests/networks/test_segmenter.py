@@ -218,7 +218,8 @@ def test_logits_of_overlapping_classes_are_relative_to_none_of_them():
         logits = network(image)
         tokens = network.encoder(image).flatten(2).mT
         of_all = F.interpolate(network.decoder(tokens).mT.unflatten(2, (SIDE, SIDE)), 20, mode="bilinear")
-    assert logits.shape == (2, CLASSES, 20, 20) and of_all.shape == (2, CLASSES + 1, 20, 20)
+    assert logits.shape == (2, CLASSES, 20, 20)
+    assert of_all.shape == (2, CLASSES + 1, 20, 20)
     for index in range(CLASSES):
         torch.testing.assert_close(logits[:, index], of_all[:, index + 1] - of_all[:, 0], atol=1e-5, rtol=0)
 
@@ -269,7 +270,8 @@ def test_embeddings_of_pixels_for_contrast():
     segmenter = Segmenter(2, 1, 3, **LIKE)
     heads = EmbeddingHeads(segmenter, "encoder", embedding_dim=8, in_channels=1, spatial_size=(20, 20))
     first, second = (heads(torch.randn(2, 1, 20, 20))[0] for _ in range(2))
-    assert first.shape == (2, 8, SIDE, SIDE) and heads.strides == (PATCH,)
+    assert first.shape == (2, 8, SIDE, SIDE)
+    assert heads.strides == (PATCH,)
     labels = [torch.randint(3, (2, 1, SIDE, SIDE)) for _ in range(2)]
     PixelSupConLoss()(first, labels[0], second, labels[1]).backward()
     assert segmenter.encoder.patches.weight.grad.abs().sum() > 0

@@ -37,7 +37,9 @@ def test_is_its_definition(size, distance, radius):
     images[1] *= 100  # each image has its own bounds of the mean
     images[1, :, :3, :3] = 0  # and here they hold
     got = SelfSimilarity(distance, radius)(images)
-    assert got.shape == (3, 2 * len(size), *size) and got.min() > 0 and got.max() == 1
+    assert got.shape == (3, 2 * len(size), *size)
+    assert got.min() > 0
+    assert got.max() == 1
     np.testing.assert_allclose(got, [of_one(image, distance, radius) for image in images[:, 0].numpy()], atol=1e-4)
 
 
@@ -58,7 +60,8 @@ def test_does_not_see_an_inversion(size):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_types_and_flat_images(dtype):
     flat = SelfSimilarity()(torch.full((1, 1, 6, 6), 3.0, dtype=dtype))
-    assert flat.dtype == dtype and (flat == 1).all()
+    assert flat.dtype == dtype
+    assert (flat == 1).all()
 
 
 def test_embeddings_that_do_not_see_an_inversion():

@@ -173,9 +173,11 @@ def test_class_says_what_it_is(name):
     text = inspect.getdoc(cls)
     assert "Args:" in text
     assert "Example:" in text or (name.endswith("d") and "See also:" in text and f":py:class:`{name[:-1]}`" in text)
-    assert cls.backend and all(isinstance(backend, TransformBackends) for backend in cls.backend)
+    assert cls.backend
+    assert all(isinstance(backend, TransformBackends) for backend in cls.backend)
     transform = RECIPES[name].make(2)
-    assert isinstance(transform, Transform) and isinstance(transform, RandomizableTrait) == name.startswith("Rand")
+    assert isinstance(transform, Transform)
+    assert isinstance(transform, RandomizableTrait) == name.startswith("Rand")
     assert isinstance(transform, MapTransform) == name.endswith("d")
 
 
@@ -194,11 +196,13 @@ def test_kind_stays_and_input_is_untouched(name, dims, kind):
     if kind == "MetaTensor":
         assert any(isinstance(value, MetaTensor) and value.meta.get("patient") == "p1" for value in out.values())
     for key, value in item.items():
-        assert type(value) is type(before[key]) and value.dtype == before[key].dtype
+        assert type(value) is type(before[key])
+        assert value.dtype == before[key].dtype
         np.testing.assert_array_equal(np.asarray(value), np.asarray(before[key]))
         if kind == "MetaTensor":
             assert value.applied_operations == before[key].applied_operations
-            assert torch.equal(value.affine, before[key].affine) and value.meta.keys() == before[key].meta.keys()
+            assert torch.equal(value.affine, before[key].affine)
+            assert value.meta.keys() == before[key].meta.keys()
 
 
 @every

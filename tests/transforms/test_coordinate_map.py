@@ -12,7 +12,8 @@ from monai_infoaug.transforms import CoordinateMap, CoordinateMapd
 @pytest.mark.parametrize("shape", [(3, 4), (3, 2, 4)])
 def test_indices_of_a_plain_array(shape):
     coords = CoordinateMap()(np.zeros((2, *shape)))
-    assert isinstance(coords, np.ndarray) and coords.dtype == np.float32
+    assert isinstance(coords, np.ndarray)
+    assert coords.dtype == np.float32
     np.testing.assert_array_equal(coords, np.indices(shape))
 
 

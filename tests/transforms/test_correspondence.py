@@ -120,7 +120,9 @@ def test_flips_turns_and_zooms_are_not_folds(matrix: list[list[float]]) -> None:
     torch.testing.assert_close(usual.matrix, torch.tensor(matrix), atol=1e-4, rtol=0)
     assert usual.volume.item() == pytest.approx(abs(np.linalg.det(matrix)), abs=1e-4)
     valid, sound, folded = unfolded(coords, everywhere(coords), usual, 0.1)
-    assert valid.all() and sound.all() and not folded.any()
+    assert valid.all()
+    assert sound.all()
+    assert not folded.any()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -147,10 +149,13 @@ def test_a_repeated_node_costs_no_voxel() -> None:
     coords = torch.stack(torch.meshgrid(rows, torch.arange(7.0), indexing="ij"))
     usual = frame(coords, everywhere(coords))
     voxels, *cells = unfolded(coords, everywhere(coords), usual, 0.1)
-    assert voxels.all() and without_doubles(coords, voxels, *cells).all()
+    assert voxels.all()
+    assert without_doubles(coords, voxels, *cells).all()
     assert cells[0].any(1).tolist() == [True, True, True, False, True, True, True]
     position, found = mesh_of(coords, voxels).locate(torch.tensor([[2.9, 3.0, 3.1], [2.0, 2.5, 3.0]]))
-    assert found.all() and position[0, 0].item() == pytest.approx(2.9) and position[0, 2].item() == pytest.approx(4.1)
+    assert found.all()
+    assert position[0, 0].item() == pytest.approx(2.9)
+    assert position[0, 2].item() == pytest.approx(4.1)
 
 
 def test_all_padding_is_not_valid() -> None:
@@ -226,7 +231,8 @@ def test_locate_against_a_dense_search(monkeypatch, shape: tuple[int, ...], comp
     distance = torch.cdist(points.T, values.T)
     nearest = distance.argmin(1)
     near, far = distance.amin(1) < 0.12, distance.amin(1) > 0.35
-    assert (near & found).sum() > 15 and far.sum() > 3
+    assert (near & found).sum() > 15
+    assert far.sum() > 3
     assert not (found & far).any()
     position_apart = (position - fine[:, nearest]).norm(dim=0)
     assert position_apart[found & near].max() < 0.5
@@ -294,7 +300,8 @@ def test_compiled_resampling_is_that_of_torch(monkeypatch, size, mode, padding_m
         image = (100 * torch.rand(2, *size, generator=generator)).to(dtype)
         for each in (image, image.mT):  # rows and columns in memory
             one, other = with_and_without_numba(monkeypatch, resample, each, coords, mode, padding_mode)
-            assert one.dtype == other.dtype == dtype and one.shape == (2, 30, 40)
+            assert one.dtype == other.dtype == dtype
+            assert one.shape == (2, 30, 40)
             if mode == "nearest":
                 assert one.equal(other)
             else:  # integers on the edge between two may be either
@@ -328,7 +335,9 @@ def test_compiled_affine_views_are_those_of_torch(monkeypatch, size, threads) ->
     steps[-1][0][0, -1] = size[0] - 1
     ranges = [torch.arange(2, n - 1, 1 + axis, dtype=torch.float64) for axis, n in enumerate(size)]
     one, other = with_and_without_numba(monkeypatch, affine_coordinates, steps, ranges)
-    assert one[1].equal(other[1]) and 0.1 < one[1].float().mean() < 1 and one[2].equal(other[2])
+    assert one[1].equal(other[1])
+    assert 0.1 < one[1].float().mean() < 1
+    assert one[2].equal(other[2])
     torch.testing.assert_close(one[0], other[0], rtol=0, atol=2e-5)
 
     coords, valid, matrix = one
@@ -338,7 +347,8 @@ def test_compiled_affine_views_are_those_of_torch(monkeypatch, size, threads) ->
     points = coords[:, valid] + 0.02 * torch.randn(dims, int(valid.sum()), generator=generator)
     points = torch.cat([points, 3 * max(size) * torch.rand(dims, 200, generator=generator) - max(size)], 1)
     one, other = with_and_without_numba(monkeypatch, mesh.locate, points)
-    assert one[1].equal(other[1]) and 0.2 < one[1].float().mean() < 1
+    assert one[1].equal(other[1])
+    assert 0.2 < one[1].float().mean() < 1
     torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-4, equal_nan=True)
 
 
@@ -360,6 +370,7 @@ def test_compiled_search_of_bent_views_is_that_of_torch(monkeypatch, shape, repe
     generator = torch.Generator().manual_seed(0)
     points = 1.4 * max(shape) * torch.rand(len(shape), 4000, generator=generator) - 0.2 * max(shape)
     one, other = with_and_without_numba(monkeypatch, mesh.locate, points)
-    assert 0.1 < one[1].float().mean() < 0.7 and (one[1] != other[1]).float().mean() < 2e-3  # rounding at an edge
+    assert 0.1 < one[1].float().mean() < 0.7
+    assert (one[1] != other[1]).float().mean() < 2e-3
     both = one[1] & other[1]
     torch.testing.assert_close(one[0][:, both], other[0][:, both], rtol=0, atol=2e-3)

@@ -55,7 +55,8 @@ def test_largest_part_and_holes_against_a_walk(shape, seed):
     mask = np.random.RandomState(seed).rand(*shape) > 0.4
     sizes = sorted(len(part) for part in parts(mask, True))
     largest = _largest(mask)
-    assert largest.sum() == sizes[-1] and len(flood(largest, next(zip(*np.nonzero(largest), strict=True)))) == sizes[-1]
+    assert largest.sum() == sizes[-1]
+    assert len(flood(largest, next(zip(*np.nonzero(largest), strict=True)))) == sizes[-1]
     np.testing.assert_array_equal(_filled(mask), filled_by_hand(mask))
 
 
@@ -117,7 +118,9 @@ def test_channels_count_by_their_mean():
 def test_metadata_stay():
     image = MetaTensor(torch.rand(1, 5, 5), affine=torch.eye(4) * 2, meta={"patient": "p1"})
     out = BodyMask()(image)
-    assert out.dtype == torch.uint8 and out.meta["patient"] == "p1" and torch.equal(out.affine, image.affine)
+    assert out.dtype == torch.uint8
+    assert out.meta["patient"] == "p1"
+    assert torch.equal(out.affine, image.affine)
 
 
 def test_dictionary():
@@ -149,9 +152,11 @@ def test_real_head(contrast):
     image = np.asarray(nibabel.load(path).dataobj[::3, ::3, ::3], np.float32)
     mask = BodyMask()(image[None])[0] > 0
     assert 0.4 < mask.mean() < 0.5
-    assert mask[image > np.percentile(image, 60)].mean() > 0.99 and mask[12:-12, 15:-15, 20:-20].mean() > 0.99
+    assert mask[image > np.percentile(image, 60)].mean() > 0.99
+    assert mask[12:-12, 15:-15, 20:-20].mean() > 0.99
     corner = image[:8, :8, -8:]
-    assert not mask[:8, :8, -8:].any() and corner.max() < 0.1 * np.percentile(image, 90)
+    assert not mask[:8, :8, -8:].any()
+    assert corner.max() < 0.1 * np.percentile(image, 90)
 
 
 def test_real_crops_are_all_tissue():

@@ -26,7 +26,8 @@ def test_map_is_the_mean_over_channels():
     image = R.rand(3, 10, 11, 9)
     expected = local_entropy(image, 5, 16, (0, 1)).mean(0, keepdims=True)
     result = InformationMap(window=5, num_bins=16, value_range=(0, 1))(image)
-    assert result.shape == (1, 10, 11, 9) and result.dtype == np.float32
+    assert result.shape == (1, 10, 11, 9)
+    assert result.dtype == np.float32
     np.testing.assert_array_equal(result, expected)
 
 
@@ -36,10 +37,13 @@ def test_kind_and_metadata(kind):
     information = InformationMap(5)(image, MASK)
     tiers = InformationTiers()(information, MASK)
     for result, dtype in ((information, torch.float32), (tiers, torch.uint8)):
-        assert type(result) is type(image) and torch.as_tensor(result).dtype == dtype and result.shape == (1, 24, 20)
+        assert type(result) is type(image)
+        assert torch.as_tensor(result).dtype == dtype
+        assert result.shape == (1, 24, 20)
         assert not np.asarray(result)[~MASK].any()
         if kind is meta:
-            assert torch.equal(result.affine, AFFINE) and result.meta["filename_or_obj"] == "a.nii"
+            assert torch.equal(result.affine, AFFINE)
+            assert result.meta["filename_or_obj"] == "a.nii"
     np.testing.assert_array_equal(np.asarray(information), local_entropy(IMAGE, 5, mask=MASK))
     thresholds = tier_thresholds(np.asarray(information), mask=MASK)
     np.testing.assert_array_equal(np.asarray(tiers), assign_tiers(np.asarray(information), thresholds, MASK))
@@ -81,9 +85,11 @@ def test_pending_operations_are_applied_first():
     for transform in chain:
         image = transform(image, lazy=True)
     direct = InformationMap(5)(image)
-    assert len(image.pending_operations) == 2 and image.shape == (1, 24, 20)  # the input stays as it was
+    assert len(image.pending_operations) == 2
+    assert image.shape == (1, 24, 20)
     for result in (direct, Compose([*chain, InformationMap(5)], lazy=True)(meta(IMAGE))):
-        assert result.shape == expected.shape == (1, 30, 36) and not result.pending_operations
+        assert result.shape == expected.shape == (1, 30, 36)
+        assert not result.pending_operations
         assert len(result.applied_operations) == len(expected.applied_operations) == 2
         torch.testing.assert_close(result.affine, expected.affine)
     eager = InformationMap(5)(Compose(chain, lazy=True)(meta(IMAGE)))  # one resampling instead of two
@@ -107,8 +113,10 @@ def test_pending_operations_in_a_dictionary():
 def test_dictionary_keeps_the_rest_and_its_input():
     data = {"image": IMAGE, "mask": MASK, "name": "a"}
     result = Compose([InformationMapd("image", window=5, mask_key="mask"), InformationTiersd(mask_key="mask")])(data)
-    assert set(data) == {"image", "mask", "name"} and set(result) == {*data, "information", "tiers"}
-    assert result["name"] == "a" and result["image"] is IMAGE
+    assert set(data) == {"image", "mask", "name"}
+    assert set(result) == {*data, "information", "tiers"}
+    assert result["name"] == "a"
+    assert result["image"] is IMAGE
     np.testing.assert_array_equal(result["information"], InformationMap(5)(IMAGE, MASK))
     np.testing.assert_array_equal(result["tiers"], InformationTiers()(result["information"], MASK))
 

@@ -15,7 +15,10 @@ def test_is_linear_between_the_knots(knots, dtype):
     got = curve(image)
     places = np.linspace(0, 1, knots)
     heights = curve(torch.from_numpy(places)[None], randomize=False)[0].numpy()
-    assert got.dtype == dtype and heights[0] == 0 and heights.max() == 1 and heights.min() >= 0
+    assert got.dtype == dtype
+    assert heights[0] == 0
+    assert heights.max() == 1
+    assert heights.min() >= 0
     expected = np.interp(image.double(), places, heights)
     np.testing.assert_allclose(got.double(), expected, atol=2e-3 if dtype == torch.float16 else 1e-6)
 
@@ -36,13 +39,15 @@ def test_two_knots_and_no_probability_change_nothing():
 def test_values_outside_are_clipped():
     curve = RandIntensityCurve(prob=1.0).set_random_state(0)
     out = curve(torch.tensor([[-3.0, 0, 1, 7]]))
-    assert out[0, 0] == out[0, 1] == 0 and out[0, 2] == out[0, 3]
+    assert out[0, 0] == out[0, 1] == 0
+    assert out[0, 2] == out[0, 3]
 
 
 def test_one_curve_for_all_keys():
     image = torch.rand(1, 6, 6)
     out = RandIntensityCurved(["a", "b"], prob=1.0).set_random_state(1)({"a": image, "b": image})
-    assert torch.equal(out["a"], out["b"]) and not torch.equal(out["a"], image)
+    assert torch.equal(out["a"], out["b"])
+    assert not torch.equal(out["a"], image)
 
 
 @pytest.mark.parametrize(

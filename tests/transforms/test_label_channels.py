@@ -13,7 +13,9 @@ from monai_infoaug.transforms import LabelChannels, LabelChannelsd
 def test_pixel_by_pixel(size, dtype):
     labels = torch.randint(0, 4, (1, *size), generator=torch.Generator().manual_seed(0)).to(dtype)
     numbers, bits = LabelChannels(4)(labels), LabelChannels(bits=(2, 1))(labels)
-    assert numbers.shape == (4, *size) and bits.shape == (2, *size) and numbers.dtype == bits.dtype == torch.float32
+    assert numbers.shape == (4, *size)
+    assert bits.shape == (2, *size)
+    assert numbers.dtype == bits.dtype == torch.float32
     for place in np.ndindex(*size):
         label = int(labels[(0, *place)])
         assert numbers[(slice(None), *place)].tolist() == [float(label == number) for number in range(4)]
@@ -23,7 +25,8 @@ def test_pixel_by_pixel(size, dtype):
 def test_metadata_are_kept():
     affine = torch.diag(torch.tensor([2.0, 3.0, 1.0], dtype=torch.float64))
     made = LabelChannelsd("label", bits=(1, 2))({"label": MetaTensor(torch.ones(1, 4, 4), affine=affine)})["label"]
-    assert isinstance(made, MetaTensor) and torch.equal(made.affine, affine)
+    assert isinstance(made, MetaTensor)
+    assert torch.equal(made.affine, affine)
 
 
 @pytest.mark.parametrize(

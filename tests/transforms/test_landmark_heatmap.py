@@ -30,7 +30,8 @@ def test_cell_by_cell(size, stride):
     points = torch.tensor([[3.2, 4.9, 5.0], [6.0, 1.5, 2.0]])[:, : len(size)]
     weights = [0.5, 2.0]
     maps = LandmarkHeatmap(sigma=1.7, stride=stride)(points, identity(*size), weights)
-    assert maps.shape == (2, *(-(-n // stride) for n in size)) and maps.dtype == torch.float32
+    assert maps.shape == (2, *(-(-n // stride) for n in size))
+    assert maps.dtype == torch.float32
     for point, weight, got in zip(points.tolist(), weights, maps, strict=True):
         expected = np.empty(got.shape)
         for cell in np.ndindex(*got.shape):

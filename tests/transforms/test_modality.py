@@ -32,15 +32,17 @@ def image_of(modality: str, dims: int = 2, seed: int = 0) -> np.ndarray:
 def test_grey_levels_in_0_to_1_and_a_mask(modality, dims):
     image = image_of(modality, dims)
     scaled, foreground = ModalityPreset(modality)(image)
-    assert scaled.shape == image.shape and scaled.dtype == np.float32 and scaled.min() >= 0 and scaled.max() <= 1
-    assert (
-        foreground.shape == (1, *image.shape[1:])
-        and foreground.dtype == np.uint8
-        and set(np.unique(foreground)) <= {0, 1}
-    )
+    assert scaled.shape == image.shape
+    assert scaled.dtype == np.float32
+    assert scaled.min() >= 0
+    assert scaled.max() <= 1
+    assert foreground.shape == (1, *image.shape[1:])
+    assert foreground.dtype == np.uint8
+    assert set(np.unique(foreground)) <= {0, 1}
     assert foreground.all() == (modality in ("xray", "rgb"))
     middle = (0, *(slice(4, n - 4) for n in image.shape[1:]))
-    assert foreground[middle].all() and (foreground.all() or foreground.sum() == foreground[middle].size)
+    assert foreground[middle].all()
+    assert foreground.all() or foreground.sum() == foreground[middle].size
 
 
 def test_ct_cuts_the_window():
@@ -64,7 +66,7 @@ def test_mr_takes_percentiles_of_each_channel_inside_the_foreground():
     np.testing.assert_allclose(ModalityPreset("mr")(wide)[0][:, 20:-20], ModalityPreset("mr")(first)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("lower, upper", [(0.5, 99.5), (5, 90)])
+@pytest.mark.parametrize(("lower", "upper"), [(0.5, 99.5), (5, 90)])
 def test_xray_is_as_monai(lower, upper):
     image = image_of("xray")
     expected = ScaleIntensityRangePercentiles(lower, upper, 0, 1, clip=True)(image)
@@ -86,10 +88,11 @@ def test_rgb_by_range():
 
 
 @pytest.mark.filterwarnings("ignore:Divide by zero")
-@pytest.mark.parametrize("modality, value", [("ct", -1000), ("mr", 0), ("mr", 500), ("xray", 4000), ("rgb", 0)])
+@pytest.mark.parametrize(("modality", "value"), [("ct", -1000), ("mr", 0), ("mr", 500), ("xray", 4000), ("rgb", 0)])
 def test_constant_image(modality, value):
     scaled, foreground = ModalityPreset(modality)(np.full((3, 5, 6), value, np.int16))
-    assert foreground.all() and (scaled == 0).all()
+    assert foreground.all()
+    assert (scaled == 0).all()
 
 
 @pytest.mark.filterwarnings("ignore:Divide by zero")
@@ -104,7 +107,9 @@ def test_metadata_and_integers(modality):
     image = MetaTensor(image_of(modality).round(), affine=torch.eye(4) * 2, meta={"patient": "p1"})
     outs = ModalityPreset(modality)(image)
     for out, dtype in zip(outs, (torch.float32, torch.uint8), strict=True):
-        assert out.dtype == dtype and out.meta["patient"] == "p1" and torch.equal(out.affine, image.affine)
+        assert out.dtype == dtype
+        assert out.meta["patient"] == "p1"
+        assert torch.equal(out.affine, image.affine)
     for plain, out in zip(ModalityPreset(modality)(image.numpy().astype(np.int32)), outs, strict=True):
         np.testing.assert_array_equal(plain, out)
 
@@ -115,7 +120,8 @@ def test_dictionary():
     out = ModalityPresetd("image", "mr", lower=1, upper=90)(data)
     for key, expected in zip(("image", "foreground"), preset(data["image"]), strict=True):
         np.testing.assert_array_equal(out[key], expected)
-    assert data["image"].max() > 100 and out["other"] is data["other"]
+    assert data["image"].max() > 100
+    assert out["other"] is data["other"]
     out = ModalityPresetd(("image", "other"), "mr", foreground_key=("a", "b"))(data)
     assert set(out) == {"image", "other", "a", "b"}
     assert {"image_foreground", "other_foreground"} < set(ModalityPresetd(("image", "other"), "mr")(data))
@@ -125,7 +131,7 @@ def test_dictionary():
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"modality": "us"}, r"`modality` must be one of \('ct', 'mr', 'xray', 'rgb'\), got 'us'"),
         ({"modality": "CT"}, "`modality` must be one of"),
@@ -142,7 +148,7 @@ def test_bad_settings(settings, message):
 
 
 @pytest.mark.parametrize(
-    "modality, image, message",
+    ("modality", "image", "message"),
     [
         ("ct", np.random.rand(1, 5, 5), "in Hounsfield units for modality 'ct' .* values from 0"),
         ("rgb", np.random.rand(1, 5, 5), "of 3 channels for modality 'rgb', got 1 channels"),

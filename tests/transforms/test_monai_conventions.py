@@ -119,7 +119,8 @@ def test_set_determinism_and_set_random_state(items, name, seeded):
         runs.append([chain(items[0]) for _ in range(2)])
     first, again, other = (values(run, SHOWN[name]) for run in runs)
     np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other) and not np.array_equal(*np.split(first, 2))
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(*np.split(first, 2))
 
     chains = [Compose(fixed(RANDOM[name]())).set_random_state(seed=3) for _ in range(2)]
     chains.append(pickle.loads(pickle.dumps(copy.deepcopy(chains[0]))))
@@ -167,7 +168,8 @@ def test_data_sets_and_loaders(items, kind, loader, tmp_path):
             **dict.fromkeys(("points_tier", "points_valid"), (6,)),
         }
         single = [each for batch in batches for each in decollate_batch(batch)]
-        assert len(single) == len(data) and all(isinstance(each["image_view1"], MetaTensor) for each in single)
+        assert len(single) == len(data)
+        assert all(isinstance(each["image_view1"], MetaTensor) for each in single)
 
 
 def test_pipeline_inverts_what_came_before(items):
@@ -177,7 +179,8 @@ def test_pipeline_inverts_what_came_before(items):
     operations = [each["class"] for each in out["image"].applied_operations]
     assert operations == ["Orientation", "SpatialResample"]
     back = chain.inverse(copy.deepcopy(out))["image"]  # MONAI empties the list of operations of what it inverts
-    assert back.shape == loaded.shape and not back.applied_operations
+    assert back.shape == loaded.shape
+    assert not back.applied_operations
     torch.testing.assert_close(back.affine, loaded.affine)
     truth = ModalityPresetd("image", modality="mr")({"image": loaded})["image"]
     assert np.corrcoef(np.ravel(back), np.ravel(truth))[0, 1] > 0.95
@@ -206,7 +209,8 @@ def test_views_start_anew(items):
     assert out["image"].applied_operations
     for k in (1, 2):
         view = out[f"image_view{k}"]
-        assert view.applied_operations == [] and not view.has_pending_operations
+        assert view.applied_operations == []
+        assert not view.has_pending_operations
         assert view.meta["filename_or_obj"] == items[0]["image"]
         torch.testing.assert_close(view.meta["source_affine"], out["image"].affine)
 
@@ -215,7 +219,8 @@ def test_lazy_pipeline(items):
     spatial = ["foreground", "information", "tiers"]
     lazy, eager = (Compose(fixed(), lazy=value)(items[0]) for value in (True, False))
     for key in ("image", *spatial):
-        assert not lazy[key].has_pending_operations and lazy[key].shape == eager[key].shape
+        assert not lazy[key].has_pending_operations
+        assert lazy[key].shape == eager[key].shape
         torch.testing.assert_close(lazy[key].affine, eager[key].affine)
     assert np.corrcoef(np.ravel(lazy["image"]), np.ravel(eager["image"]))[0, 1] > 0.98
 
@@ -248,7 +253,8 @@ def test_map_items(items, map_items):
     chain = Compose([pair()], map_items=map_items).set_random_state(seed=0)
     if map_items:
         out = chain([loaded[0], loaded[1]])
-        assert len(out) == 2 and all("image_view1" in each for each in out)
+        assert len(out) == 2
+        assert all("image_view1" in each for each in out)
     else:
         assert "image_view1" in chain(loaded[0])
 
@@ -276,4 +282,5 @@ def test_maps_are_saved_on_their_affine(items, tmp_path):
     at = np.c_[index, np.ones(len(index))] @ out["image_view1"].affine.numpy().T @ world.T
     at = np.round(at[:, :3]).astype(int)
     ball = nibabel.load(items[0]["image"]).get_fdata() > 0
-    assert len(at) and ball[tuple(at.T)].mean() > 0.8  # points, drawn in the foreground, lie on the ball in the file
+    assert len(at)
+    assert ball[tuple(at.T)].mean() > 0.8

@@ -109,7 +109,8 @@ def test_a_view_is_the_source_at_its_coordinates(name: str, dims: int) -> None:
     for k in (1, 2):
         valid, coords = pair[f"valid_view{k}"][0], pair[f"coords_view{k}"]
         assert valid.float().mean() > 0.3
-        assert coords.dtype == torch.float32 and valid.dtype == torch.bool
+        assert coords.dtype == torch.float32
+        assert valid.dtype == torch.bool
         expected = multilinear(image.numpy(), coords[:, valid].numpy())
         np.testing.assert_allclose(pair[f"view{k}"][:, valid].numpy(), expected, atol=1e-4)
 
@@ -142,12 +143,14 @@ def test_points_correspond(name: str, dims: int) -> None:
     assert np.linalg.norm(source[0] - source[1], axis=0).max() < 0.05
     for k in (1, 2):
         points = pair[f"points_view{k}"]
-        assert points[~valid].isnan().all() and points.dtype == torch.float32
+        assert points[~valid].isnan().all()
+        assert points.dtype == torch.float32
         shown = multilinear(pair[f"valid_view{k}"].double().numpy(), points[valid].T.numpy())
         assert shown.min() > 0.98  # all interpolation neighbours are valid
     assert (points[valid].T >= 0).all()
     first = pair["points_view1"][valid]
-    assert first.equal(first.round()) and len(first.unique(dim=0)) == len(first)  # without replacement
+    assert first.equal(first.round())
+    assert len(first.unique(dim=0)) == len(first)
     assert (pair["points_tier"] == torch.where(valid, 0, 255)).all()
 
 
@@ -195,7 +198,8 @@ def test_padding_shows_the_source_once() -> None:
     inside = torch.zeros(34, 34, dtype=torch.bool)
     inside[7:27, 7:27] = True
     valid = pair["valid_view1"][0]
-    assert not (valid & ~inside).any() and valid[8:26, 8:26].all()
+    assert not (valid & ~inside).any()
+    assert valid[8:26, 8:26].all()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
@@ -280,7 +284,8 @@ def test_too_few_candidates_are_marked() -> None:
     views = RandPairedViews(num_points=10)(smooth((20, 20)), mask=mask)
     assert views["points_valid"].tolist() == [True] * 4 + [False] * 6
     assert views["points_tier"].tolist() == [0] * 4 + [255] * 6
-    assert views["points_view2"][4:].isnan().all() and (views["points_view1"][:4, 0] == 5).all()
+    assert views["points_view2"][4:].isnan().all()
+    assert (views["points_view1"][:4, 0] == 5).all()
 
 
 @pytest.mark.parametrize(
@@ -299,7 +304,8 @@ def test_nothing_is_drawn_outside_of_the_mask(settings) -> None:
     data = {"image": smooth((40, 34)), "mask": mask}
     data = InformationTiersd(mask_key="mask")(InformationMapd("image", window=3, mask_key="mask")(data))
     inside = data["tiers"][mask > 0]
-    assert not data["tiers"][mask == 0].any() and not data["information"][mask == 0].any()
+    assert not data["tiers"][mask == 0].any()
+    assert not data["information"][mask == 0].any()
     assert inside.bincount(minlength=3).tolist() == pytest.approx([len(inside) / 3] * 3, rel=0.1)  # thirds of the mask
     pair = RandPairedViewsd(
         "image", mask_key="mask", roi_size=(30, 30), spatial=chain("affine", 2), num_points=50, **settings
@@ -309,7 +315,8 @@ def test_nothing_is_drawn_outside_of_the_mask(settings) -> None:
         assert views["points_valid"].any()
         for k in (1, 2):
             shown = views[f"coords_view{k}"][:, views[f"sampling_view{k}"][0] > 0].round().long()
-            assert shown.numel() and mask[0, shown[0], shown[1]].all()
+            assert shown.numel()
+            assert mask[0, shown[0], shown[1]].all()
         points = views["points_view1"][views["points_valid"]].long()
         source = views["coords_view1"][:, points[:, 0], points[:, 1]].round().long()
         assert mask[0, source[0], source[1]].all()
@@ -337,7 +344,8 @@ def test_overlap_bound(spatial: str | None) -> None:
     pair = RandPairedViews((16, 14), spatial and chain(spatial, 2), min_overlap=0.4, max_redraws=200, num_points=0)
     pair.set_random_state(0)
     found = [overlap(pair(smooth((40, 34)))) for _ in range(15)]
-    assert min(found) >= 0.4 and max(found) < 1
+    assert min(found) >= 0.4
+    assert max(found) < 1
     loose = RandPairedViews((16, 14), min_overlap=0.0, num_points=0).set_random_state(0)
     assert min(overlap(loose(smooth((40, 34)))) for _ in range(15)) < 0.4
 
@@ -353,7 +361,8 @@ def test_unmet_overlap_centres_the_second_view() -> None:
 def test_views_without_common_ground() -> None:
     crops = [Lambda(lambda x: x[:, :20]), Lambda(lambda x: x[:, 20:])]
     views = RandPairedViews(spatial=crops, num_points=3)(smooth((40, 34)))
-    assert views["sampling_view1"].abs().sum() == 0 and not views["points_valid"].any()
+    assert views["sampling_view1"].abs().sum() == 0
+    assert not views["points_valid"].any()
 
 
 def test_published_setting() -> None:
@@ -371,7 +380,8 @@ def test_published_setting() -> None:
 def test_a_small_chain_output_is_padded() -> None:
     views = RandPairedViews((50, 30))(smooth((40, 34)))
     assert views["view1"].shape == (2, 50, 30)
-    assert views["valid_view1"][0, :40].all() and not views["valid_view1"][0, 40:].any()
+    assert views["valid_view1"][0, :40].all()
+    assert not views["valid_view1"][0, 40:].any()
     assert views["view1"][:, 40:].abs().max() == 0
 
 
@@ -389,7 +399,8 @@ def test_two_views_differ_and_seeds_repeat(shared_object: bool) -> None:
     assert image.equal(before)
     for name, value in one.items():
         assert torch.equal(value.nan_to_num(-1), two[name].nan_to_num(-1)), name
-    assert not one["coords_view1"].equal(one["coords_view2"]) and not one["coords_view1"].equal(other["coords_view1"])
+    assert not one["coords_view1"].equal(one["coords_view2"])
+    assert not one["coords_view1"].equal(other["coords_view1"])
     still = RandPairedViews((40, 34), None, noise).set_random_state(0)(torch.zeros(1, 40, 34))
     assert not still["view1"].equal(still["view2"])
 
@@ -442,8 +453,11 @@ def test_affine_of_the_views(dims: int) -> None:
     views = RandPairedViews(None, chain("affine", dims)).set_random_state(1)(image)
     for k in (1, 2):
         view, valid = views[f"view{k}"], views[f"valid_view{k}"][0]
-        assert isinstance(view, MetaTensor) and view.applied_operations == [] and view.pending_operations == []
-        assert view.meta["filename_or_obj"] == "x.nii" and view.meta["source_affine"].equal(affine)
+        assert isinstance(view, MetaTensor)
+        assert view.applied_operations == []
+        assert view.pending_operations == []
+        assert view.meta["filename_or_obj"] == "x.nii"
+        assert view.meta["source_affine"].equal(affine)
 
         def world(points: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
             padded = torch.zeros(len(points), 4, dtype=torch.float64)
@@ -453,7 +467,8 @@ def test_affine_of_the_views(dims: int) -> None:
         source = world(views[f"coords_view{k}"][:, valid].T.double(), affine)
         torch.testing.assert_close(world(valid.nonzero().double(), view.affine), source, atol=0.03, rtol=0)
     bent = RandPairedViews(None, chain("elastic", dims)).set_random_state(1)(image)["view2"]
-    assert bent.affine.equal(torch.eye(4, dtype=bent.affine.dtype)) and bent.meta["source_affine"].equal(affine)
+    assert bent.affine.equal(torch.eye(4, dtype=bent.affine.dtype))
+    assert bent.meta["source_affine"].equal(affine)
     assert image.affine.equal(affine)
 
 
@@ -481,7 +496,8 @@ def test_two_pairs_in_one_dictionary() -> None:
         ]
     )
     views = both(sample())
-    assert views["global_image_view1"].shape == (2, 30, 30) and views["local_coords_view2"].shape == (2, 12, 12)
+    assert views["global_image_view1"].shape == (2, 30, 30)
+    assert views["local_coords_view2"].shape == (2, 12, 12)
     with pytest.raises(ValueError, match="global_image_view1"):
         RandPairedViewsd("image", prefix="global_")({**sample(), "global_image_view1": 0})
 
@@ -492,10 +508,13 @@ def test_intensity_spares_labels_and_is_one_draw_for_all_keys() -> None:
     data["label"] = torch.ones(1, 20, 20, dtype=torch.uint8)
     pair = RandPairedViewsd(list(data), mode=(None, None, "nearest", None), intensity=noise).set_random_state(0)
     views = pair(data)
-    assert views["a_view1"].equal(views["b_view1"]) and views["a_view1"].std() > 0
-    assert views["c_view1"].std() == 0 and (views["label_view1"] == 1).all()
+    assert views["a_view1"].equal(views["b_view1"])
+    assert views["a_view1"].std() > 0
+    assert views["c_view1"].std() == 0
+    assert (views["label_view1"] == 1).all()
     some = RandPairedViewsd(list(data), intensity=noise, intensity_keys="b")(data)
-    assert some["a_view1"].std() == 0 and some["b_view1"].std() > 0
+    assert some["a_view1"].std() == 0
+    assert some["b_view1"].std() > 0
 
 
 def test_views_of_the_maps_are_not_changed() -> None:
@@ -503,7 +522,8 @@ def test_views_of_the_maps_are_not_changed() -> None:
     data = sample()
     views = pair(data)
     torch.testing.assert_close(views["information_view1"], data["information"], atol=1e-4, rtol=0)
-    assert views["tiers_view2"].equal(data["tiers"]) and not torch.allclose(views["image_view1"], data["image"])
+    assert views["tiers_view2"].equal(data["tiers"])
+    assert not torch.allclose(views["image_view1"], data["image"])
     assert "information" not in views
 
 
@@ -512,14 +532,16 @@ def test_numpy_in_numpy_out() -> None:
         {"image": smooth((40, 34)).numpy(), "label": np.ones((1, 40, 34), np.int16)}
     )
     assert all(isinstance(value, np.ndarray) for value in views.values())
-    assert views["label_view1"].dtype == np.int16 and views["valid_view1"].dtype == bool
+    assert views["label_view1"].dtype == np.int16
+    assert views["valid_view1"].dtype == bool
 
 
 def test_batches_and_workers() -> None:
     data = [sample(image=MetaTensor(smooth((40, 34))) + i) for i in range(4)]
     pair = RandPairedViewsd("image", roi_size=(24, 20), spatial=chain("elastic", 2), shares=(0.2, 0.4, 0.4))
     batches = list(DataLoader(Dataset(data, pair), batch_size=2, num_workers=2))
-    assert len(batches) == 2 and batches[0]["image_view1"].shape == (2, 2, 24, 20)
+    assert len(batches) == 2
+    assert batches[0]["image_view1"].shape == (2, 2, 24, 20)
     assert batches[0]["points_view1"].shape == (2, 512, 2)
 
 
@@ -672,7 +694,8 @@ def test_matrices_give_what_the_coordinates_give(
     for k in (1, 2):
         valid = [each[f"valid_view{k}"][0] for each in (short, long)]
         both = valid[0] & valid[1]
-        assert both.float().mean() > 0.3 and (valid[0] ^ valid[1]).float().mean() < 0.1  # only at the border
+        assert both.float().mean() > 0.3
+        assert (valid[0] ^ valid[1]).float().mean() < 0.1
         assert (valid[1] & ~valid[0]).float().mean() < 2e-3  # the short cut shows the source up to its very edge
         for key in (f"coords_view{k}", f"view{k}"):
             one, other = (each[key][:, both].as_subclass(torch.Tensor) for each in (short, long))
@@ -683,7 +706,8 @@ def test_matrices_give_what_the_coordinates_give(
         assert (shared[0] ^ shared[1])[both].float().mean() < 0.1
     points, others = (short[f"points_view{k}"][short["points_valid"]] for k in (1, 2))
     source = [multilinear(short[f"coords_view{k}"].numpy(), each.T.numpy()) for k, each in ((1, points), (2, others))]
-    assert len(points) > 10 and np.linalg.norm(source[0] - source[1], axis=0).max() < 0.01
+    assert len(points) > 10
+    assert np.linalg.norm(source[0] - source[1], axis=0).max() < 0.01
 
 
 def test_padding_other_than_zeros_is_no_matter_of_matrices() -> None:
@@ -713,6 +737,7 @@ def test_plain_views_are_those_with_metadata(track_meta: bool) -> None:
     image = MetaTensor(smooth((40, 34)), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0])))
     pair = RandPairedViews(spatial=chain("affine", 2), num_points=5, track_meta=track_meta).set_random_state(0)
     views = pair(image)
-    assert (type(views["view1"]) is MetaTensor) == track_meta and type(views["coords_view1"]) is torch.Tensor
+    assert (type(views["view1"]) is MetaTensor) == track_meta
+    assert type(views["coords_view1"]) is torch.Tensor
     other = pair.set_random_state(0)(image.as_tensor())
     assert all(torch.equal(torch.as_tensor(views[name]), other[name]) for name in other)

@@ -35,7 +35,8 @@ def test_input_is_kept_and_other_metadata_stay():
     out = AssignPixdim(0.5)(image)
     out += 1
     out.meta["filename_or_obj"] = "b.png"
-    assert torch.equal(image, before) and torch.equal(image.affine, affine)
+    assert torch.equal(image, before)
+    assert torch.equal(image.affine, affine)
     assert image.meta["filename_or_obj"] == "a.png"
     array = np.ones((1, 2, 2), np.float32)
     AssignPixdim(2.0)(array).zero_()
@@ -44,7 +45,8 @@ def test_input_is_kept_and_other_metadata_stay():
 
 def test_frame_is_that_of_plain_images_in_viewers():
     image = MetaTensor(torch.rand(1, 3, 3))
-    assert AssignPixdim(0.5)(image).meta["space"] == "LPS" and image.meta["space"] == "RAS"
+    assert AssignPixdim(0.5)(image).meta["space"] == "LPS"
+    assert image.meta["space"] == "RAS"
 
 
 @pytest.mark.parametrize("space", ["RAS", "LPS"])
@@ -52,7 +54,9 @@ def test_without_pixdim_the_file_is_right(space):
     affine = torch.tensor([[0.0, -2, 0, 5], [3, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]], dtype=torch.float64)
     image = MetaTensor(torch.rand(1, 3, 4), affine=affine, meta={"space": space})
     out = AssignPixdimd("image", pixdim=None)({"image": image})["image"]
-    assert torch.equal(out, image) and torch.equal(out.affine, affine) and out.meta["space"] == space
+    assert torch.equal(out, image)
+    assert torch.equal(out.affine, affine)
+    assert out.meta["space"] == space
     assert isinstance(AssignPixdim(None)(np.ones((1, 3, 3))), MetaTensor)
     with pytest.raises(ValueError, match="`origin` must be 0 without a `pixdim`, got 3"):
         AssignPixdim(None, origin=3)
@@ -81,7 +85,8 @@ def test_dictionary():
     for key in ("image", "label"):
         np.testing.assert_allclose(out[key].pixdim[:2], (0.5, 1.5))
         assert not isinstance(data[key], MetaTensor)
-    assert out["name"] == "a" and AssignPixdimD is AssignPixdimDict is AssignPixdimd
+    assert out["name"] == "a"
+    assert AssignPixdimD is AssignPixdimDict is AssignPixdimd
     with pytest.raises(KeyError, match="mask"):
         AssignPixdimd(("image", "mask"), 0.5)(data)
 

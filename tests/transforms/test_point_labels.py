@@ -35,7 +35,8 @@ def test_labels_are_those_of_loops(size, radius):
     points, classes = voxels @ affine[:-1, :-1].T + affine[:-1, -1], generator.integers(0, 3, 5)
     image = MetaTensor(torch.zeros(2, *size), affine=affine)
     found = PointLabels(radius)(points, classes, image)
-    assert isinstance(found, MetaTensor) and found.dtype == torch.int64
+    assert isinstance(found, MetaTensor)
+    assert found.dtype == torch.int64
     assert np.array_equal(found[0].numpy(), by_loops(points.astype(np.float32), classes, radius, affine, size))
 
 
@@ -48,7 +49,8 @@ def test_points_outside_and_no_points_leave_all_unknown():
 def test_dictionary():
     data = {"image": torch.zeros(1, 4, 5), "points": [[1.0, 2.0]], "point_classes": [1]}
     out = PointLabelsd(radius=1.0)(data)
-    assert torch.equal(out["known"], PointLabels(1.0)([[1.0, 2.0]], [1], data["image"])) and "known" not in data
+    assert torch.equal(out["known"], PointLabels(1.0)([[1.0, 2.0]], [1], data["image"]))
+    assert "known" not in data
     without = {key: data[key] for key in ("image", "point_classes")}
     assert "known" not in PointLabelsd(allow_missing_keys=True)(without)
     with pytest.raises(KeyError, match="`output_key` must be new to the data, got known"):

@@ -160,10 +160,13 @@ def test_named_sets_stay_in_range_and_change_something(name, mode):
     image, information, tiers = draw((14, 11))
     intensity = RandTierIntensity(name, mode).set_random_state(seed=1)
     outs = torch.stack([intensity(image, information, tiers) for _ in range(10)])
-    assert outs.min() >= 0 and outs.max() <= 1
+    assert outs.min() >= 0
+    assert outs.max() <= 1
     assert ((outs - image).abs().flatten(1).amax(1) > 0.01).all()
     wide = intensity(image * 300 - 100, information, tiers)  # not scaled: its own range instead
-    assert wide.min() >= (image * 300 - 100).min() and wide.max() <= (image * 300 - 100).max() and wide.max() > 1
+    assert wide.min() >= (image * 300 - 100).min()
+    assert wide.max() <= (image * 300 - 100).max()
+    assert wide.max() > 1
 
 
 def test_rich_is_mildest_for_the_low_tier():
@@ -186,7 +189,8 @@ def test_kinds_and_dtypes(mode, kind, dtype):
     before = copy.deepcopy((image, information, tiers))
     for prob in (0.0, 1.0):
         out = RandTierIntensity(mode=mode, prob=prob).set_random_state(seed=2)(image, information, tiers)
-        assert type(out) is type(image) and out.shape == image.shape
+        assert type(out) is type(image)
+        assert out.shape == image.shape
         assert str(out.dtype).removeprefix("torch.") == (dtype if dtype.startswith("float") else "float32")
         assert np.array_equal(np.asarray(out), np.asarray(image)) == (prob == 0)
         out[:] = 0  # the result is its own memory
@@ -199,7 +203,8 @@ def test_metadata_is_kept():
     affine = torch.diag(torch.tensor([0.3, 0.5, 1.0], dtype=torch.float64))
     image = MetaTensor(image, affine=affine, meta={"filename_or_obj": "a.png"})
     out = RandTierIntensity()(image, tiers=tiers)
-    assert torch.equal(out.affine, affine) and out.meta["filename_or_obj"] == "a.png"
+    assert torch.equal(out.affine, affine)
+    assert out.meta["filename_or_obj"] == "a.png"
     assert out.applied_operations == image.applied_operations
 
 
@@ -253,8 +258,11 @@ def test_dictionary_shares_one_draw(mode):
     item = {"image": image, "other": image.clone(), "label": tiers, "information": information, "tiers": tiers}
     intensity = RandTierIntensityd(["image", "other"], mode=mode).set_random_state(seed=0)
     out = intensity(item)
-    assert torch.equal(out["image"], out["other"]) and not torch.equal(out["image"], image)
-    assert item["image"] is image and out["label"] is tiers and out["tiers"] is tiers
+    assert torch.equal(out["image"], out["other"])
+    assert not torch.equal(out["image"], image)
+    assert item["image"] is image
+    assert out["label"] is tiers
+    assert out["tiers"] is tiers
     assert not torch.equal(intensity(item)["image"], out["image"])
     assert torch.equal(intensity.set_random_state(seed=0)(item)["image"], out["image"])
 
@@ -283,7 +291,8 @@ def test_pending_operations_are_applied_first():
     pending = rotate(item, lazy=True)
     direct, expected = (intensity.set_random_state(seed=0)(x)["image"] for x in (pending, rotate(item)))
     torch.testing.assert_close(direct.as_tensor(), expected.as_tensor())
-    assert pending["image"].pending_operations and not direct.pending_operations
+    assert pending["image"].pending_operations
+    assert not direct.pending_operations
 
 
 IMAGE, INFORMATION, TIERS = draw((14, 11))
@@ -355,7 +364,8 @@ def test_cross_contrast_turns_contrasts_around_and_keeps_air_dark(mode):
     maps = {"information": torch.full((1, 16, 16), 3.0), "tiers": torch.ones(1, 16, 16, dtype=torch.uint8)}
     intensity = RandTierIntensity("cross_contrast", mode=mode).set_random_state(0)
     outs = torch.stack([intensity(ramp, **maps) for _ in range(40)])
-    assert outs.min() >= 0 and outs.max() <= 1
+    assert outs.min() >= 0
+    assert outs.max() <= 1
     slopes = outs[:, 0, 9:15].mean((1, 2)) - outs[:, 0, 4:8].mean((1, 2))
     assert 5 < (slopes < 0).sum() < 35  # the brighter half of the tissues becomes the darker about as often as not
     assert outs[:, 0, 0, :4].mean() < 0.2 < outs[:, 0, 4:].mean()
@@ -400,7 +410,7 @@ def test_equal_strengths_are_a_uniform_change():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"strengths": (1, 1)}, "`strengths` must be a number of at least 0 for each of"),
         ({"strengths": (1, 1, -1)}, "`strengths` must be"),
@@ -423,7 +433,9 @@ def test_a_preset_changes_more_as_its_strength_grows(name):
     for strength in (0.01, 0.1, 0.5, 1, 2):
         change, seeds = preset(name, strength), range(30)
         means.append(np.mean([float((change.set_random_state(s)(image) - image).abs().mean()) for s in seeds]))
-    assert means == sorted(means) and means[0] < 0.01 and means[-1] > 0.1
+    assert means == sorted(means)
+    assert means[0] < 0.01
+    assert means[-1] > 0.1
 
 
 def test_strength_1_is_the_named_medium_tier(tmp_path):
@@ -435,7 +447,7 @@ def test_strength_1_is_the_named_medium_tier(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"version": 2}, "`.*found.json` must be a file of `monai-infoaug calibrate`, version 1, got version 2"),
         ({"name": "__import__('os')"}, "`transforms in .*found.json` must be one of"),
@@ -463,7 +475,8 @@ def test_other_files_are_named(tmp_path, text):
 def test_strength_0_is_no_change(tmp_path):
     image, _, _ = draw((14, 11))
     intensity = RandTierIntensity(mode="anchor", file=calibration_file(tmp_path, (0, 1, 1)))
-    assert torch.equal(intensity(image, tier=0), image) and not torch.equal(intensity(image, tier=1), image)
+    assert torch.equal(intensity(image, tier=0), image)
+    assert not torch.equal(intensity(image, tier=1), image)
 
 
 def test_file_is_not_for_the_continuous_mode(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from monai_infoaug._processes import generators
-from monai_infoaug._require import require, require_shares
+from monai_infoaug._require import refusal, require_shares
 
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
 
@@ -35,12 +35,14 @@ class _PixelSampler(ABC):
             Places (B, sets, N): which of an image's pixels, in the order of ``flatten``, are in each of its sets; and
             valid (B, sets, N) bool, whether they have a part.
         """
-        require(
-            labels.ndim >= 3 and labels.shape[1] == 1, "labels", f"shape {tuple(labels.shape)}", "of shape (B, 1, *S)"
-        )
+        if labels.ndim < 3 or labels.shape[1] != 1:
+            raise refusal("labels", f"shape {tuple(labels.shape)}", "of shape (B, 1, *S)")
         valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
         good = valid.shape == labels.shape and valid.dtype == torch.bool
-        require(good, "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(labels.shape)}")
+        if not good:
+            raise refusal(
+                "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(labels.shape)}"
+            )
         labels, valid = (x.as_subclass(Tensor)[:, 0] for x in (labels, valid))
         places = self._places(labels, valid, tiers)
         there, places = places >= 0, places.clamp_min(0)
@@ -52,7 +54,8 @@ class _PixelSampler(ABC):
 
 
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
-    require(np.shape(value) in ((), (dims,)), name, value, f"one number, or one for each of {dims} axes")
+    if np.shape(value) not in ((), (dims,)):
+        raise refusal(name, value, f"one number, or one for each of {dims} axes")
     return tuple(np.broadcast_to(value, dims).tolist())
 
 
@@ -92,7 +95,8 @@ class StridePixels(_PixelSampler):
     """
 
     def __init__(self, stride: int | Sequence[int]) -> None:
-        require(lambda: np.min(stride) >= 1, "stride", stride, "at least 1")
+        if not (np.min(stride) >= 1):
+            raise refusal("stride", stride, "at least 1")
         self.stride = stride
 
     def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
@@ -123,7 +127,8 @@ class BlockPixels(_PixelSampler):
     """
 
     def __init__(self, size: int | Sequence[int] = 16) -> None:
-        require(lambda: np.min(size) >= 1, "size", size, "at least 1")
+        if not (np.min(size) >= 1):
+            raise refusal("size", size, "at least 1")
         self.size = size
 
     def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
@@ -169,9 +174,11 @@ class DrawnPixels(_PixelSampler):
     def __init__(
         self, number: int, balanced: bool = False, shares: Sequence[float] | None = None, seed: int = 0
     ) -> None:
-        require(lambda: number >= 1, "number", number, "at least 1")
+        if not (number >= 1):
+            raise refusal("number", number, "at least 1")
         require_shares(shares)
-        require(lambda: operator.index(seed) >= 0, "seed", seed, "a non-negative integer")
+        if not (operator.index(seed) >= 0):
+            raise refusal("seed", seed, "a non-negative integer")
         self.number, self.balanced, self.shares, self.seed = number, balanced, shares, seed
         self.set_epoch(0)
 
@@ -199,8 +206,11 @@ class DrawnPixels(_PixelSampler):
 
     @staticmethod
     def _tiers(tiers: Tensor | None, like: Tensor) -> Tensor:
-        require(tiers is not None, "tiers", None, "given where there are `shares`")
+        if tiers is None:
+            raise refusal("tiers", None, "given where there are `shares`")
         tiers = tiers.as_subclass(Tensor).flatten(1).to(like.device, torch.long)
-        require(tiers.shape == like.shape, "tiers", f"shape {tuple(tiers.shape)}", f"{tuple(like.shape)}, flattened")
-        require(bool(((tiers >= 0) & (tiers < 3)).all()), "tiers", "others", "0, 1 or 2")
+        if tiers.shape != like.shape:
+            raise refusal("tiers", f"shape {tuple(tiers.shape)}", f"{tuple(like.shape)}, flattened")
+        if not bool(((tiers >= 0) & (tiers < 3)).all()):
+            raise refusal("tiers", "others", "0, 1 or 2")
         return tiers

@@ -20,7 +20,7 @@ from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 
 pytest.importorskip("tqdm", reason="matching needs the extra train")
 
-from monai_infoaug.match import TemplateMatcher, distinct_names, match_images, read_config
+from monai_infoaug.commands.match import TemplateMatcher, distinct_names, match_images, read_config
 
 CEPH = Path(__file__).parents[2] / "shared" / "data" / "ceph"
 SETTINGS = {
@@ -80,7 +80,9 @@ def test_what_is_written(checkpoint, folder, capsys):
     files = {"a.mrk.json", "a.png", "b.mrk.json", "b.png", "confident.csv", "landmarks.csv", "summary.csv"}
     assert {f.name for f in out.iterdir()} == files
     table = read_landmarks(out / "landmarks.csv")
-    assert table.labels == LABELS and table.space == "LPS" and list(table.points) == ["a", "b"]
+    assert table.labels == LABELS
+    assert table.space == "LPS"
+    assert list(table.points) == ["a", "b"]
     for name in table.points:
         np.testing.assert_allclose(table.points[name], POINTS, atol=0.6)
         assert (table.scores[name] > 0.7).all()
@@ -96,7 +98,8 @@ def test_what_is_written(checkpoint, folder, capsys):
     assert [Path(row["file"]).name for row in rows] == ["a.png", "b.png"]
     assert float(rows[0]["mean_score"]) == pytest.approx(table.scores["a"].mean(), abs=6e-4)
     said = capsys.readouterr().out
-    assert said.splitlines()[1].split() == ["a", rows[0]["mean_score"]] and "Wrote 2 of 2 images" in said
+    assert said.splitlines()[1].split() == ["a", rows[0]["mean_score"]]
+    assert "Wrote 2 of 2 images" in said
 
 
 def test_low_landmarks_are_flagged_everywhere(checkpoint, folder, capsys):
@@ -140,7 +143,8 @@ def test_one_bad_file_does_not_stop_the_rest(checkpoint, folder, capsys):
     assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["a", "b"]
     captured = capsys.readouterr()
     for path, why in failures.items():
-        assert f"{path}: {why}" in captured.err and "\n" not in why
+        assert f"{path}: {why}" in captured.err
+        assert "\n" not in why
         assert why in captured.out
     assert "Wrote 2 of 5 images" in captured.out
 
@@ -281,7 +285,8 @@ def test_volumes_in_a_turned_anisotropic_frame(tmp_path, capsys):
     assert failures == {}
     for name in "tu":
         found = read_landmarks(tmp_path / "out" / f"{name}.mrk.json")
-        assert found.labels == ("AC", "PC") and found.space == "RAS"
+        assert found.labels == ("AC", "PC")
+        assert found.space == "RAS"
         np.testing.assert_allclose(found.to("LPS").points[name], lps, atol=1.5)
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 1000
     assert "low" not in capsys.readouterr().out.splitlines()[1]
@@ -296,7 +301,8 @@ def test_exit_status(checkpoint, folder, capsys):
     capsys.readouterr()
     assert main([*common, "--pixdim", "0.5", "--set", "modality=$evil"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("monai-infoaug match: `settings` must be") and said.count("\n") == 1
+    assert said.startswith("monai-infoaug match: `settings` must be")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.skipif(not CEPH.exists(), reason="cephalometric images not at hand")
@@ -311,6 +317,8 @@ def test_real_images(checkpoint, tmp_path):
     itself = matcher(matcher.read(CEPH / "train" / "115.jpg"))
     assert np.linalg.norm(itself.world - truth.points["115"], axis=1).max() < 5  # 4 pixels, without training
     other = matcher(matcher.read(CEPH / "train" / "121.jpg"))
-    assert isinstance(matcher.image, MetaTensor) and matcher.labels == list(truth.labels)
-    assert np.isfinite(other.world).all() and other.scores.mean() < itself.scores.mean()
+    assert isinstance(matcher.image, MetaTensor)
+    assert matcher.labels == list(truth.labels)
+    assert np.isfinite(other.world).all()
+    assert other.scores.mean() < itself.scores.mean()
     assert other.round_trips.mean() > itself.round_trips.mean()

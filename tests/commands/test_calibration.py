@@ -16,10 +16,10 @@ from monai.data.utils import set_rnd
 pytest.importorskip("tqdm", reason="the command shows its progress with tqdm")
 pytest.importorskip("matplotlib", reason="the command draws with matplotlib")
 
-from monai_infoaug import calibration
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import find_bundle
-from monai_infoaug.calibration import calibrate
+from monai_infoaug.commands import calibration
+from monai_infoaug.commands.calibration import calibrate
 from monai_infoaug.information import assign_tiers, local_entropy, mutual_information
 from monai_infoaug.transforms import InformationMap, InformationTiers, RandTierIntensity
 from monai_infoaug.transforms.tier_intensity import preset
@@ -91,7 +91,8 @@ def test_range_and_thresholds_are_quantiles_of_all_images(images, calibrated):
 def test_strengths_are_where_the_curves_cross_the_stop(calibrated):
     found = calibrated[1]["mutual_information"]
     strengths = calibrated[1]["intensity"]["strengths"]
-    assert found["strength"][0] == 0 and tuple(strengths) == TIERS
+    assert found["strength"][0] == 0
+    assert tuple(strengths) == TIERS
     for name in TIERS:
         bits = found["changed"][name]
         assert len(bits) == len(found["strength"])
@@ -175,7 +176,8 @@ def test_patches_lie_in_their_tier_in_the_foreground(monkeypatch):
     assert view.image.shape[1:].numel() <= 3300
     assert torch.equal(view.image, image[(slice(None), *view.part)])
     for tier, centres in enumerate(view.centres):
-        assert len(centres) == 24 and len(centres.unique(dim=0)) == 24
+        assert len(centres) == 24
+        assert len(centres.unique(dim=0)) == 24
         assert (tiers[0][view.part][tuple(centres.T)] == tier).all()
         assert calibration._patches(view.image, centres).shape == (24, 2, 33, 33)
 
@@ -211,7 +213,7 @@ def test_curves_are_of_the_draw_that_leaves_least(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "bits, stop, expected",
+    ("bits", "stop", "expected"),
     [((3, 2, 1), 1.5, 0.75), ((3, 2, 1), 2, 0.5), ((3, 2, 1), 0.5, 1), ((3, 1, 2), 1.5, 0.375), ((3, 2, 1), 4, 0)],
 )
 def test_crossing(bits, stop, expected):
@@ -234,7 +236,7 @@ def test_registration_finds_the_same_place(turned, spacing):
 
 
 @pytest.mark.parametrize(
-    "arguments, named",
+    ("arguments", "named"),
     [
         (["--alpha", "0"], "`alpha` must be a number above 0, got 0.0"),
         (["--keep", "1"], "`keep` must be in [0, 1), got 1.0"),
@@ -257,12 +259,13 @@ def test_errors_are_one_line(arguments, named, images, tmp_path, capsys, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main(["calibrate", "--data", str(images), *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("monai-infoaug calibrate: ") and named in said
+    assert said.startswith("monai-infoaug calibrate: ")
+    assert named in said
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "arrays, named",
+    ("arrays", "named"),
     [
         ([anatomy((40, 40))], "with 1"),
         ([np.zeros((40, 40), np.uint8)] * 2, "constant images"),
@@ -304,7 +307,8 @@ def test_command_passes_everything_on(images, tmp_path, capsys):
         seed=2,
     )
     assert json.loads(out.read_text()) == json.loads(json.dumps(expected))
-    assert "high: published at strength" in said and str(out) in said
+    assert "high: published at strength" in said
+    assert str(out) in said
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +341,8 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
     assert (made_from["modality"], made_from["working_pixdim"], made_from["checkpoint"]) == ("xray", 0.8, "trained.pt")
     assert found["thresholds"] == (cuts or plain["thresholds"])
     bits, losses = given[0]
-    assert len(bits) == len(losses) > 500 and np.isfinite(losses).all()
+    assert len(bits) == len(losses) > 500
+    assert np.isfinite(losses).all()
     assert (tmp_path / "found.png").stat().st_size > (tmp_path / "plain.png").stat().st_size  # one curve more
 
 
@@ -351,4 +356,5 @@ def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
     (tmp_path / "bad.pt").write_text("no checkpoint")
     assert main(["calibrate", "--data", str(images), "--checkpoint", str(tmp_path / "bad.pt")]) == 2
     said = capsys.readouterr().err
-    assert "bad.pt" in said and said.count("\n") == 1
+    assert "bad.pt" in said
+    assert said.count("\n") == 1

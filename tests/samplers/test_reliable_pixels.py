@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monai_infoaug.losses import ReliablePixels
+from monai_infoaug.samplers import ReliablePixels
 
 
 @pytest.fixture

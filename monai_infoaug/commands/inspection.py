@@ -22,7 +22,7 @@ from nibabel.orientations import io_orientation
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.information import TIERS, tier_thresholds
@@ -91,7 +91,8 @@ def inspect_image(
     check_settings(window, window_mm, num_bins, modality, intensity, working_pixdim, seed)
     InformationTiers(thresholds)
     writable = Path(out).absolute().parent.is_dir() and not Path(out).is_dir()
-    require(writable, "out", out, "a file in a folder that exists")
+    if not writable:
+        raise refusal("out", out, "a file in a folder that exists")
 
     reading = [
         _step("monai.transforms.LoadImaged", keys="image", reader=_step("monai_infoaug.data.SimpleITKReader")),
@@ -147,7 +148,7 @@ def inspect_image(
         "code": _code([*reading, *scaling, measure, tiers | {"thresholds": "@thresholds"}]),
         "pair_code": _python(pair) + f".set_random_state(seed={seed})",
     }
-    template = files("monai_infoaug").joinpath("inspection.html").read_text(encoding="utf-8")
+    template = files("monai_infoaug.commands").joinpath("inspection.html").read_text(encoding="utf-8")
     Path(out).write_text(template.replace("@page", json.dumps(page).replace("<", "\\u003c"), 1), encoding="utf-8")
 
 
@@ -164,7 +165,8 @@ def read_image(path: str | os.PathLike, reading: Callable[[dict[str, Any]], Mapp
         raise
     drawable = image.ndim in (3, 4) and len(image) in (1, 3)
     accepted = "a 2D or 3D image with one channel or three"
-    require(drawable, "path", f"{path} of shape {tuple(image.shape)}", accepted)
+    if not drawable:
+        raise refusal("path", f"{path} of shape {tuple(image.shape)}", accepted)
     return image
 
 
@@ -185,14 +187,12 @@ def check_settings(
     InformationMap(window, window_mm, num_bins)
     if modality is not None:
         ModalityPreset(modality)
-    require(intensity in NAMES, "intensity", repr(intensity), f"one of {NAMES}")
-    require(
-        lambda: working_pixdim is None or min(ensure_tuple(working_pixdim)) > 0,
-        "working_pixdim",
-        working_pixdim,
-        "positive, in mm",
-    )
-    require(seed >= 0, "seed", seed, "at least 0")
+    if intensity not in NAMES:
+        raise refusal("intensity", repr(intensity), f"one of {NAMES}")
+    if not (working_pixdim is None or min(ensure_tuple(working_pixdim)) > 0):
+        raise refusal("working_pixdim", working_pixdim, "positive, in mm")
+    if not (seed >= 0):
+        raise refusal("seed", seed, "at least 0")
 
 
 def guess_modality(image: Tensor) -> str:
@@ -223,11 +223,14 @@ def _run(steps: Sequence[Mapping[str, Any]], item: Mapping[str, Any]) -> dict[st
 def _cut(image: Tensor, axis: int, index: int | None) -> tuple[int, int]:
     """The axis along which a volume is cut and the number of the slice, checked; for an image of two axes (2, 0)."""
     dims = image.ndim - 1
-    require(dims == 3 or (axis == -1 and not index), "axis and slice", (axis, index), "left out for a 2D image")
-    require(-3 <= axis < 3, "axis", axis, "0, 1 or 2")
+    if dims != 3 and (axis != -1 or index):
+        raise refusal("axis and slice", (axis, index), "left out for a 2D image")
+    if not (-3 <= axis < 3):
+        raise refusal("axis", axis, "0, 1 or 2")
     count = image.shape[1:][axis] if dims == 3 else 1
     index = count // 2 if index is None else index
-    require(0 <= index < count, "slice", index, f"from 0 to {count - 1} along axis {axis % 3}")
+    if not (0 <= index < count):
+        raise refusal("slice", index, f"from 0 to {count - 1} along axis {axis % 3}")
     return axis % 3, index
 
 

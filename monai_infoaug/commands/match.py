@@ -21,7 +21,7 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_infoaug._require import require, require_device
+from monai_infoaug._require import refusal, require_device
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.data import LandmarkTable, image_datalist, image_name, landmark_datalist, write_landmarks
 from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
@@ -103,13 +103,16 @@ def match_images(
         ValueError: before any image is read, for a fault in all that they share: checkpoint, settings, template, table.
     """
     for given in images:
-        require(Path(given).exists(), "images", f"'{given}'", "files and folders")
+        if not Path(given).exists():
+            raise refusal("images", f"'{given}'", "files and folders")
     paths = list(dict.fromkeys(Path(item["image"]) for given in images for item in image_datalist(given)))
-    require(len(paths) > 0, "images", "none", "files and folders")
+    if len(paths) == 0:
+        raise refusal("images", "none", "files and folders")
     matcher = TemplateMatcher(checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    require(os.access(out, os.W_OK), "out", f"'{out}'", "a folder that can be written to")
+    if not os.access(out, os.W_OK):
+        raise refusal("out", f"'{out}'", "a folder that can be written to")
 
     keep_freed_memory()
     found: dict[str, Match] = {}
@@ -150,9 +153,12 @@ class TemplateMatcher:
         device: str = "cpu",
     ) -> None:
         require_device(device)
-        require(lambda: -1 <= min_score <= 1, "min_score", min_score, "a cosine, from -1 to 1")
-        require(lambda: max_round_trip > 0, "max_round_trip", max_round_trip, "above 0, in voxels")
-        require(Path(template).exists(), "template", f"'{template}'", "an image file")
+        if not (-1 <= min_score <= 1):
+            raise refusal("min_score", min_score, "a cosine, from -1 to 1")
+        if not (max_round_trip > 0):
+            raise refusal("max_round_trip", max_round_trip, "above 0, in voxels")
+        if not Path(template).exists():
+            raise refusal("template", f"'{template}'", "an image file")
         self.config = read_config(checkpoint, bundle, settings)
         self.min_score, self.max_round_trip, self.device = min_score, max_round_trip, device
         with naming("the bundle's configuration"):
@@ -163,8 +169,10 @@ class TemplateMatcher:
             space = self.image.meta.get(MetaKeys.SPACE) or "RAS"
             item, dims = landmark_datalist(template, landmarks, space)[0], self.image.ndim - 1
             shown = np.isfinite(world := item["landmarks"]).all(1)
-            require(shown.any(), str(landmarks), "none", "a table with a landmark of the template")
-            require(world.shape[1] == dims, str(landmarks), f"{world.shape[1]} coordinates", f"{dims} a landmark")
+            if not shown.any():
+                raise refusal(str(landmarks), "none", "a table with a landmark of the template")
+            if world.shape[1] != dims:
+                raise refusal(str(landmarks), f"{world.shape[1]} coordinates", f"{dims} a landmark")
             self.labels = [label for label, is_shown in zip(item["labels"], shown, strict=True) if is_shown]
             self.points = torch.as_tensor(self.inside(world[shown]), dtype=torch.float32, device=device)[None]
             self.levels = self.embed(self.image)
@@ -180,7 +188,8 @@ class TemplateMatcher:
         for label, point, voxel in zip(self.labels, world, voxels, strict=True):
             good = ((voxel >= -0.5) & (voxel <= size - 0.5)).all()
             got = f"{label!r} at {point.round(2).tolist()} mm, voxel {voxel.round(1).tolist()}"
-            require(good, "landmarks", got, f"inside of the template of {extent} voxels of {mm} mm")
+            if not good:
+                raise refusal("landmarks", got, f"inside of the template of {extent} voxels of {mm} mm")
         return voxels
 
     def read(self, path: str | os.PathLike) -> MetaTensor:
@@ -190,7 +199,8 @@ class TemplateMatcher:
             ValueError: for a format that carries no millimetres, if the settings give none.
         """
         known = self.config.get("pixdim", 1.0) is not None or not str(path).lower().endswith(WITHOUT_MILLIMETRES)
-        require(known, "pixdim", "none", "given, 1 for pixels: PNG, JPEG and BMP do not say millimetres")
+        if not known:
+            raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG and BMP do not say millimetres")
         return self.preprocess({"image": str(path)})["image"]
 
     @torch.no_grad()
@@ -237,7 +247,8 @@ def read_config(
     check_settings(settings or {})
     for source, given in ((f"settings of {checkpoint}", kept), ("settings", settings or {})):
         for key, value in given.items():
-            require(key in names, source, repr(key), f"among those of the bundle: {', '.join(names)}")
+            if key not in names:
+                raise refusal(source, repr(key), f"among those of the bundle: {', '.join(names)}")
             config[key] = value
     if "imports" in config:
         config.get_parsed_content("imports")
@@ -253,7 +264,8 @@ def load_network(config: ConfigParser, checkpoint: str | os.PathLike) -> nn.Modu
     with naming("the bundle's configuration"):
         network = config.get_parsed_content("network_def")
     got = f"one of a {type(network).__name__}"
-    require(hasattr(network, "strides"), str(checkpoint), got, "a checkpoint of an embedding network with `strides`")
+    if not hasattr(network, "strides"):
+        raise refusal(str(checkpoint), got, "a checkpoint of an embedding network with `strides`")
     return load_weights(network, checkpoint)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import require
-from monai_infoaug.losses._pixel_sample import PixelSample
+from monai_infoaug._require import refusal
+from monai_infoaug.samplers._pixel_sample import PixelSample
 
 __all__ = ["ReliablePixels"]
 
@@ -55,8 +55,10 @@ class ReliablePixels:
         seed: int = 0,
         over_processes: bool = False,
     ) -> None:
-        require(lambda: 0 < share <= 1, "share", share, "above 0 and at most 1")
-        require(lambda: 0 <= at_least <= 1, "at_least", at_least, "from 0 to 1")
+        if not (0 < share <= 1):
+            raise refusal("share", share, "above 0 and at most 1")
+        if not (0 <= at_least <= 1):
+            raise refusal("at_least", at_least, "from 0 to 1")
         self.share, self.at_least, self.number, self.ignore_index = share, at_least, number, ignore_index
         self.seed, self.over_processes = seed, over_processes
         self.reset()
@@ -88,9 +90,10 @@ class ReliablePixels:
     def _measure(self) -> Tensor:
         confidence, found, tier = self._sample.pixels().T
         alike = len(self._kinds) == 1
-        require(
-            alike, "images", f"(classes, tiers) {self._kinds}", "all with tiers or all without, of the same classes"
-        )
+        if not alike:
+            raise refusal(
+                "images", f"(classes, tiers) {self._kinds}", "all with tiers or all without, of the same classes"
+            )
         ((classes, tiers),) = self._kinds
         thresholds = torch.full((tiers, classes), self.at_least)
         for t in range(tiers):
@@ -105,7 +108,8 @@ class ReliablePixels:
         """Labels (B, 1, \\*S): the most probable class where it is reliable, elsewhere ``ignore_index``."""
         thresholds = self.thresholds().to(probabilities.device)
         with_tiers = len(thresholds) > 1
-        require((tiers is not None) == with_tiers, "tiers", type(tiers).__name__, f"as given to `update`: {with_tiers}")
+        if (tiers is not None) != with_tiers:
+            raise refusal("tiers", type(tiers).__name__, f"as given to `update`: {with_tiers}")
         confidence, found, tier = self._maps(probabilities, tiers)
         return torch.where(confidence >= thresholds[tier, found], found, self.ignore_index)
 
@@ -113,9 +117,11 @@ class ReliablePixels:
     def _maps(probabilities: Tensor, tiers: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Confidence, class and tier of each pixel, (B, 1, *S) each."""
         shape = tuple(probabilities.shape)
-        require(len(shape) >= 3 and shape[1] > 1, "probabilities", f"shape {shape}", "of shape (B, C, *S), C > 1")
+        if not (len(shape) >= 3 and shape[1] > 1):
+            raise refusal("probabilities", f"shape {shape}", "of shape (B, C, *S), C > 1")
         confidence, found = probabilities.detach().float().max(1, keepdim=True)
         if tiers is None:
             return confidence, found, torch.zeros_like(found)
-        require(tiers.shape == found.shape, "tiers", f"shape {tuple(tiers.shape)}", f"of shape {tuple(found.shape)}")
+        if tiers.shape != found.shape:
+            raise refusal("tiers", f"shape {tuple(tiers.shape)}", f"of shape {tuple(found.shape)}")
         return confidence, found, tiers.long()

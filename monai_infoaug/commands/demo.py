@@ -27,7 +27,7 @@ from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContra
 from torch import Tensor, nn
 from torch.nn.functional import normalize, unfold
 
-from monai_infoaug._require import require, require_device
+from monai_infoaug._require import refusal, require_device
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_landmarks
@@ -103,7 +103,8 @@ def load_slices(indices: Sequence[int]) -> list[dict[str, Tensor]]:
         path = files("nilearn") / BRAIN
     except ModuleNotFoundError as error:
         raise ImportError("The brain comes with nilearn, which is missing: pip install monai_infoaug[demo]") from error
-    require(path.is_file(), "nilearn", f"one without {BRAIN}", "a version that ships the MNI152 template")
+    if not path.is_file():
+        raise refusal("nilearn", f"one without {BRAIN}", "a version that ships the MNI152 template")
     volume = LoadImage()(path).as_tensor()[:, 21:213, :160] / 255
     return [{"image": volume[None, x], "brain": volume[None, x] > 0} for x in indices]
 
@@ -184,12 +185,15 @@ def run_demo(
         ImportError: without nilearn.
         OSError: if ``out`` cannot be made.
     """
-    require(seed >= 0, "seed", seed, "at least 0")
-    require(epochs >= 1, "epochs", epochs, "at least 1")
+    if not (seed >= 0):
+        raise refusal("seed", seed, "at least 0")
+    if not (epochs >= 1):
+        raise refusal("epochs", epochs, "at least 1")
     require_device(device)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    require(os.access(out, os.W_OK), "out", out, "a folder that can be written to")
+    if not os.access(out, os.W_OK):
+        raise refusal("out", out, "a folder that can be written to")
 
     keep_freed_memory()
     pairs = perturbed_pairs(TEST_SLICES, CHANGE_SEED)

@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from monai_infoaug._grid import level_features
-from monai_infoaug.anchor_loss import ANCHORS, _contrasts, anchor_losses, loss_cuts
+from monai_infoaug.commands.anchor_loss import ANCHORS, _contrasts, anchor_losses, loss_cuts
 from monai_infoaug.losses import PixelInfoNCELoss
 
 
@@ -35,7 +35,8 @@ def test_losses_are_those_that_the_bundles_train_with(shape):
         alike = alike + (first * second).sum(1) / 2
     losses, cosines = _contrasts(levels, points, Pooling.strides)
     torch.testing.assert_close(cosines, alike)
-    assert losses.shape == (30,) and float(losses.mean()) == pytest.approx(float(expected), rel=1e-5)
+    assert losses.shape == (30,)
+    assert float(losses.mean()) == pytest.approx(float(expected), rel=1e-5)
     assert (losses >= 0).all()
 
 
@@ -45,11 +46,16 @@ def test_anchors_lie_in_the_foreground_and_carry_its_information(shape):
     ramp = torch.linspace(1, 5, shape[0]).reshape(1, -1, *[1] * (len(shape) - 1)).expand(1, *shape)
     foreground = ramp > 3
     bits, losses, cosines = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity())
-    assert bits.shape == losses.shape == cosines.shape and ANCHORS / 2 < len(bits) <= ANCHORS
-    assert bits.min() > 2.8 and bits.max() <= 5 and bits.max() > 4.5
-    assert losses.isfinite().all() and (cosines.abs() <= 1 + 1e-5).all()
+    assert bits.shape == losses.shape == cosines.shape
+    assert ANCHORS / 2 < len(bits) <= ANCHORS
+    assert bits.min() > 2.8
+    assert bits.max() <= 5
+    assert bits.max() > 4.5
+    assert losses.isfinite().all()
+    assert (cosines.abs() <= 1 + 1e-5).all()
     again = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity())
-    assert torch.equal(again[0], bits) and torch.equal(again[1], losses)
+    assert torch.equal(again[0], bits)
+    assert torch.equal(again[1], losses)
     other = anchor_losses(Pooling(), image, ramp.contiguous(), foreground, torch.nn.Identity(), seed=1)
     assert not np.array_equal(other[0][:50], bits[:50])
 
@@ -61,7 +67,8 @@ def test_a_change_that_destroys_costs():
         [float(each.mean()) for each in anchor_losses(Pooling(), *given, change)[1:]]
         for change in (lambda x: x, torch.rand_like)
     )
-    assert destroyed[0] > plain[0] + 0.5 and destroyed[1] < plain[1] - 0.1
+    assert destroyed[0] > plain[0] + 0.5
+    assert destroyed[1] < plain[1] - 0.1
 
 
 @pytest.mark.parametrize("noise", [0, 0.3])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import require
-from monai_infoaug.losses._pixel_sample import PixelSample
+from monai_infoaug._require import refusal
+from monai_infoaug.samplers._pixel_sample import PixelSample
 
 __all__ = ["DistributionAlignment"]
 
@@ -59,8 +59,10 @@ class DistributionAlignment:
         seed: int = 0,
         over_processes: bool = False,
     ) -> None:
-        require(lambda: 0 <= strength <= 1, "strength", strength, "from 0 to 1")
-        require(lambda: shares is None or (len(shares) > 0 and min(shares) > 0), "shares", shares, "above 0")
+        if not (0 <= strength <= 1):
+            raise refusal("strength", strength, "from 0 to 1")
+        if not (shares is None or (len(shares) > 0 and min(shares) > 0)):
+            raise refusal("shares", shares, "above 0")
         self.strength, self.shares, self.number = strength, shares, number
         self.seed, self.over_processes = seed, over_processes
         self.reset()
@@ -84,7 +86,8 @@ class DistributionAlignment:
 
     def _measure(self) -> Tensor:
         pixels = self._sample.pixels().double()
-        require(lambda: bool(pixels.isfinite().all()), "probabilities", "NaN or infinite ones", "finite")
+        if not bool(pixels.isfinite().all()):
+            raise refusal("probabilities", "NaN or infinite ones", "finite")
         weights = pixels.sum(1) / pixels.sum().clamp_min(1e-12)
         logits = pixels.clamp_min(1e-12).log()
         found = torch.einsum("n,nc->c", weights, logits.softmax(1)).log()
@@ -116,4 +119,5 @@ class DistributionAlignment:
         known = [pixels.shape[1] + 1 for pixels in self._sample.parts[:1]]
         classes = (known[0] if known else None) if self.shares is None else len(self.shares) + 1
         good = len(shape) >= 3 and shape[1] > 1 and classes in (None, shape[1])
-        require(good, "probabilities", f"shape {shape}", f"of shape (B, C, *S), C = {classes or 'at least 2'}")
+        if not good:
+            raise refusal("probabilities", f"shape {shape}", f"of shape (B, C, *S), C = {classes or 'at least 2'}")

@@ -12,8 +12,8 @@ from monai.transforms import Identity
 pytest.importorskip("nilearn", reason="the brain of the demo comes with nilearn")
 pytest.importorskip("ignite", reason="the demo trains with ignite")
 
-from monai_infoaug import demo
 from monai_infoaug._grid import sample_at
+from monai_infoaug.commands import demo
 from monai_infoaug.inferers import match_points
 
 
@@ -26,9 +26,11 @@ def test_slices_are_a_brain_and_training_never_sees_the_test_slices():
     items = demo.load_slices((44, 92))
     for item in items:
         assert item["image"].shape == item["brain"].shape == (1, 192, 160)
-        assert item["image"].min() == 0 and 0.5 < item["image"].max() <= 1
+        assert item["image"].min() == 0
+        assert 0.5 < item["image"].max() <= 1
         assert 0.2 < item["brain"].float().mean() < 0.8
-        assert not item["brain"][:, [0, -1]].any() and not item["brain"][:, :, -1].any()  # no axis cuts the brain
+        assert not item["brain"][:, [0, -1]].any()
+        assert not item["brain"][:, :, -1].any()
     assert not torch.equal(items[0]["image"], items[1]["image"])
     assert min(abs(train - test) for train in demo.TRAIN_SLICES for test in demo.TEST_SLICES) >= 3
     assert max(demo.TRAIN_SLICES) <= 98  # the mirror plane
@@ -49,7 +51,8 @@ def test_pairs_do_not_depend_on_training_or_global_seeds(pairs):
 def test_points_are_of_the_brain_and_of_medium_and_high_information(pairs):
     for pair in pairs:
         points = pair["points_view1"][0].long()
-        assert pair["points_valid"].all() and len(points.unique(dim=0)) == demo.POINTS
+        assert pair["points_valid"].all()
+        assert len(points.unique(dim=0)) == demo.POINTS
         assert pair["brain"][0, 0, points[:, 0], points[:, 1]].all()
         assert set(pair["tiers"][0, 0, points[:, 0], points[:, 1]].tolist()) == {1, 2}
         torch.testing.assert_close(pair["image_view1"], pair["image"])  # the template is the slice itself
@@ -108,7 +111,8 @@ def test_match_finds_everything_in_an_unchanged_image(pairs):
     same = [pair | {"image_view2": pair["image_view1"]} for pair in pairs[:2]]
     found = demo.match(demo.PatchEmbedding(9), same)
     truth = torch.cat([pair["points_view1"] for pair in same])
-    assert found.shape == (2, demo.POINTS, 2) and (found - truth).norm(dim=-1).max() < 0.71
+    assert found.shape == (2, demo.POINTS, 2)
+    assert (found - truth).norm(dim=-1).max() < 0.71
 
 
 @pytest.fixture
@@ -122,7 +126,8 @@ def test_the_whole_demo_in_small(tiny, tmp_path, capsys, monkeypatch):
     out = tmp_path / "new" / "folder"
     errors = demo.run_demo(out, seed=1, epochs=1)
     names = ["untrained network", *(f"cross-correlation, {s} x {s}" for s in (3, 5, 7)), "trained network"]
-    assert list(errors) == names and all(len(e) == demo.POINTS for e in errors.values())
+    assert list(errors) == names
+    assert all(len(e) == demo.POINTS for e in errors.values())
     assert not torch.equal(errors["untrained network"], errors["trained network"])
     with open(out / "demo.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -135,13 +140,16 @@ def test_the_whole_demo_in_small(tiny, tmp_path, capsys, monkeypatch):
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
     assert all(name in captured.out for name in (*names, "seed 1", str(demo.CHANGE_SEED), "demo.csv", "demo.png"))
-    assert "epoch 1/1" in captured.err and "Warning" not in captured.err
+    assert "epoch 1/1" in captured.err
+    assert "Warning" not in captured.err
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     again = demo.run_demo(out, seed=1, epochs=1)  # same seed, same numbers; a terminal gets a bar
     assert all(torch.equal(errors[name], again[name]) for name in names)
     bar = capsys.readouterr().err
-    assert "Pre-training" in bar and "100%" in bar and "loss=" in bar
+    assert "Pre-training" in bar
+    assert "100%" in bar
+    assert "loss=" in bar
 
 
 def test_missing_brain_is_named(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_infoaug.losses import DistributionAlignment
+from monai_infoaug.samplers import DistributionAlignment
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def test_a_class_that_is_ruled_out_stays_out_and_no_foreground_stays_none(probab
     alignment = DistributionAlignment()
     alignment.update(ruled_out)
     aligned = alignment(ruled_out)
-    assert aligned.isfinite().all() and (aligned[0, 2] == 0).all() and (aligned[1, 1:] == 0).all()
+    assert aligned.isfinite().all()
+    assert (aligned[0, 2] == 0).all()
+    assert (aligned[1, 1:] == 0).all()
 
 
 def test_some_pixels_are_near_to_all():
@@ -79,7 +81,8 @@ def test_images_are_forgotten(probabilities):
     alignment.reset()
     for each in (alignment, fresh):
         each.update(probabilities[1:])
-    assert torch.equal(alignment.factors(), fresh.factors()) and not torch.equal(alignment.factors(), before)
+    assert torch.equal(alignment.factors(), fresh.factors())
+    assert not torch.equal(alignment.factors(), before)
 
 
 def test_bad_input(probabilities):

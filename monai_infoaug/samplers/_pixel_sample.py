@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from monai_infoaug._processes import gathered, generators, number_of_processes
-from monai_infoaug._require import require
+from monai_infoaug._require import refusal
 
 
 class PixelSample:
@@ -22,7 +22,8 @@ class PixelSample:
     """
 
     def __init__(self, number: int, seed: int, over_processes: bool) -> None:
-        require(lambda: number >= 1, "number", number, "at least 1")
+        if not (number >= 1):
+            raise refusal("number", number, "at least 1")
         self.number, self.seed, self.over_processes = number, seed, over_processes
         self.parts: list[Tensor] = []
 
@@ -35,6 +36,7 @@ class PixelSample:
 
     def pixels(self) -> Tensor:
         """All that were drawn, (N, K); with ``over_processes`` each process must call it."""
-        require(len(self.parts) > 0, "images", "none", "given to `update` first")
+        if len(self.parts) == 0:
+            raise refusal("images", "none", "given to `update` first")
         own = torch.cat(self.parts)
         return gathered(own) if self.over_processes else own

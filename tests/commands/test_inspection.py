@@ -20,7 +20,7 @@ from monai.transforms import Compose, Rand2DElastic
 
 from monai_infoaug import transforms
 from monai_infoaug.__main__ import main
-from monai_infoaug.inspection import _display, inspect_image
+from monai_infoaug.commands.inspection import _display, inspect_image
 from monai_infoaug.transforms import RandTierIntensity
 
 LEVELS = 254
@@ -72,7 +72,10 @@ def test_pictures_of_an_image_are_its_maps(tmp_path, channels):
     page = inspected(tmp_path, path, num_bins=16)
     item = run_code(page, path)
     maps = page["maps"]
-    assert maps["size"] == [40, 32] and maps["columns"] == 1 and maps["slices"] == [0] and not page["volume"]
+    assert maps["size"] == [40, 32]
+    assert maps["columns"] == 1
+    assert maps["slices"] == [0]
+    assert not page["volume"]
     np.testing.assert_allclose(picture(maps["image"], tmp_path) / 255, item["image"], atol=0.5 / 255 + 1e-6)
     information = of_levels(picture(maps["levels"], tmp_path), page["bits"])
     assert page["bits"] == 4
@@ -109,7 +112,9 @@ def test_volume_has_all_slices_and_the_foreground(tmp_path):
     assert 0 < item["foreground"].float().mean() < 1
     maps = page["maps"]
     width, height = maps["size"]
-    assert (width, height) == (18, 14) and page["pixel"] == [1, 2.5] and maps["slices"] == list(range(16))
+    assert (width, height) == (18, 14)
+    assert page["pixel"] == [1, 2.5]
+    assert maps["slices"] == list(range(16))
     assert maps["slices"][maps["start"]] == 5
     mosaic = picture(maps["levels"], tmp_path)[0]
     step = page["bits"] / LEVELS
@@ -192,14 +197,15 @@ def test_code_in_json_is_the_same_code(tmp_path):
     item = run_code(page, path, (1.5, 2.0))
     steps = ConfigParser({"steps": json.loads(page["code"]["json"].replace('"@thresholds"', "[1.5, 2.0]"))})
     again = Compose(steps.get_parsed_content("steps"))({"image": str(path)})
-    assert again["image"].shape == (1, 25, 20) and item["tiers"].unique().tolist() == [0, 1, 2]
+    assert again["image"].shape == (1, 25, 20)
+    assert item["tiers"].unique().tolist() == [0, 1, 2]
     for key in ("image", "information", "tiers"):
         np.testing.assert_array_equal(item[key], again[key])
     assert ["resampled to", "25 x 20, 0.8 x 0.8 mm"] in page["facts"]
 
 
 @pytest.mark.parametrize(
-    "name, options, facts",
+    ("name", "options", "facts"),
     [
         ("a.png", {}, {"spacing": "1 x 1 mm (assumed)", "modality": "xray (assumed)", "size": "40 x 32"}),
         ("a.png", {"pixdim": 0.3}, {"spacing": "0.3 x 0.3 mm"}),
@@ -213,7 +219,7 @@ def test_what_was_assumed_is_said(tmp_path, name, options, facts):
     assert page["name"] == name
 
 
-@pytest.mark.parametrize("lowest, modality", [(-1000, "ct (assumed)"), (-3, "mr (assumed)")])
+@pytest.mark.parametrize(("lowest", "modality"), [(-1000, "ct (assumed)"), (-3, "mr (assumed)")])
 def test_a_volume_that_goes_down_to_air_is_a_ct(tmp_path, lowest, modality):
     body = np.full((10, 12, 14), lowest, np.float32)
     body[2:8, 2:10, 2:12] = np.random.default_rng(0).uniform(0, 100, (6, 8, 10))
@@ -225,23 +231,27 @@ def test_volume_of_one_slice_is_an_image(tmp_path):
     path = write(tmp_path / "radiograph.dcm", size=(40, 32, 1))
     page = inspected(tmp_path, path)
     item = run_code(page, path)
-    assert not page["volume"] and item["tiers"].shape == (1, 40, 32)
+    assert not page["volume"]
+    assert item["tiers"].shape == (1, 40, 32)
 
 
 def test_constant_image_has_one_tier(tmp_path):
     sitk.WriteImage(sitk.Image(20, 20, sitk.sitkUInt8), tmp_path / "black.png")
     page = inspected(tmp_path, tmp_path / "black.png")
-    assert page["histogram"][0] == sum(page["histogram"]) == 400 and page["tertiles"] == [0, 0]
+    assert page["histogram"][0] == sum(page["histogram"]) == 400
+    assert page["tertiles"] == [0, 0]
 
 
 def test_large_maps_are_thinned_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_infoaug.inspection.MAX_VOXELS", 500)
-    monkeypatch.setattr("monai_infoaug.inspection.MAX_PIXELS", 100)
+    monkeypatch.setattr("monai_infoaug.commands.inspection.MAX_VOXELS", 500)
+    monkeypatch.setattr("monai_infoaug.commands.inspection.MAX_PIXELS", 100)
     path = write(tmp_path / "volume.nrrd", size=(20, 16, 11), kind=np.float32)
     page = inspected(tmp_path, path, window=3)
     maps = page["maps"]
-    assert maps["thin"] == 2 and maps["size"] == [10, 8]
-    assert maps["slices"] == [1, 3, 5, 7, 9] and maps["start"] == 2  # with the middle one, which the samples show
+    assert maps["thin"] == 2
+    assert maps["size"] == [10, 8]
+    assert maps["slices"] == [1, 3, 5, 7, 9]
+    assert maps["start"] == 2
     assert picture(maps["levels"], tmp_path).size == 3 * 2 * 10 * 8
     assert sum(page["histogram"]) == int(run_code(page, path)["foreground"].sum())
 
@@ -274,15 +284,17 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
     text = (tmp_path / "page.html").read_text()
     checker = Checker()
     checker.feed(text)
-    assert not checker.open and len(checker.ids) == len(set(checker.ids))
+    assert not checker.open
+    assert len(checker.ids) == len(set(checker.ids))
     assert all(address.startswith("data:") for address in checker.addresses)
     assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttp|import\(", text)
     assert set(re.findall(r'\$\("([\w-]+)"\)', text)) <= set(checker.ids)
-    assert page["name"] == "a<b>&c.png" and "a<b>" not in text  # a name cannot become a part of the page
+    assert page["name"] == "a<b>&c.png"
+    assert "a<b>" not in text
 
 
 @pytest.mark.parametrize(
-    "arguments, named",
+    ("arguments", "named"),
     [
         (["--thresholds", "3", "2"], "`thresholds` must be two finite numbers (t1, t2) with t1 <= t2"),
         (["--window", "8"], "`window` must be odd"),
@@ -307,12 +319,14 @@ def test_errors_are_one_line(arguments, named, tmp_path, capsys, monkeypatch):
     write(tmp_path / "image.png")
     assert main(["inspect", "image.png", *arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("monai-infoaug inspect: ") and said.count("\n") == 1 and named in said
+    assert said.startswith("monai-infoaug inspect: ")
+    assert said.count("\n") == 1
+    assert named in said
     assert not (tmp_path / "inspect.html").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments, named",
+    ("arguments", "named"),
     [
         (["--slice", "9"], "`slice` must be from 0 to 8 along axis 2, got 9"),
         (["--axis", "0", "--slice", "-1"], "`slice` must be from 0 to 10 along axis 0, got -1"),
@@ -334,7 +348,8 @@ def test_unreadable_files_are_named(name, tmp_path, capsys):
         write(path, channels=4)
     assert main(["inspect", str(path), "--out", str(tmp_path / "page.html")]) == 2
     said = capsys.readouterr().err
-    assert str(path) in said and said.count("\n") == 1
+    assert str(path) in said
+    assert said.count("\n") == 1
 
 
 def test_command_passes_everything_on(tmp_path, monkeypatch, capsys):
@@ -379,7 +394,8 @@ def test_thresholds_in_the_browser(tmp_path):
     exact = [float((item["tiers"] == tier).float().mean()) for tier in range(3)]
     assert sum(shares) == pytest.approx(1, abs=0.002)
     np.testing.assert_allclose(shares, exact, atol=0.003)
-    assert "thresholds=(0.900, 2.600)" in text and '{"thresholds": [0.900, 2.600]}' in text
+    assert "thresholds=(0.900, 2.600)" in text
+    assert '{"thresholds": [0.900, 2.600]}' in text
     assert text.count('class="pair"') == len(page["pair"]["points"])
 
 
@@ -388,4 +404,6 @@ def test_radiograph_makes_a_small_page(tmp_path):
     path = sorted((DATA / "ceph" / "train").glob("*.jpg"))[0]
     page = inspected(tmp_path, path, pixdim=0.3)
     assert (tmp_path / "page.html").stat().st_size < 3e6
-    assert page["maps"]["thin"] == 1 and page["maps"]["size"] == [645, 800] and sum(page["histogram"]) == 645 * 800
+    assert page["maps"]["thin"] == 1
+    assert page["maps"]["size"] == [645, 800]
+    assert sum(page["histogram"]) == 645 * 800

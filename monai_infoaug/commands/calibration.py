@@ -21,12 +21,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from monai_infoaug._require import require
-from monai_infoaug.anchor_loss import anchor_losses, fit_curve, loss_cuts
+from monai_infoaug._require import refusal
+from monai_infoaug.commands.anchor_loss import anchor_losses, fit_curve, loss_cuts
+from monai_infoaug.commands.inspection import check_settings, guess_modality, read_image
+from monai_infoaug.commands.match import load_network, read_config
 from monai_infoaug.data import SimpleITKReader, image_datalist
 from monai_infoaug.information import TIERS, assign_tiers, mutual_information
-from monai_infoaug.inspection import check_settings, guess_modality, read_image
-from monai_infoaug.match import load_network, read_config
 from monai_infoaug.transforms import AssignPixdimd, InformationMap, ModalityPreset
 from monai_infoaug.transforms._calibration import VERSION
 from monai_infoaug.transforms.tier_intensity import preset
@@ -118,14 +118,19 @@ def calibrate(
         2025, arXiv:2211.07118.
     """
     check_settings(window, window_mm, num_bins, modality, intensity, working_pixdim, seed)
-    require(0 < alpha < math.inf, "alpha", alpha, "a number above 0")
-    require(0 <= keep < 1, "keep", keep, "in [0, 1)")
-    require(num_images >= 2, "images", num_images, "at least 2")
+    if not (0 < alpha < math.inf):
+        raise refusal("alpha", alpha, "a number above 0")
+    if not (0 <= keep < 1):
+        raise refusal("keep", keep, "in [0, 1)")
+    if not (num_images >= 2):
+        raise refusal("images", num_images, "at least 2")
     out = Path(out)
     writable = out.absolute().parent.is_dir() and not out.is_dir() and out.suffix != ".png"
-    require(writable, "out", out, "a file in a folder that exists, and no .png, which the picture is")
+    if not writable:
+        raise refusal("out", out, "a file in a folder that exists, and no .png, which the picture is")
     paths = [item["image"] for item in image_datalist(data)]
-    require(len(paths) > 1, "data", f"'{data}' with {len(paths)}", "a folder with at least 2 images")
+    if len(paths) <= 1:
+        raise refusal("data", f"'{data}' with {len(paths)}", "a folder with at least 2 images")
     if checkpoint is not None:
         config = read_config(checkpoint)
         network = load_network(config, checkpoint).eval()
@@ -136,14 +141,16 @@ def calibrate(
     images = [_read(path, pixdim, working_pixdim) for path in tqdm(paths, "Reading", unit="image", disable=None)]
     for path, image in zip(paths, images, strict=True):
         alike = (len(image), image.ndim) == (len(images[0]), images[0].ndim)
-        require(alike, "data", f"'{path}' of shape {tuple(image.shape)}", "images of as many axes and channels")
+        if not alike:
+            raise refusal("data", f"'{path}' of shape {tuple(image.shape)}", "images of as many axes and channels")
     modality = modality or guess_modality(images[0])
     images, foregrounds = zip(*map(ModalityPreset(modality), images), strict=True)
     foregrounds = [foreground.as_tensor() > 0 for foreground in foregrounds]
     drawn = [_drawn(foreground, generator) for foreground in foregrounds]
     levels = _values(images, drawn)
     value_range = tuple(np.quantile(levels, (0.005, 0.995)).tolist())
-    require(value_range[0] < value_range[1], "data", f"'{data}' with constant images", "images that show something")
+    if not (value_range[0] < value_range[1]):
+        raise refusal("data", f"'{data}' with constant images", "images that show something")
     measure = InformationMap(window, window_mm, num_bins, value_range)
     maps = [measure(image, mask).as_tensor() for image, mask in zip(images, foregrounds, strict=True)]
     information = _values(maps, drawn)
@@ -158,7 +165,8 @@ def calibrate(
         views.append(_view(image, tiers, generator))
     corresponding, unrelated = _across(images, views, value_range)
     accepted = "images of one anatomy with low, medium and high information"
-    require(bool(np.isfinite(corresponding).all()), "data", f"'{data}' without patches that correspond", accepted)
+    if not bool(np.isfinite(corresponding).all()):
+        raise refusal("data", f"'{data}' without patches that correspond", accepted)
     patches = [_tier_patches(view.image, view) for view in views]
     own = _mean([[_bits(p, p, value_range) for p in tiers] for tiers in patches])
     stop = alpha * corresponding + keep * (own - alpha * corresponding).clip(0)
@@ -211,7 +219,8 @@ def _read(
         image = Spacing(ensure_tuple_rep(working_pixdim, dims), padding_mode="border")(image)
     side = PATCH[dims]
     large = min(image.shape[1:]) >= side
-    require(large, "data", f"'{path}' of shape {tuple(image.shape)}", f"at least {side} voxels a side")
+    if not large:
+        raise refusal("data", f"'{path}' of shape {tuple(image.shape)}", f"at least {side} voxels a side")
     return image
 
 

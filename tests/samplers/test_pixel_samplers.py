@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from monai_infoaug._grid import at_places
-from monai_infoaug.losses import BlockPixels, DrawnPixels, PixelSupConLoss, StridePixels
+from monai_infoaug.losses import PixelSupConLoss
+from monai_infoaug.samplers import BlockPixels, DrawnPixels, StridePixels
 
 
 def numbered(batch=2, size=(5, 7), classes=3):
@@ -91,7 +92,9 @@ def test_blocks_of_background_alone_are_not_chosen():
     loss = PixelSupConLoss(include_background=False, sampler=BlockPixels(3))
     chosen = loss.choose(y, [None, None])
     shown = [{int(place) // 27 * 3 + int(place) % 9 // 3 for place in chosen[0].places[b, :, 0]} for b in range(2)]
-    assert {0, 8} < shown[0] and shown[1] == {1, 4, 5} and len(shown[0]) == 3
+    assert {0, 8} < shown[0]
+    assert shown[1] == {1, 4, 5}
+    assert len(shown[0]) == 3
     few = [at_places(features, view.places) for features, view in zip(x, chosen, strict=True)]
     torch.testing.assert_close(loss(few[0], chosen[0], few[1], chosen[1]), loss(x[0], y[0], x[1], y[1]))
     assert loss(x[0], y[0], x[1], y[1]) > 0
