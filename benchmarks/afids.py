@@ -238,8 +238,8 @@ class Networks:
         preprocess = Compose(parser.get_parsed_content("preprocessing_transforms"))
         template, query = (preprocess({"image": str(file)})["image"] for file in case.files)
         points, weights = case.points + case.origin, parser["level_weights"]
-        for row, neighbourhood in ((name, parser["neighbourhood"]), (f"{name}, points alone", None)):
-            matcher = LandmarkMatcher(template, points, True, weights, neighbourhood=neighbourhood)
+        for row, patch_radius in ((name, parser["patch_radius"]), (f"{name}, points alone", None)):
+            matcher = LandmarkMatcher(template, points, True, weights, patch_radius=patch_radius)
             yield row, matcher(query[None], network.eval())["world"][0].double() - case.origin
 
 

@@ -216,8 +216,8 @@ class Matching:
             network = load_weights(parser.get_parsed_content("network_def"), checkpoint).to(device).eval()
             ways = {
                 row: partial(self._matched, network, device, matcher)
-                for row, neighbourhood in (("found", parser["neighbourhood"]), ("alone", None))
-                for matcher in [LandmarkMatcher(template, points, True, parser["level_weights"], None, neighbourhood)]
+                for row, patch_radius in (("found", parser["patch_radius"]), ("alone", None))
+                for matcher in [LandmarkMatcher(template, points, True, parser["level_weights"], None, patch_radius)]
             }
         found: dict[str, list] = {row: [] for row in ways}
         for path in tqdm(self.cases.test, f"match {name}", disable=None):

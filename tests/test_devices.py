@@ -134,7 +134,7 @@ def test_landmark_matcher(gpu, dims, world):
 def test_points_of_levels(gpu):
     with gpu:
         template, query = ([on_gpu(1, 8, 16, 16), on_gpu(1, 8, 8, 8)] for _ in range(2))
-        for neighbourhood in (None, 3):
+        for patch_radius in (None, 3):
             points = 30 * on_gpu(1, 5, 2)
-            found = match_points(template, points, query, (2, 4), (32, 32), (1, 2), neighbourhood=neighbourhood)
+            found = match_points(template, points, query, (2, 4), (32, 32), (1, 2), patch_radius=patch_radius)
             assert all(value.is_cuda for value in found)

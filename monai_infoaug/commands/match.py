@@ -212,7 +212,7 @@ class TemplateMatcher:
     def __call__(self, image: MetaTensor) -> Match:
         """Find the landmarks in a preprocessed image (C, *S)."""
         levels, strides = self.embed(image), self.network.strides
-        given = {"weights": self.config.get("level_weights"), "neighbourhood": self.config.get("neighbourhood")}
+        given = {"weights": self.config.get("level_weights"), "patch_radius": self.config.get("patch_radius")}
         found, scores = match_points(self.levels, self.points, levels, strides, image.shape[1:], **given)
         back, _ = match_points(levels, found, self.levels, strides, self.image.shape[1:], **given)
         trips = (back - self.points).norm(dim=-1)

@@ -149,16 +149,16 @@ class PairMatcher(Inferer):
 
     Args:
         level_weights: of the similarities, default all equal.
-        chunk, neighbourhood: see :py:func:`monai_infoaug.inferers.match_points`.
+        chunk, patch_radius: see :py:func:`monai_infoaug.inferers.match_points`.
     """
 
     def __init__(
         self,
         level_weights: Sequence[float] | None = None,
         chunk: int | None = None,
-        neighbourhood: float | None = None,
+        patch_radius: float | None = None,
     ) -> None:
-        self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
+        self.level_weights, self.chunk, self.patch_radius = level_weights, chunk, patch_radius
 
     def __call__(self, inputs: tuple[Tensor, Tensor, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> dict:
         """Match.
@@ -183,7 +183,7 @@ class PairMatcher(Inferer):
                 view2.shape[2:],
                 self.level_weights,
                 self.chunk,
-                self.neighbourhood,
+                self.patch_radius,
             )
             for b in range(len(view1))
         ]

@@ -33,7 +33,7 @@ def match_points(
     size: Sequence[int],
     weights: Sequence[float] | None = None,
     chunk: int | None = None,
-    neighbourhood: float | None = None,
+    patch_radius: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the points of template images in query images.
 
@@ -41,11 +41,11 @@ def match_points(
     templates, in the cells of the finest level, to which the others are interpolated. Its maximum is refined to a
     fraction of a cell by a parabola along each axis.
 
-    With a ``neighbourhood`` the search is a registration by embeddings [1]. 1000 points where the template's embedding
+    With a ``patch_radius`` the search is a registration by embeddings [1]. 1000 points where the template's embedding
     changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the places to
     which it takes 300 of them, the finest level is searched for the patches of embeddings around these points, in which
     a cell counts by how much it differs from its neighbours. Their matches bend the map: each point has an affine map
-    of its own, fitted to the matches near by (Gaussian weights with a standard deviation of twice the neighbourhood).
+    of its own, fitted to the matches near by (Gaussian weights with a standard deviation of twice that radius).
     Around the place where this map takes the point, its patch is searched. This is far more precise where smooth maps
     take one image to the other but for some voxels (two scans of a patient, say); a point that lies further away is
     lost. The best of the templates decides on each point.
@@ -59,7 +59,7 @@ def match_points(
         size: spatial size of the query images.
         weights: of the levels, default all equal; a level with 0 is not looked at.
         chunk: points whose similarity maps are held at a time. None: as many as fit into 2**25 cells.
-        neighbourhood: radius in voxels of the patches; along each axis of the template they are searched as far from
+        patch_radius: radius in voxels of the patches; along each axis of the template they are searched as far from
             the affine map's place, and half as far from the local map's. None: no patches, every point for itself in
             the whole query.
 
@@ -68,22 +68,22 @@ def match_points(
         no template shows the point.
 
     Raises:
-        ValueError: for weights that do not fit the levels, or a neighbourhood that is not above 0.
+        ValueError: for weights that do not fit the levels, or a ``patch_radius`` that is not above 0.
 
     References:
         1. Liu et al., "SAME: deformable image registration based on self-supervised anatomical embeddings", MICCAI
            2021, arXiv:2109.11572.
     """
-    _require_neighbourhood(neighbourhood)
-    find = _match_alone if neighbourhood is None else partial(_match_by_consensus, neighbourhood=neighbourhood)
+    _require_patch_radius(patch_radius)
+    find = _match_alone if patch_radius is None else partial(_match_by_consensus, patch_radius=patch_radius)
     with torch.autocast(points.device.type, enabled=False):  # half precision would cost voxels
         return find(template, points, query, strides, size, weights, chunk)
 
 
-def _require_neighbourhood(neighbourhood: float | None) -> None:
-    good = neighbourhood is None or (lambda: neighbourhood > 0)
+def _require_patch_radius(patch_radius: float | None) -> None:
+    good = patch_radius is None or (lambda: patch_radius > 0)
     if not good:
-        raise refusal("neighbourhood", neighbourhood, "a number of voxels above 0, or None")
+        raise refusal("patch_radius", patch_radius, "a number of voxels above 0, or None")
 
 
 def _match_alone(
@@ -126,7 +126,7 @@ def _match_by_consensus(
     size: Sequence[int],
     weights: Sequence[float] | None,
     chunk: int | None,
-    neighbourhood: float,
+    patch_radius: float,
 ) -> tuple[Tensor, Tensor]:
     weights = level_shares(weights, len(strides))
     levels = sorted(
@@ -143,15 +143,15 @@ def _match_by_consensus(
         levels = [level[t : t + 1] for level in coarse]
         matches, _ = _match_alone(levels, support[None], coarse_query, strides, size, weights, chunk)
         for b, matched in enumerate(matches):
-            look = partial(_look_around, fine[t], salient, fine_query[b], stride=stride, radius=neighbourhood)
+            look = partial(_look_around, fine[t], salient, fine_query[b], stride=stride, radius=patch_radius)
             linear, shift = robust_affine(support, matched, stride)
             some = support[:REFINED]
-            places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=neighbourhood)
+            places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=patch_radius)
             linear, shift = robust_affine(some, places, stride)
             # a match is wrong where it lies further from the map than the points are searched
-            bend = partial(local_places, some, places, spread=2 * neighbourhood, scale=neighbourhood / 2)
+            bend = partial(local_places, some, places, spread=2 * patch_radius, scale=patch_radius / 2)
             places = bend(seen.nan_to_num(), linear, shift)
-            for cells, searched in ((2, neighbourhood / 2), (1, 2 * stride), (1, stride)):
+            for cells, searched in ((2, patch_radius / 2), (1, 2 * stride), (1, stride)):
                 places, scores = look(seen.nan_to_num(), places, linear, cells=cells, radius_searched=searched)
             votes.append((places, scores.where(seen.isfinite().all(-1), -torch.inf)))
     found, scores = (torch.stack(parts).unflatten(0, (len(points), -1)) for parts in zip(*votes, strict=True))
@@ -217,10 +217,10 @@ class LandmarkMatcher(Inferer):
         landmarks: (T, L, D), or (L, D) for one template, in voxels; NaN where a template lacks a landmark.
         world: the landmarks are in millimetres of the templates' affines instead.
         level_weights: weight of each level's similarity, default all equal.
-        chunk, neighbourhood: see :py:func:`monai_infoaug.inferers.match_points`.
+        chunk, patch_radius: see :py:func:`monai_infoaug.inferers.match_points`.
 
     Raises:
-        ValueError: for shapes that do not fit each other, a neighbourhood that is not above 0, a landmark outside of
+        ValueError: for shapes that do not fit each other, a ``patch_radius`` that is not above 0, a landmark outside of
             its template, a template that is not finite, or a network without one stride a weight.
 
     Example:
@@ -239,7 +239,7 @@ class LandmarkMatcher(Inferer):
         world: bool = False,
         level_weights: Sequence[float] | None = None,
         chunk: int | None = None,
-        neighbourhood: float | None = None,
+        patch_radius: float | None = None,
     ) -> None:
         landmarks = convert_to_tensor(landmarks, dtype=torch.float32, wrap_sequence=True)
         templates, dims = convert_to_tensor(templates, track_meta=True), landmarks.shape[-1]
@@ -270,9 +270,9 @@ class LandmarkMatcher(Inferer):
             )
         if not (chunk is None or chunk >= 1):
             raise refusal("chunk", chunk, "at least 1, or None")
-        _require_neighbourhood(neighbourhood)
+        _require_patch_radius(patch_radius)
         self.templates, self.landmarks = templates, landmarks
-        self.level_weights, self.chunk, self.neighbourhood = level_weights, chunk, neighbourhood
+        self.level_weights, self.chunk, self.patch_radius = level_weights, chunk, patch_radius
         self._network: nn.Module | None = None
 
     @torch.no_grad()
@@ -303,13 +303,13 @@ class LandmarkMatcher(Inferer):
             images.shape[2:],
             self.level_weights,
             self.chunk,
-            self.neighbourhood,
+            self.patch_radius,
         )
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}
 
     def _levels_of(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         levels = network(images)
-        for i, level in enumerate(levels) if self.neighbourhood else ():  # so they are read there, without a copy
+        for i, level in enumerate(levels) if self.patch_radius else ():  # so they are read there, without a copy
             levels[i] = level.contiguous(memory_format=LAST[level.ndim])
         return levels
 

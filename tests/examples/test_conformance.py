@@ -57,7 +57,7 @@ SMALL = {
         "global_view_size": [16] * 3,
         "local_features": [8] * 2,
         "global_features": [8] * 3,
-        "neighbourhood": 4,
+        "patch_radius": 4,
         "repeats": 1,
     },
 }

@@ -102,7 +102,7 @@ def test_settings_in_the_checkpoint_make_the_network_again(folder):
         "working_pixdim": 0.5,
         "features": [8, 8, 8, 8, 16],
         "level_weights": None,
-        "neighbourhood": 16,
+        "patch_radius": 16,
     }
     assert not match_images(
         checkpoint,

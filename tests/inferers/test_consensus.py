@@ -178,19 +178,19 @@ def test_finds_points_of_a_turned_image_to_a_fraction_of_a_voxel(size, shift):
     points = inner_points(size, 6, 10)
     truth = points @ linear.T + offset
     both = levels(template), levels(query)
-    found, scores = match_points(both[0], points[None], both[1], (1, 2), size, neighbourhood=5)
+    found, scores = match_points(both[0], points[None], both[1], (1, 2), size, patch_radius=5)
     assert (found[0] - truth).norm(dim=1).max() < 0.3
     assert scores.min() > 0.99
     assert scores.max() <= 1 + 1e-5
     # with noise, a patch says what a point cannot
     noisy = levels(query + 0.5 * random(*query.shape, seed=7))
     alone, _ = match_points(both[0], points[None], noisy, (1, 2), size)
-    found, _ = match_points(both[0], points[None], noisy, (1, 2), size, neighbourhood=5)
+    found, _ = match_points(both[0], points[None], noisy, (1, 2), size, patch_radius=5)
     assert (found[0] - truth).norm(dim=1).mean() < 0.5 * (alone[0] - truth).norm(dim=1).mean()
 
 
-@pytest.mark.parametrize(("size", "neighbourhood"), [((160, 100), 8), ((120, 32, 36), 6)])
-def test_local_maps_follow_a_bend_that_one_affine_map_cannot(size, neighbourhood, monkeypatch):
+@pytest.mark.parametrize(("size", "patch_radius"), [((160, 100), 8), ((120, 32, 36), 6)])
+def test_local_maps_follow_a_bend_that_one_affine_map_cannot(size, patch_radius, monkeypatch):
     # the coarser level tells every place, the finest only the right one: nothing leads a search to it from afar
     waves, texture = smooth(size), random(1, 6, *size)
     points = inner_points(size, 30, 10)
@@ -198,7 +198,7 @@ def test_local_maps_follow_a_bend_that_one_affine_map_cannot(size, neighbourhood
     template, query = [levels(texture)[0], levels(waves)[1]], [levels(bent_texture)[0], levels(bent_waves)[1]]
 
     def mean_error() -> float:
-        found, _ = match_points(template, points[None], query, (1, 2), size, neighbourhood=neighbourhood)
+        found, _ = match_points(template, points[None], query, (1, 2), size, patch_radius=patch_radius)
         return (found[0] - truth).norm(dim=1).mean().item()
 
     local = mean_error()
@@ -218,7 +218,7 @@ def test_levels_in_use(weights):
     for each in used:
         for level, weight in zip(each, weights or (1, 1), strict=True):
             level.mul_(1.0 if weight else torch.nan)  # what has no weight is not looked at
-    found, _ = match_points(used[0], points[None], used[1], (1, 2), size, weights, neighbourhood=6)
+    found, _ = match_points(used[0], points[None], used[1], (1, 2), size, weights, patch_radius=6)
     assert (found[0] - points @ linear.T - offset).norm(dim=1).max() < 0.3
 
 
@@ -231,8 +231,8 @@ def test_the_best_template_decides_on_each_point():
     seen = torch.stack([points, points])
     seen[0, 1] = torch.nan
     seen[:, 2] = torch.nan
-    one = match_points(levels(image), points[None], levels(query), (1, 2), size, neighbourhood=6)
-    found, scores = match_points(templates, seen, levels(torch.cat([query, query])), (1, 2), size, neighbourhood=6)
+    one = match_points(levels(image), points[None], levels(query), (1, 2), size, patch_radius=6)
+    found, scores = match_points(templates, seen, levels(torch.cat([query, query])), (1, 2), size, patch_radius=6)
     for b in range(2):
         torch.testing.assert_close((found[b, :2], scores[b, :2]), (one[0][0, :2], one[1][0, :2]), atol=1e-4, rtol=0)
     assert found[:, 2].isnan().all()
@@ -244,9 +244,9 @@ def test_autocast_costs_no_precision():
     template = smooth(size)
     query, *_ = turned(template, 0.3, [3.0, -2.0])
     given = levels(template), inner_points(size, 4, 12)[None], levels(query), (1, 2), size
-    expected = match_points(*given, neighbourhood=5)
+    expected = match_points(*given, patch_radius=5)
     with torch.autocast("cpu", torch.bfloat16):
-        found = match_points(*given, neighbourhood=5)
+        found = match_points(*given, patch_radius=5)
     torch.testing.assert_close(found, expected, atol=1e-2, rtol=0)
 
 
@@ -255,7 +255,7 @@ def test_stays_in_the_image():
     template = smooth(size)
     query, *_ = turned(template, 0.0, [30.0, 0.0])
     points = torch.tensor([[38.0, 20.0], [0.0, 0.0]])
-    found, _ = match_points(levels(template), points[None], levels(query), (1, 2), size, neighbourhood=4)
+    found, _ = match_points(levels(template), points[None], levels(query), (1, 2), size, patch_radius=4)
     assert found.isfinite().all()
     assert found.min() >= 0
     assert found.max() <= 39
@@ -263,21 +263,21 @@ def test_stays_in_the_image():
 
 def test_constant_embeddings_give_finite_places():
     flat = [torch.ones(1, 1, 12, 12), torch.ones(1, 1, 6, 6)]
-    found, scores = match_points(flat, torch.full((1, 2, 2), 5.0), flat, (1, 2), (12, 12), neighbourhood=3)
+    found, scores = match_points(flat, torch.full((1, 2, 2), 5.0), flat, (1, 2), (12, 12), patch_radius=3)
     assert found.isfinite().all()
     assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize("neighbourhood", [0, -2.0, torch.nan])
-def test_neighbourhood_out_of_range(neighbourhood):
+@pytest.mark.parametrize("patch_radius", [0, -2.0, torch.nan])
+def test_patch_radius_out_of_range(patch_radius):
     image = smooth((20, 20))
-    with pytest.raises(ValueError, match=r"`neighbourhood` must be a number of voxels above 0, or None"):
-        match_points(levels(image), torch.ones(1, 1, 2), levels(image), (1, 2), (20, 20), neighbourhood=neighbourhood)
-    with pytest.raises(ValueError, match=r"`neighbourhood` must be a number of voxels above 0, or None"):
-        LandmarkMatcher(image, torch.ones(1, 1, 2), neighbourhood=neighbourhood)
+    with pytest.raises(ValueError, match=r"`patch_radius` must be a number of voxels above 0, or None"):
+        match_points(levels(image), torch.ones(1, 1, 2), levels(image), (1, 2), (20, 20), patch_radius=patch_radius)
+    with pytest.raises(ValueError, match=r"`patch_radius` must be a number of voxels above 0, or None"):
+        LandmarkMatcher(image, torch.ones(1, 1, 2), patch_radius=patch_radius)
 
 
-def test_matcher_passes_the_neighbourhood_on():
+def test_matcher_passes_the_patch_radius_on():
     class Levels(torch.nn.Module):
         strides = (1, 2)
 
@@ -288,8 +288,8 @@ def test_matcher_passes_the_neighbourhood_on():
     template = smooth(size)
     query, *_ = turned(template, 0.3, [3.0, -2.0])
     points = inner_points(size, 4, 12)[None]
-    found = LandmarkMatcher(template, points, neighbourhood=5)(query, Levels())
-    expected = match_points(levels(template), points, levels(query), (1, 2), size, neighbourhood=5)
+    found = LandmarkMatcher(template, points, patch_radius=5)(query, Levels())
+    expected = match_points(levels(template), points, levels(query), (1, 2), size, patch_radius=5)
     torch.testing.assert_close((found["landmarks"], found["scores"]), expected)
     alone = LandmarkMatcher(template, points)(query, Levels())
     assert not torch.allclose(alone["landmarks"], found["landmarks"], atol=1e-3)
