@@ -27,7 +27,7 @@ from monai_infoaug.data import LandmarkTable, image_datalist, image_name, landma
 from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.engines import keep_freed_memory
 from monai_infoaug.handlers import draw_landmarks, load_weights
-from monai_infoaug.handlers.checkpoint import check_settings, is_plain, read_settings
+from monai_infoaug.handlers.checkpoint import is_plain, read_settings, require_plain
 from monai_infoaug.inferers import match_points, to_voxels, to_world
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def read_config(
     config = ConfigParser()
     config.read_config(folder / "configs" / "train.json")
     names = [key for key, value in config.get().items() if is_plain(value)]
-    check_settings(settings or {})
+    require_plain(settings or {})
     for source, given in ((f"settings of {checkpoint}", kept), ("settings", settings or {})):
         for key, value in given.items():
             if key not in names:

@@ -6,22 +6,31 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from monai.utils import convert_to_numpy, optional_import
 from torch import nn
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
 __all__ = ["ResumableCheckpoint", "load_weights", "read_settings"]
 
+N = TypeVar("N", bound=nn.Module)
+
 
 def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint, weights-only: nothing that it says is executed.
+
+    Args:
+        path: file of the checkpoint.
+        map_location: device that its tensors go to.
+
+    Returns:
+        States by name. :func:`read_settings` and :func:`load_weights` take it, so that a file is read once for both.
 
     Raises:
         ValueError: naming the file, if it is missing, unreadable or no dictionary.
@@ -47,35 +56,49 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float))
 
 
-def read_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """Read the settings that ``ResumableCheckpoint`` has kept; an empty dictionary if it was given none.
+def read_settings(path: str | os.PathLike, checkpoint: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read the settings that ``ResumableCheckpoint`` has kept.
+
+    Args:
+        path: file of the checkpoint.
+        checkpoint: what :func:`read_checkpoint` has read from the file; None: it is read.
+
+    Returns:
+        Settings by name, none if the handler was given none.
 
     Raises:
         ValueError: naming the file, if it is unreadable, or a setting is no plain value: what MONAI's configurations
             would evaluate is refused.
     """
-    settings = read_checkpoint(path).get("settings", {})
+    settings = (read_checkpoint(path) if checkpoint is None else checkpoint).get("settings", {})
     if not isinstance(settings, dict):
         raise refusal(f"settings of {path}", type(settings).__name__, "a dictionary")
-    check_settings(settings, f"settings of {path}")
-    return settings
+    require_plain(settings, f"settings of {path}")
+    return dict(settings)
 
 
-def check_settings(settings: Mapping[str, Any], argument: str = "settings") -> None:
-    """Refuse settings that are no plain values."""
+def require_plain(settings: Mapping[str, Any], argument: str = "settings") -> None:
+    """Refuse settings that are not plain values by name, see :func:`is_plain`.
+
+    Raises:
+        ValueError: naming ``argument`` and the setting.
+    """
     accepted = "names with numbers, strings that do not start with $, @ or %, None, or lists of these"
     for name, value in settings.items():
         if not isinstance(name, str) or not is_plain(value):
             raise refusal(argument, f"{name}={value!r}", accepted)
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "network") -> nn.Module:
+def load_weights(
+    network: N, path: str | os.PathLike, key: str = "network", checkpoint: Mapping[str, Any] | None = None
+) -> N:
     """Load a network's weights from a checkpoint or a bare state dictionary.
 
     Args:
         network: gets the weights, on the device it is on.
         path: checkpoint of ``ResumableCheckpoint`` or of MONAI's ``CheckpointSaver``, or a saved state dictionary.
-        key: of the network's state in a checkpoint.
+        key: name of the network's state in a checkpoint.
+        checkpoint: what :func:`read_checkpoint` has read from the file; None: it is read.
 
     Returns:
         ``network``.
@@ -83,7 +106,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike, key: str = "networ
     Raises:
         ValueError: naming the file, if it is unreadable or of another network; ``network`` is then unchanged.
     """
-    checkpoint, own = read_checkpoint(path), network.state_dict()
+    if checkpoint is None:
+        checkpoint = read_checkpoint(path)
+    own = network.state_dict()
     state = checkpoint[key] if isinstance(checkpoint.get(key), dict) else checkpoint
     odd = sorted(set(state) ^ set(own), key=str) or [k for k in own if np.shape(state[k]) != tuple(own[k].shape)]
     if odd:
@@ -128,11 +153,11 @@ class ResumableCheckpoint:
             raise refusal(
                 "save_dict", list(save_dict), "objects by name, the engine (`trainer`) and `settings` excepted"
             )
-        if not (every >= 1):
+        if not is_count(every, 1):
             raise refusal("every", every, "at least 1")
         self.path, self.save_dict, self.every, self.resume = Path(path), dict(save_dict), every, resume
         self.settings = dict(settings or {})
-        check_settings(self.settings)
+        require_plain(self.settings)
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""

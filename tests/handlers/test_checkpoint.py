@@ -12,6 +12,7 @@ from monai.handlers import CheckpointSaver, LrScheduleHandler
 from torch import nn
 
 from monai_infoaug.handlers import ResumableCheckpoint, load_weights, read_settings
+from monai_infoaug.handlers.checkpoint import read_checkpoint
 
 Events = pytest.importorskip("ignite.engine", reason="trainers need ignite").Events
 
@@ -281,6 +282,16 @@ def test_load_weights_from_every_kind_of_file(tmp_path):
         torch.testing.assert_close(network.state_dict(), saved["network"].state_dict(), atol=0, rtol=0)
     torch.save({"model": saved["network"].state_dict()}, tmp_path / "other.pt")
     torch.testing.assert_close(load_weights(nn.Linear(1, 1), tmp_path / "other.pt", key="model").weight, network.weight)
+
+
+def test_one_reading_serves_settings_and_weights(tmp_path, monkeypatch):
+    trainer, saved = training(tmp_path / "c.pt", max_epochs=1, settings=SETTINGS)
+    trainer.run()
+    checkpoint, network = read_checkpoint(tmp_path / "c.pt"), nn.Linear(1, 1)
+    monkeypatch.setattr(torch, "load", None)
+    assert read_settings(tmp_path / "c.pt", checkpoint) == SETTINGS
+    load_weights(network, tmp_path / "c.pt", checkpoint=checkpoint)
+    torch.testing.assert_close(network.state_dict(), saved["network"].state_dict(), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
