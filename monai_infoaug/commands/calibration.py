@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from monai_infoaug._require import refusal
 from monai_infoaug.commands.anchor_loss import anchor_losses, fit_curve, loss_cuts
-from monai_infoaug.commands.inspection import check_settings, guess_modality, read_image
+from monai_infoaug.commands.inspection import check_settings, read_image
 from monai_infoaug.commands.match import load_network, read_config
 from monai_infoaug.data import SimpleITKReader, image_datalist
 from monai_infoaug.information import TIERS, assign_tiers, mutual_information
-from monai_infoaug.transforms import AssignPixdimd, InformationMap, ModalityPreset
+from monai_infoaug.transforms import AssignPixdimd, InformationMap, ModalityPreset, guess_modality
 from monai_infoaug.transforms._calibration import VERSION
 from monai_infoaug.transforms.tier_intensity import preset
 

@@ -26,8 +26,7 @@ from monai_infoaug._require import refusal
 from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.information import TIERS, tier_thresholds
-from monai_infoaug.transforms import InformationMap, InformationTiers, ModalityPreset, RandTierIntensity
-from monai_infoaug.transforms.modality import AIR_TO_BODY
+from monai_infoaug.transforms import InformationMap, InformationTiers, ModalityPreset, RandTierIntensity, guess_modality
 from monai_infoaug.transforms.tier_intensity import NAMES
 
 __all__ = ["inspect_image"]
@@ -193,14 +192,6 @@ def check_settings(
         raise refusal("working_pixdim", working_pixdim, "positive, in mm")
     if not (seed >= 0):
         raise refusal("seed", seed, "at least 0")
-
-
-def guess_modality(image: Tensor) -> str:
-    """The likely modality of an image (C, *S), for :py:class:`monai_infoaug.transforms.ModalityPreset`."""
-    if len(image) == 3:
-        return "rgb"
-    # only volumes of CT go so low
-    return "xray" if image.ndim == 3 else "ct" if image.min() <= AIR_TO_BODY else "mr"
 
 
 def _step(target: str, **arguments: Any) -> dict[str, Any]:

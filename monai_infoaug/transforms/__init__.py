@@ -25,7 +25,13 @@ from monai_infoaug.transforms.landmark_heatmap import (
     LandmarkHeatmapd,
     LandmarkHeatmapDict,
 )
-from monai_infoaug.transforms.modality import ModalityPreset, ModalityPresetD, ModalityPresetd, ModalityPresetDict
+from monai_infoaug.transforms.modality import (
+    ModalityPreset,
+    ModalityPresetD,
+    ModalityPresetd,
+    ModalityPresetDict,
+    guess_modality,
+)
 from monai_infoaug.transforms.paired_views import (
     RandPairedViews,
     RandPairedViewsD,
@@ -90,4 +96,5 @@ __all__ = [
     "RandTierIntensityD",
     "RandTierIntensityDict",
     "RandTierIntensityd",
+    "guess_modality",
 ]

@@ -16,12 +16,42 @@ from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.foreground import BodyMask
 
-__all__ = ["ModalityPreset", "ModalityPresetD", "ModalityPresetDict", "ModalityPresetd"]
+__all__ = ["ModalityPreset", "ModalityPresetD", "ModalityPresetDict", "ModalityPresetd", "guess_modality"]
 
 MODALITIES = ("ct", "mr", "xray", "rgb")
 AIR_TO_BODY = -500.0  # HU, half way between air and water
 FAT_TO_BONE = (-200.0, 1000.0)  # HU
 OVERSHOOT = 0.1  # share of the range that interpolation may have added on either side
+
+
+def guess_modality(img: NdarrayOrTensor) -> str:
+    """The likely modality of an image, for :py:class:`ModalityPreset`.
+
+    Args:
+        img: (C,H,W) or (C,H,W,D), as the file has it.
+
+    Returns:
+        ``"rgb"`` for three channels, else ``"xray"`` in 2D, ``"ct"`` in 3D if a value is -500 or less, and ``"mr"``
+        otherwise.
+
+    Raises:
+        ValueError: for a wrong rank or an empty image.
+
+    Example:
+        >>> guess_modality(torch.rand(1, 8, 8)), guess_modality(torch.rand(1, 8, 8, 8) - 1000)
+        ('xray', 'ct')
+    """
+    _require_image(img)
+    if len(img) == 3:
+        return "rgb"
+    if img.ndim == 3:
+        return "xray"
+    return "ct" if img.min() <= AIR_TO_BODY else "mr"  # only volumes of CT go so low
+
+
+def _require_image(img: NdarrayOrTensor) -> None:
+    if img.ndim not in (3, 4) or 0 in img.shape:
+        raise refusal("img", tuple(img.shape), "channel first, 2D or 3D, not empty")
 
 
 class ModalityPreset(Transform):
@@ -87,8 +117,7 @@ class ModalityPreset(Transform):
         """
         img = up_to_date(img)
         x = convert_to_tensor(img, dtype=torch.float32, track_meta=False)
-        if not (x.ndim in (3, 4) and x.numel() > 0):
-            raise refusal("img", tuple(x.shape), "channel first, 2D or 3D, not empty")
+        _require_image(x)
         if not all_finite(x):
             raise refusal("img", "NaN or infinity", "finite")
         foreground = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else self.body(x)

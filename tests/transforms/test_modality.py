@@ -13,6 +13,7 @@ from monai_infoaug.transforms.modality import (
     ModalityPresetD,
     ModalityPresetd,
     ModalityPresetDict,
+    guess_modality,
 )
 
 
@@ -159,3 +160,18 @@ def test_bad_settings(settings, message):
 def test_bad_images(modality, image, message):
     with pytest.raises(ValueError, match=message):
         ModalityPreset(modality)(image)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])
+@pytest.mark.parametrize(
+    ("modality", "dims", "guessed"),
+    [("rgb", 2, "rgb"), ("rgb", 3, "rgb"), ("xray", 2, "xray"), ("ct", 2, "xray"), ("ct", 3, "ct"), ("mr", 3, "mr")],
+)
+def test_guess(kind, modality, dims, guessed):
+    assert guess_modality(kind(image_of(modality, dims))) == guessed
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (1, 0, 5, 5)])
+def test_guess_refuses_what_is_no_image(shape):
+    with pytest.raises(ValueError, match="`img` must be channel first, 2D or 3D, not empty"):
+        guess_modality(np.zeros(shape))
