@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
-from numbers import Real
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # which takes a second that `monai-infoaug init` need not wait
 
 E = TypeVar("E", bound=Exception)
 
@@ -43,7 +45,7 @@ def is_number(value: object, least: float = -math.inf, most: float = math.inf) -
         >>> [is_number(value, 0) for value in (0.5, -1, "0.5", True, float("nan"), float("inf"))]
         [True, False, False, False, False, False]
     """
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and least <= float(value) <= most
 
 
 def is_count(value: object, least: int = 0) -> bool:
@@ -53,10 +55,7 @@ def is_count(value: object, least: int = 0) -> bool:
         >>> [is_count(value, 1) for value in (3, 0, 2.0, "3", True)]
         [True, False, False, False, False]
     """
-    try:
-        return not isinstance(value, bool) and operator.index(value) >= least  # type: ignore[arg-type]
-    except TypeError:
-        return False
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def require_device(device: str) -> None:
@@ -65,7 +64,7 @@ def require_device(device: str) -> None:
     Raises:
         ValueError: naming it.
     """
-    import torch  # not needed by the rest of this module
+    import torch
 
     try:
         torch.empty(0, device=device)
@@ -95,3 +94,36 @@ def require_shares(shares: Sequence[float] | None) -> None:
     three = np.shape(shares) == (3,) and all(is_number(share, 0) for share in shares)
     if not three or not math.isclose(sum(shares), 1, rel_tol=1e-5):
         raise refusal("shares", shares, "three shares (low, medium, high), not negative, that sum to one")
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Turn any error into one line that says what it was about.
+
+    Args:
+        what: file or setting that the work is about.
+
+    Raises:
+        ValueError: beginning with ``what``, for whatever went wrong.
+
+    Example:
+        >>> with naming("template 1.png"):
+        ...     raise refusal("pixdim", 0, "above 0")
+        Traceback (most recent call last):
+        ...
+        ValueError: template 1.png: `pixdim` must be above 0, got 0.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in a line: an error of this package if others have wrapped one, else the first of all."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    lines = [line.removeprefix("ValueError: ") for link in chain for line in str(link).strip().splitlines()]
+    first = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
+    return next((line for line in lines if line.startswith("`")), first)

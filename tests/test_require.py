@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_infoaug._require import is_count, is_number, refusal, require_device, require_shares
+from monai_infoaug._require import is_count, is_number, naming, reason, refusal, require_device, require_shares
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
@@ -55,3 +55,26 @@ def test_a_device_that_is_not_there(device):
     with pytest.raises(ValueError, match=f"`device` must be one that PyTorch finds here, such as cpu, got {device}"):
         require_device(device)
     require_device("cpu")
+
+
+def test_an_error_is_told_in_a_line_that_says_what_it_was_about():
+    def wrapped():  # as MONAI wraps what its transforms raise
+        try:
+            raise refusal("pixdim", -1, "above 0")
+        except ValueError as error:
+            raise RuntimeError(f"applying transform\n{error}") from error
+
+    with pytest.raises(ValueError, match=r"^image 1\.png: `pixdim` must be above 0, got -1\.$"), naming("image 1.png"):
+        wrapped()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyError(), "KeyError"),
+        (OSError("\nno space\nleft"), "no space"),
+        (TypeError("ValueError: `a` is b"), "`a` is b"),
+    ],
+)
+def test_reason(error, expected):
+    assert reason(error) == expected

@@ -1,4 +1,4 @@
-"""File formats of landmark tables, CSV and two of 3D Slicer: each is read into rows and written from a table."""
+"""File formats of landmark tables, CSV and two of 3D Slicer: each is read into rows and written from rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from monai_infoaug._require import refusal
-
-if TYPE_CHECKING:
-    from monai_infoaug.data.landmarks import LandmarkTable
 
 AXES = ("x", "y", "z")
 SPACES = ("RAS", "LPS")
@@ -34,6 +31,8 @@ class Row(NamedTuple):
     position: list[float]
     score: float | None = None
     space: str | None = None
+    note: str = ""
+    selected: bool = True
 
 
 def image_name(path: str | Path) -> str:
@@ -79,7 +78,7 @@ def read_csv(file: TextIO, path: Path) -> Iterator[Row]:
     for cells in table:
         where = f"{path}, line {table.line_num}"
         for column in ("image", "landmark"):
-            if not bool(cells[column]):
+            if not cells[column]:
                 raise refusal(f"{where}, column {column}", "nothing", "a name")
         position = [number(cells[axis], f"{where}, column {axis}") for axis in axes]
         score = number(cells["score"], f"{where}, column score") if "score" in columns else None
@@ -89,14 +88,14 @@ def read_csv(file: TextIO, path: Path) -> Iterator[Row]:
         yield Row(where, cells["image"], cells["landmark"], position, score, space)
 
 
-def write_csv(file: TextIO, table: LandmarkTable) -> None:
-    """What :func:`read_csv` reads; the axes are in the column ``space`` if the table says them."""
-    lines = [
+def write_csv(file: TextIO, rows: Sequence[Row]) -> None:
+    """What :func:`read_csv` reads; the axes are in the column ``space`` if the rows say them."""
+    lines: list[dict[str, Any]] = [
         {"image": row.image, "landmark": row.label}
         | ({} if row.space is None else {"space": row.space})
         | dict(zip(AXES, row.position, strict=False))
         | ({} if row.score is None else {"score": row.score})
-        for row in rows_of(table)
+        for row in rows
     ]
     writer = csv.DictWriter(file, list(lines[0]))
     writer.writeheader()
@@ -123,23 +122,26 @@ def read_fcsv(file: TextIO, path: Path) -> Iterator[Row]:
             if len(cells) < len(columns):
                 raise refusal(where, f"{len(cells)} cells", f"a line of {len(columns)} cells")
             named, further = dict(zip(columns, cells, strict=False)), cells[len(columns) :]
-            if not bool(named["label"]):
+            if not named["label"]:
                 raise refusal(f"{where}, column label", "nothing", "a name")
             position = [number(named[axis], f"{where}, column {axis}") for axis in AXES]
             if further[:1] == ["0"]:
                 position = [math.nan] * 3
-            yield Row(where, image_name(path), named["label"], position, read_score(named.get("desc")), space)
+            score, note = read_description(named.get("desc"))
+            selected = named.get("sel") != "0"
+            yield Row(where, image_name(path), named["label"], position, score, space, note, selected)
 
 
-def write_fcsv(file: TextIO, table: LandmarkTable) -> None:
+def write_fcsv(file: TextIO, rows: Sequence[Row]) -> None:
     """As Slicer writes it; a missing landmark is a hidden point at 0 of position status 0."""
-    file.write(f"# Markups fiducial file version = 5.6\n# CoordinateSystem = {table.space or 'LPS'}\n")
+    file.write(f"# Markups fiducial file version = 5.6\n# CoordinateSystem = {rows[0].space or 'LPS'}\n")
     file.write(f"# columns = {FCSV_COLUMNS}\n")
     writer = csv.writer(file, lineterminator="\n")
-    for i, row in enumerate(rows_of(table), 1):
+    for i, row in enumerate(rows, 1):
         missing, position = in_3d(row.position)
         visible, status = (0, 0) if missing else (1, 2)
-        writer.writerow([i, *position, 0, 0, 0, 1, visible, 1, 0, row.label, write_score(row.score), "", status, 0])
+        flags = visible, int(row.selected), 0
+        writer.writerow([i, *position, 0, 0, 0, 1, *flags, row.label, write_description(row), "", status, 0])
 
 
 def read_json(file: TextIO, path: Path) -> Iterator[Row]:
@@ -155,39 +157,42 @@ def read_json(file: TextIO, path: Path) -> Iterator[Row]:
         space, points = markup.get("coordinateSystem", "LPS"), markup.get("controlPoints", [])
         if space not in SPACES:
             raise refusal(f"{here}, coordinateSystem", repr(space), "RAS or LPS")
-        if "mm" not in (unit, unit[0]):
+        if unit != "mm" and not (isinstance(unit, list) and unit[:1] == ["mm"]):
             raise refusal(f"{here}, coordinateUnits", repr(unit), "mm")
         if not isinstance(points, list):
             raise refusal(f"{here}, controlPoints", repr(points), "a list")
         for p, point in enumerate(points):
-            where = f"{here}, control point {p}"
-            if not isinstance(point, dict):
-                raise refusal(where, repr(point), "a JSON object")
-            label, status = point.get("label"), point.get("positionStatus", "defined")
-            if not isinstance(label, str) or not bool(label):
-                raise refusal(f"{where}, label", repr(label), "a name")
-            if status not in STATES:
-                raise refusal(f"{where}, positionStatus", repr(status), f"one of {', '.join(STATES)}")
-            position = point.get("position") if status == "defined" else [math.nan] * 3
-            if not isinstance(position, list) or len(position) != 3:
-                raise refusal(f"{where}, position", position, "three numbers")
-            position = [number(value, f"{where}, position") for value in position]
-            yield Row(where, image_name(path), label, position, read_score(point.get("description")), space)
+            yield _control_point(point, f"{here}, control point {p}", image_name(path), space)
 
 
-def write_json(file: TextIO, table: LandmarkTable) -> None:
+def _control_point(point: Any, where: str, image: str, space: str) -> Row:
+    if not isinstance(point, dict):
+        raise refusal(where, repr(point), "a JSON object")
+    label, status = point.get("label"), point.get("positionStatus", "defined")
+    if not isinstance(label, str) or not label:
+        raise refusal(f"{where}, label", repr(label), "a name")
+    if status not in STATES:
+        raise refusal(f"{where}, positionStatus", repr(status), f"one of {', '.join(STATES)}")
+    position = point.get("position") if status == "defined" else [math.nan] * 3
+    if not isinstance(position, list) or len(position) != 3:
+        raise refusal(f"{where}, position", position, "three numbers")
+    position = [number(value, f"{where}, position") for value in position]
+    score, note = read_description(point.get("description"))
+    return Row(where, image, label, position, score, space, note, point.get("selected") is not False)
+
+
+def write_json(file: TextIO, rows: Sequence[Row]) -> None:
     """Version 1.0.3 of Slicer's schema for markups."""
     points = []
-    for i, row in enumerate(rows_of(table), 1):
+    for i, row in enumerate(rows, 1):
         missing, position = in_3d(row.position)
-        point = {"id": str(i), "label": row.label, "description": write_score(row.score)}
-        if not missing:
-            point["position"] = position
-        point |= {"selected": True, "locked": False, "visibility": True}
-        points.append(point | {"positionStatus": "undefined" if missing else "defined"})
+        point = {"id": str(i), "label": row.label, "description": write_description(row)}
+        place = {} if missing else {"position": position}
+        flags = {"selected": row.selected, "locked": False, "visibility": True}
+        points.append(point | place | flags | {"positionStatus": "undefined" if missing else "defined"})
     markup = {
         "type": "Fiducial",
-        "coordinateSystem": table.space or "LPS",
+        "coordinateSystem": rows[0].space or "LPS",
         "coordinateUnits": "mm",
         "locked": False,
         "fixedNumberOfControlPoints": False,
@@ -198,29 +203,22 @@ def write_json(file: TextIO, table: LandmarkTable) -> None:
     file.write("\n")
 
 
-def rows_of(table: LandmarkTable) -> Iterator[Row]:
-    """The rows of a table, image by image."""
-    for name, points in table.points.items():
-        scores = [None] * len(points) if table.scores is None else table.scores[name].tolist()
-        for label, point, score in zip(table.labels, points.tolist(), scores, strict=True):
-            yield Row("", name, label, point, score, table.space)
-
-
 def in_3d(position: list[float]) -> tuple[bool, list[float]]:
     """Whether a landmark is missing, and its three coordinates, for Slicer knows no planes: z = 0."""
     missing = math.isnan(position[0])
     return missing, [0.0] * 3 if missing else [*position, 0.0][:3]
 
 
-def write_score(score: float | None) -> str:
-    """Slicer has no field for it: it goes into the description, which Slicer shows."""
-    return "" if score is None else f"score {score}"
+def write_description(row: Row) -> str:
+    """Slicer has no field for a score: it goes into the description, which Slicer shows, before the note."""
+    return "; ".join(part for part in ("" if row.score is None else f"score {row.score}", row.note) if part)
 
 
-def read_score(description: Any) -> float | None:
-    """The other direction; None for any other description."""
-    found = re.fullmatch(r"score (-?\d+(\.\d+)?(e[-+]\d+)?|nan)(;.*)?", str(description))
-    return float(found[1]) if found else None
+def read_description(description: Any) -> tuple[float | None, str]:
+    """The other direction: score and note; no score in a description that does not begin with one."""
+    text = description if isinstance(description, str) else ""
+    found = re.fullmatch(r"score (-?\d+(?:\.\d+)?(?:e[-+]\d+)?|nan)(?:; ?(.*))?", text, re.DOTALL)
+    return (float(found[1]), found[2] or "") if found else (None, text)
 
 
 FORMATS = {".csv": (read_csv, write_csv), ".fcsv": (read_fcsv, write_fcsv), ".mrk.json": (read_json, write_json)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from monai.config import PathLike
@@ -20,7 +21,7 @@ from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, s
 __all__ = ["LandmarkTable", "read_landmarks", "write_landmarks"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class LandmarkTable:
     """The same landmarks in a number of images.
 
@@ -30,10 +31,13 @@ class LandmarkTable:
         scores: image name to (L,), of the same images; higher is surer, NaN: none.
         space: how the axes run: "RAS" (to the right, anterior, superior) or "LPS" (left, posterior, superior), like
             ``meta["space"]`` of MONAI's images; None: as the affines of the images.
+        notes: image name to L remarks, of the same images, which 3D Slicer shows as descriptions. None: none.
+        selected: image name to (L,) truth values, of the same images: whether 3D Slicer shows a landmark in the colour
+            of selected ones. None: all.
 
     Raises:
         ValueError: for labels that are empty or come twice, arrays of other shapes, coordinates that are infinite or
-            partly missing, missing scores or an unknown space.
+            partly missing, missing scores, notes or selections, or an unknown space.
 
     Example:
         >>> table = LandmarkTable(["sella", "nasion"], {"001": [[83.2, 99.35], [np.nan, np.nan]]}, space="LPS")
@@ -43,41 +47,37 @@ class LandmarkTable:
 
     labels: tuple[str, ...]
     points: dict[str, np.ndarray]
-    scores: dict[str, np.ndarray] | None = None
-    space: str | None = None
+    scores: dict[str, np.ndarray] | None
+    space: str | None
+    notes: dict[str, np.ndarray] | None
+    selected: dict[str, np.ndarray] | None
 
-    def __post_init__(self) -> None:
-        labels, points, space = tuple(map(str, self.labels)), _arrays(self.points), self.space and str(self.space)
-        if len(labels) == 0 or not all(labels):
-            raise refusal("labels", labels, "names of landmarks")
-        twice = sorted({label for label in labels if labels.count(label) > 1})
+    def __init__(
+        self,
+        labels: Iterable[object],
+        points: Mapping[str, ArrayLike],
+        scores: Mapping[str, ArrayLike] | None = None,
+        space: str | None = None,
+        notes: Mapping[str, ArrayLike] | None = None,
+        selected: Mapping[str, ArrayLike] | None = None,
+    ) -> None:
+        names = tuple(map(str, labels))
+        if len(names) == 0 or not all(names):
+            raise refusal("labels", names, "names of landmarks")
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise refusal("labels", f"{some(twice)} twice", "different names")
         if space not in (None, *SPACES):
             raise refusal("space", repr(space), "'RAS', 'LPS' or None")
-        if len(points) == 0:
-            raise refusal("points", "no image", "a dictionary with an image")
-        dims = next(iter(points.values())).shape[-1:]
-        accepted = f"of shape ({len(labels)}, 2) or ({len(labels)}, 3), one row a label and alike for all images"
-        for name, array in points.items():
-            good = array.shape == (len(labels), *dims) and dims in ((2,), (3,))
-            if not good:
-                raise refusal(f"points of {name}", f"shape {array.shape}", accepted)
-            partly = np.isnan(array).any(1) != np.isnan(array).all(1)
-            good = not (np.isinf(array).any() or partly.any())
-            if not good:
-                raise refusal(f"points of {name}", array.tolist(), "finite or all NaN, row by row")
-        scores = None
-        if self.scores is not None:
-            missing = [name for name in points if name not in self.scores]
-            if missing:
-                raise refusal("scores", f"none of {some(missing)}", "a dictionary with every image")
-            scores = _arrays({name: self.scores[name] for name in points})
-            for name, array in scores.items():
-                good = array.shape == (len(labels),) and not np.isinf(array).any()
-                if not good:
-                    raise refusal(f"scores of {name}", f"{array.tolist()}", f"{len(labels)} numbers, one a label")
-        for field, value in {"labels": labels, "points": points, "scores": scores, "space": space}.items():
+        fields = {
+            "labels": names,
+            "points": _points(points, len(names)),
+            "scores": _one_a_label("scores", "numbers", scores, points, len(names), np.float64),
+            "space": space and str(space),
+            "notes": _one_a_label("notes", "texts", notes, points, len(names), np.str_),
+            "selected": _one_a_label("selected", "truth values", selected, points, len(names), np.bool_),
+        }
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
 
     def to(self, space: str) -> LandmarkTable:
@@ -95,7 +95,7 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
     * ``.csv``: columns ``image,landmark,x,y[,z][,score][,space]`` in any order, one landmark a row; others are passed
       over.
     * ``.fcsv`` and ``.mrk.json`` of 3D Slicer: the points of one image, which gets the name of the file without its
-      suffix. Slicer knows no planes: D is 3. A description "score 0.9" is a score.
+      suffix. Slicer knows no planes: D is 3. A description "score 0.9; blurred" is a score and a note.
 
     Args:
         path: file, UTF-8.
@@ -132,11 +132,15 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
         return table
     names = ensure_tuple(image)
     for name in names:
-        accepted = f"in the table {path}, which has {some(list(table.points))}"
         if name not in table.points:
-            raise refusal("image", repr(name), accepted)
-    scores = table.scores and {name: table.scores[name] for name in names}
-    return replace(table, points={name: table.points[name] for name in names}, scores=scores)
+            raise refusal("image", repr(name), f"in the table {path}, which has {some(list(table.points))}")
+
+    def part(values: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray] | None:
+        return None if values is None else {name: values[name] for name in names}
+
+    points = {name: table.points[name] for name in names}
+    scores, notes, selected = map(part, (table.scores, table.notes, table.selected))
+    return replace(table, points=points, scores=scores, notes=notes, selected=selected)
 
 
 def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
@@ -145,21 +149,21 @@ def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
     Args:
         path: file to write, in a folder that exists; its suffix tells the format.
         table: for the formats of 3D Slicer, points of one image; of a 2D image they get z = 0. The axes are
-            ``table.space``, which Slicer's files always say: if the table does not, "LPS".
+            ``table.space``, which Slicer's files always say: if the table does not, "LPS". CSV holds no notes and no
+            selection.
 
     Raises:
         ValueError: for another suffix, or several images for a format of 3D Slicer.
     """
     path = Path(path)
     _, write = _format(path)
-    one = path.name.lower().endswith(".csv") or len(table.points) == 1
-    if not one:
+    if len(table.points) > 1 and not path.name.lower().endswith(".csv"):
         raise refusal("table", some(list(table.points)), f"of one image for {path.name}")
     with open(path, "w", newline="", encoding="utf-8") as file:
-        write(file, table)
+        write(file, list(_rows(table)))
 
 
-def _format(path: Path) -> tuple:
+def _format(path: Path) -> tuple[Callable[[TextIO, Path], Iterator[Row]], Callable[[TextIO, Sequence[Row]], None]]:
     suffix = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise refusal("path", f"'{path}'", f"a file of type {', '.join(FORMATS)}")
@@ -177,21 +181,72 @@ def _table(rows: Sequence[Row]) -> LandmarkTable:
         if row.space != first.space:
             raise refusal(f"{row.where}, space", row.space, f"{first.space} as before")
         known = found.setdefault((row.image, row.label), row)
-        again = f"{row.label!r} of image {row.image!r} again, as in {known.where}"
         if known is not row:
+            again = f"{row.label!r} of image {row.image!r} again, as in {known.where}"
             raise refusal(row.where, again, "a landmark that has no row yet")
     images, labels = list(dict.fromkeys(image for image, _ in found)), in_order(label for _, label in found)
     missing = Row("", "", "", [math.nan] * len(first.position))
     grid = {image: [found.get((image, label), missing) for label in labels] for image in images}
     points = {image: [row.position for row in column] for image, column in grid.items()}
     scores = {image: [np.nan if row.score is None else row.score for row in column] for image, column in grid.items()}
-    scored = any(row.score is not None for row in rows)
-    return LandmarkTable(labels, points, scores if scored else None, first.space)
+    notes = {image: [row.note for row in column] for image, column in grid.items()}
+    selected = {image: [row.selected for row in column] for image, column in grid.items()}
+    return LandmarkTable(
+        labels,
+        points,
+        scores if any(row.score is not None for row in rows) else None,
+        first.space,
+        notes if any(row.note for row in rows) else None,
+        selected if not all(row.selected for row in rows) else None,
+    )
+
+
+def _rows(table: LandmarkTable) -> Iterator[Row]:
+    """The rows of a table, image by image."""
+    for image, points in table.points.items():
+        scores = [None] * len(points) if table.scores is None else table.scores[image].tolist()
+        notes = [""] * len(points) if table.notes is None else table.notes[image].tolist()
+        selected = [True] * len(points) if table.selected is None else table.selected[image].tolist()
+        columns = zip(table.labels, points.tolist(), scores, notes, selected, strict=True)
+        for label, point, score, note, is_selected in columns:
+            yield Row("", image, label, point, score, table.space, note, is_selected)
+
+
+def _points(given: Mapping[str, ArrayLike], count: int) -> dict[str, np.ndarray]:
+    """Positions (count, D) of each image."""
+    if len(given) == 0:
+        raise refusal("points", "no image", "a dictionary with an image")
+    points = {name: _array(values, np.float64) for name, values in given.items()}
+    dims = next(iter(points.values())).shape[-1:]
+    for name, array in points.items():
+        if array.shape != (count, *dims) or dims not in ((2,), (3,)):
+            accepted = f"of shape ({count}, 2) or ({count}, 3), one row a label and alike for all images"
+            raise refusal(f"points of {name}", f"shape {array.shape}", accepted)
+        missing = np.isnan(array)
+        if np.isinf(array).any() or (missing.any(1) != missing.all(1)).any():
+            raise refusal(f"points of {name}", array.tolist(), "finite or all NaN, row by row")
+    return points
+
+
+def _one_a_label(
+    field: str, kind: str, given: Mapping[str, ArrayLike] | None, images: Iterable[str], count: int, dtype: type
+) -> dict[str, np.ndarray] | None:
+    """Values (count,) of each image."""
+    if given is None:
+        return None
+    missing = [name for name in images if name not in given]
+    if missing:
+        raise refusal(field, f"none of {some(missing)}", "a dictionary with every image")
+    arrays = {name: _array(given[name], dtype) for name in images}
+    for name, array in arrays.items():
+        if array.shape != (count,) or (dtype is np.float64 and np.isinf(array).any()):
+            raise refusal(f"{field} of {name}", array.tolist(), f"{count} {kind}, one a label")
+    return arrays
 
 
 def _turned(points: np.ndarray) -> np.ndarray:
     return points * ([-1.0, -1.0, 1.0][: points.shape[1]])
 
 
-def _arrays(values: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
-    return {name: convert_to_numpy(array, dtype=np.float64, wrap_sequence=True) for name, array in values.items()}
+def _array(values: ArrayLike, dtype: type) -> np.ndarray:
+    return convert_to_numpy(values, dtype=dtype, wrap_sequence=True)

@@ -55,6 +55,23 @@ def test_round_trip_through_slicers_files_is_exact(tmp_path, suffix, space, scor
 
 
 @pytest.mark.parametrize("suffix", [".fcsv", ".mrk.json"])
+@pytest.mark.parametrize("scores", [None, {"a": [0.5, NAN, 1]}])
+def test_notes_and_selection_come_back_from_slicers_files(tmp_path, suffix, scores):
+    notes, selected = {"a": ["round trip 2.5 voxels; low", "", 'two\n"lines", é']}, {"a": [False, True, False]}
+    table = LandmarkTable("pqr", {"a": np.eye(3)}, scores, "LPS", notes, selected)
+    write_landmarks(tmp_path / f"a{suffix}", table)
+    again = read_landmarks(tmp_path / f"a{suffix}")
+    assert_same(again, table)
+    assert again.notes["a"].tolist() == notes["a"]
+    assert again.selected["a"].tolist() == selected["a"]
+    assert_same(again.to("RAS").to("LPS"), table)
+    assert again.to("RAS").notes["a"].tolist() == notes["a"]
+    write_landmarks(tmp_path / "a.csv", table)
+    plain = read_landmarks(tmp_path / "a.csv")
+    assert (plain.notes, plain.selected) == (None, None)
+
+
+@pytest.mark.parametrize("suffix", [".fcsv", ".mrk.json"])
 def test_slicer_gets_a_third_coordinate(tmp_path, suffix):
     write_landmarks(tmp_path / f"a{suffix}", LandmarkTable("pq", {"a": [[1, 2], [NAN, NAN]]}))
     np.testing.assert_array_equal(read_landmarks(tmp_path / f"a{suffix}").points["a"], [[1, 2, 0], [NAN] * 3])
@@ -192,6 +209,9 @@ def test_unreadable_files(tmp_path):
         ({"scores": {"b": [1, 2]}}, "`scores` must be a dictionary with every image, got none of 'a'"),
         ({"scores": {"a": [1]}}, "`scores of a` must be 2 numbers"),
         ({"scores": {"a": [1, np.inf]}}, "`scores of a` must be 2 numbers"),
+        ({"notes": {}}, "`notes` must be a dictionary with every image, got none of 'a'"),
+        ({"notes": {"a": ["one"]}}, "`notes of a` must be 2 texts, one a label"),
+        ({"selected": {"a": [True]}}, "`selected of a` must be 2 truth values, one a label"),
         ({"space": "ras"}, "`space` must be 'RAS', 'LPS' or None, got 'ras'"),
     ],
 )
