@@ -11,7 +11,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-__all__ = ["gathered", "generators", "in_turn", "joined", "mean_of", "number_of_processes", "own_rank"]
+__all__ = [
+    "all_gather_cat",
+    "all_gather_interleaved",
+    "all_gather_ragged",
+    "distributed_mean",
+    "item_generators",
+    "rank",
+    "world_size",
+]
 
 T = TypeVar("T")
 
@@ -20,59 +28,87 @@ def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def number_of_processes() -> int:
-    """1 without a process group."""
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
     return dist.get_world_size() if _several() else 1
 
 
-def own_rank() -> int:
-    """0 without a process group."""
+def rank() -> int:
+    """Which of the processes this is, 0 without a process group."""
     return dist.get_rank() if _several() else 0
 
 
-def generators(count: int, *seed: int) -> list[torch.Generator]:
+def item_generators(count: int, *seed: int) -> list[torch.Generator]:
     """A generator for each item of a batch: the one that it would have in one process, see ``seeded_loader``.
 
     Args:
-        count: items of this process.
-        seed: of the batch, non-negative integers.
+        count: number of items of this process.
+        seed: seed of the batch, non-negative integers.
+
+    Returns:
+        Generators on the CPU.
     """
-    ranks, rank = number_of_processes(), own_rank()
-    states = (np.random.SeedSequence((*seed, ranks * item + rank)).generate_state(1) for item in range(count))
+    numbers = (rank() + world_size() * item for item in range(count))
+    states = (np.random.SeedSequence((*seed, number)).generate_state(1) for number in numbers)
     return [torch.Generator().manual_seed(int(state[0])) for state in states]
 
 
-def gathered(values: Tensor) -> Tensor:
-    """Values (N, ...) of all processes, one after the other; N may differ. Each process must call it."""
-    parts = [values] * number_of_processes()
+def all_gather_cat(values: Tensor, axis: int = 0) -> Tensor:
+    """Gather with gradients what has one shape in all processes. Each process must call it.
+
+    Args:
+        values: values of this process.
+        axis: where to join them.
+
+    Returns:
+        Values of all processes, one process after the other along the axis.
+    """
+    return torch.cat(all_gather(values.contiguous()), axis) if world_size() > 1 else values
+
+
+def all_gather_ragged(values: Tensor) -> Tensor:
+    """Gather without gradients what may differ in length. Each process must call it.
+
+    Args:
+        values: (N, ...) values of this process.
+
+    Returns:
+        Values of all processes, one process after the other.
+    """
+    parts = [values] * world_size()
     if len(parts) > 1:
         dist.all_gather_object(parts, values)
     return torch.cat(parts)
 
 
-def in_turn(own: Sequence[T]) -> list[T]:
-    """Items of all processes in the order of one process, where each has every n-th of them. Each must call it."""
-    parts: list[Any] = [own] * number_of_processes()
+def all_gather_interleaved(items: Sequence[T]) -> list[T]:
+    """Gather the items of processes that have every n-th each, see ``own_items``. Each process must call it.
+
+    Args:
+        items: items of this process.
+
+    Returns:
+        Items of all processes in the order of one process.
+    """
+    parts: list[Any] = [items] * world_size()
     if len(parts) > 1:
-        dist.all_gather_object(parts, own)
+        dist.all_gather_object(parts, items)
     return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
 
 
-def joined(values: Tensor, axis: int = 0) -> Tensor:
-    """Values of all processes, one after the other along an axis, with gradients; all of one shape."""
-    return torch.cat(all_gather(values.contiguous()), axis) if number_of_processes() > 1 else values
-
-
-def mean_of(total: Tensor, count: Tensor, over_processes: bool) -> Tensor:
+def distributed_mean(total: Tensor, count: Tensor, over_processes: bool) -> Tensor:
     """Mean of losses; 0 where there is none.
 
     Args:
         total: sum of the losses of this process.
-        count: how many there are, or the sum of their weights.
-        over_processes: return what, averaged over the processes as DistributedDataParallel does it, is the mean of what
-            all of them counted. Each process must call it then.
+        count: number of losses, or the sum of their weights.
+        over_processes: whether to return what, averaged over the processes as DistributedDataParallel does it, is the
+            mean of what all of them counted. Each process must call it then.
+
+    Returns:
+        The mean, a scalar with gradients.
     """
-    ranks = number_of_processes() if over_processes else 1
+    ranks = world_size() if over_processes else 1
     if ranks > 1:
         count = count.to(torch.float64, copy=True)  # the sum over the processes takes its place
         dist.all_reduce(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from monai.data import Dataset
 from monai.transforms import RandGaussianNoise
 
-from monai_infoaug._processes import in_turn
+from monai_infoaug._processes import all_gather_interleaved
 from monai_infoaug.data import own_items, seeded_loader
 from monai_infoaug.engines import join_processes, leave_processes
 from monai_infoaug.losses import (
@@ -59,8 +60,8 @@ def losses(part: slice) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 def measured(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """Thresholds of the confidence in four images, some of whose pixels are drawn, and factors of their classes."""
-    reliable = ReliablePixels(share=0.3, at_least=0.2, number=20, over_processes=True)
-    alignment = DistributionAlignment(number=20, over_processes=True)
+    reliable = ReliablePixels(share=0.3, at_least=0.2, pixels_per_image=20, over_processes=True)
+    alignment = DistributionAlignment(pixels_per_image=20, over_processes=True)
     probabilities = torch.randn(4, 3, 6, 7, generator=torch.Generator().manual_seed(1)).softmax(1)
     for image in probabilities[part].split(1 if part.step else 2):
         reliable.update(image)
@@ -81,6 +82,7 @@ def batches() -> list[list[torch.Tensor]]:
 
 
 def process(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)  # OpenMP's other threads do not come along
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     for _ in range(2):  # the second does nothing
@@ -88,7 +90,7 @@ def process(rank: int, port: int, folder: Path) -> None:
     assert (dist.get_rank(), dist.get_world_size()) == (rank, 2)
     with pytest.raises(ValueError, match="`dataset` must be one for each of the 2 processes, got 1 items"):
         own_items(["a"])
-    assert in_turn([10 * i for i in own_items(range(5))]) == [0, 10, 20, 30, 40]
+    assert all_gather_interleaved([10 * i for i in own_items(range(5))]) == [0, 10, 20, 30, 40]
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 2 processes, got 3"):
         seeded_loader(Dataset([torch.zeros(1)] * 4, RandGaussianNoise()), 3)
     part = slice(rank, None, 2)
@@ -100,7 +102,9 @@ def process(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def parts(free_port, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(process, (free_port(), folder), nprocs=2)
+    # a fork need not import PyTorch and MONAI again, which takes most of a minute on a busy machine; CUDA forbids it
+    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+    torch.multiprocessing.start_processes(process, (free_port(), folder), nprocs=2, start_method=method)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -21,7 +21,7 @@ from monai.utils import optional_import
 from monai.utils.enums import TraceKeys
 from torch.utils.data import Dataset
 
-from monai_infoaug._processes import number_of_processes, own_rank
+from monai_infoaug._processes import rank, world_size
 from monai_infoaug._require import refusal
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
@@ -60,7 +60,7 @@ def cached_dataset(
         [[[0.3333333432674408, 0.0], [1.0, 0.6666666865348816]]]
     """
     if cache_dir is None:
-        progress = has_tqdm and own_rank() == 0
+        progress = has_tqdm and rank() == 0
         return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
     if Path(cache_dir).is_file():
         raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
@@ -88,7 +88,7 @@ class _OnDisk(PersistentDataset):
         """Compute this process's share of what is missing, or was half written when a run was killed."""
         files = {self._file(item): item for item in self.data}
         missing = []
-        for file, item in islice(files.items(), own_rank(), None, number_of_processes()):
+        for file, item in islice(files.items(), rank(), None, world_size()):
             if file.exists() and not zipfile.is_zipfile(file):  # the end of the archive is missing
                 file.unlink(missing_ok=True)
             if not file.exists():

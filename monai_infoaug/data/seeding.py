@@ -12,7 +12,7 @@ import torch
 from monai.data import DataLoader
 from torch.utils.data import Dataset, DistributedSampler, Subset
 
-from monai_infoaug._processes import number_of_processes, own_rank
+from monai_infoaug._processes import rank, world_size
 from monai_infoaug._require import refusal
 
 __all__ = ["LayerSeed", "SeededDataset", "own_items", "seeded_loader"]
@@ -47,7 +47,7 @@ class LayerSeed:
 
     def set_epoch(self, epoch: int) -> None:
         """Seed for the epoch."""
-        own = [own_rank()] if own_rank() else []  # other processes have other images to drop out of
+        own = [rank()] if rank() else []  # other processes have other images to drop out of
         torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch, *own]).generate_state(1, np.uint64)[0]))
 
 
@@ -130,7 +130,7 @@ class _SomeItems(DistributedSampler):
     """
 
     def __init__(self, dataset: Dataset, number: int, seed: int) -> None:
-        super().__init__(dataset, number_of_processes(), own_rank(), seed=seed)
+        super().__init__(dataset, world_size(), rank(), seed=seed)
         self.number = number // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
@@ -174,7 +174,7 @@ def seeded_loader(
     number = len(seeded) if draws is None else draws
     if not (1 <= number <= len(seeded)):
         raise refusal("draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
-    whole, ranks = min(batch_size, number), number_of_processes()
+    whole, ranks = min(batch_size, number), world_size()
     if whole % ranks != 0:
         raise refusal("batch_size", whole, f"a multiple of the {ranks} processes")
     return DataLoader(
@@ -201,7 +201,7 @@ def own_items(dataset: Dataset) -> range:
         >>> list(own_items(["a", "b", "c"]))  # alone
         [0, 1, 2]
     """
-    number, ranks = len(dataset), number_of_processes()
+    number, ranks = len(dataset), world_size()
     if not (number >= ranks):
         raise refusal("dataset", f"{number} items", f"one for each of the {ranks} processes")
-    return range(own_rank(), number, ranks)
+    return range(rank(), number, ranks)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._grid import level_shares
-from monai_infoaug._processes import own_rank
+from monai_infoaug._processes import rank
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.losses import ChosenPixels, PixelSupConLoss
@@ -48,7 +48,7 @@ class PrepareLabelledPairs:
 
         views = tuple(view.to(**kwargs) for view in pair(self.key))
         if self.label_key is None:
-            labels = (torch.arange(len(views[0]), device=device) + own_rank() * len(views[0]),) * 2
+            labels = (torch.arange(len(views[0]), device=device) + rank() * len(views[0]),) * 2
         elif self.label_key in batch:
             labels = (get(self.label_key),) * 2
         else:

@@ -15,7 +15,7 @@ def join_processes() -> None:
 
     Tensors that go to ``"cuda"`` go to this process's own GPU from then on. Without GPUs the processes talk by gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

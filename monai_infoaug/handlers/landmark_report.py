@@ -12,7 +12,7 @@ import torch
 from monai.utils import optional_import
 from monai.utils.enums import MetaKeys
 
-from monai_infoaug._processes import in_turn, number_of_processes, own_rank
+from monai_infoaug._processes import all_gather_interleaved, rank, world_size
 from monai_infoaug._require import refusal
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
 from monai_infoaug.metrics import MeanRadialError
@@ -135,7 +135,7 @@ class LandmarkReport:
         """Keep what was found in a batch: ``pred`` of a ``LandmarkMatcher``, ``label`` (L, D) in mm or None."""
         for item in engine.state.output:
             image, found, truth = item["image"], item["pred"], item.get("label")
-            number = own_rank() + number_of_processes() * len(self.items)
+            number = rank() + world_size() * len(self.items)
             path = str(image.meta.get("filename_or_obj", f"image_{number}"))
             kept = {"path": path, "name": image_name(path), "space": image.meta.get(MetaKeys.SPACE)}
             kept |= {key: found[key].cpu().numpy() for key in ("landmarks", "world", "scores")}
@@ -149,8 +149,8 @@ class LandmarkReport:
 
     def write(self, engine: Any) -> None:
         """Write table, summary and picture. Each process must call it."""
-        self.items = in_turn(self.items)
-        if own_rank() > 0:
+        self.items = all_gather_interleaved(self.items)
+        if rank() > 0:
             return
         self.output_dir.mkdir(parents=True, exist_ok=True)
         columns = ("name", "world", "scores", "errors")

@@ -10,7 +10,7 @@ from typing import Any
 from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler
 from monai.utils import optional_import
 
-from monai_infoaug._processes import own_rank
+from monai_infoaug._processes import rank
 from monai_infoaug.handlers.checkpoint import ResumableCheckpoint
 from monai_infoaug.handlers.epoch import EpochSetter
 
@@ -97,7 +97,7 @@ def training_handlers(
         RaiseOnNonFiniteLoss(name),
         _WorkersLeave(loader),
     ]
-    if own_rank() == 0:
+    if rank() == 0:
         handlers += [
             StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
             ProgressBar(desc=name),

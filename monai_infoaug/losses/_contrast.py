@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._processes import mean_of
+from monai_infoaug._processes import distributed_mean
 from monai_infoaug._require import refusal
 
 
@@ -32,7 +32,7 @@ class PointContrast(nn.Module):
 
     def _mean(self, losses: Tensor, used: Tensor) -> Tensor:
         """Mean over the points that are used."""
-        return mean_of((losses * used).sum(), used.sum(), self.over_processes)
+        return distributed_mean((losses * used).sum(), used.sum(), self.over_processes)
 
     def _radius(self, radius: float | None) -> float:
         """The radius of a call, that of the constructor if None."""

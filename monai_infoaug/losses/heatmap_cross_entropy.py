@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._processes import mean_of
+from monai_infoaug._processes import distributed_mean
 from monai_infoaug._require import refusal
 
 __all__ = ["HeatmapCrossEntropyLoss"]
@@ -69,4 +69,4 @@ class HeatmapCrossEntropyLoss(nn.Module):
             nothing = logits.nan_to_num(0, 0, 0).sum() * 0
             logits, target, weights = logits[used], target[used] / mass[used][:, None], weights[used]
             total = -(target * logits.log_softmax(1)).sum(1) @ weights if len(weights) else nothing
-            return mean_of(total, weights.sum(), self.over_processes)
+            return distributed_mean(total, weights.sum(), self.over_processes)

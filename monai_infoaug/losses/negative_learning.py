@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from monai_infoaug._processes import generators, mean_of
+from monai_infoaug._processes import distributed_mean, item_generators
 from monai_infoaug._require import refusal
 
 __all__ = ["NegativeLearningLoss"]
@@ -76,21 +76,21 @@ class NegativeLearningLoss(nn.Module):
             raise refusal("labels", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
         with torch.autocast(logits.device.type, enabled=False):
             rows = logits.to(torch.promote_types(logits.dtype, torch.float32)).movedim(1, -1).flatten(0, -2)
-            images = generators(shape[0], self.seed, self.epoch, self.draws)
+            images = item_generators(shape[0], self.seed, self.epoch, self.draws)
             self.draws += 1
             drawn = torch.cat([torch.rand(logits[0, 0].numel(), generator=each) for each in images]).to(rows.device)
             labels = labels.flatten().long()
             known = labels != self.ignore_index
             rows, labels, drawn = rows[known], labels[known], drawn[known]
             if not len(labels):
-                return mean_of(logits.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
+                return distributed_mean(logits.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
             low, high = int(labels.min()), int(labels.max())
             if not (low >= 0 and high < classes):
                 raise refusal("labels", f"from {low} to {high}", f"from 0 to {classes - 1}")
             denied = one_hot(self._complements(rows.detach(), labels, drawn), classes).bool()
             # log(1 - p), without a difference of nearly equal numbers
             losses = rows.logsumexp(1) - rows.masked_fill(denied, -torch.inf).logsumexp(1)
-            return mean_of(losses.sum(), known.sum(), self.over_processes)
+            return distributed_mean(losses.sum(), known.sum(), self.over_processes)
 
     def _complements(self, rows: Tensor, labels: Tensor, drawn: Tensor) -> Tensor:
         """A class other than the label for each row of logits, by a number from 0 to 1 for each."""

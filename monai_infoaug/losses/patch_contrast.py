@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normalize, one_hot, softplus
 
 from monai_infoaug._grid import at_places
-from monai_infoaug._processes import joined, mean_of, own_rank
+from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
 from monai_infoaug._require import refusal
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
@@ -172,7 +172,7 @@ class PatchContrastLoss(nn.Module):
             alike, similarity = alike[anchors], similarity[anchors]
             others = similarity.masked_fill(~differ[anchors], -torch.inf).logsumexp(1, keepdim=True)
             losses = softplus(others - similarity).masked_fill(~alike, 0).sum(1) / alike.sum(1)
-            return mean_of(losses.sum(), anchors.sum(), self.over_processes)
+            return distributed_mean(losses.sum(), anchors.sum(), self.over_processes)
 
     def _patches(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None) -> tuple[Tensor, ...]:
         """Unit embeddings (N, F) and pyramids (N, P) of the patches that have a part, and which are of this process."""
@@ -197,8 +197,8 @@ class PatchContrastLoss(nn.Module):
         own = torch.ones_like(valid)
         if self.over_processes:
             count = len(rows)
-            rows, valid = joined(rows), joined(valid)
-            own = torch.arange(len(rows), device=rows.device) // count == own_rank()
+            rows, valid = all_gather_cat(rows), all_gather_cat(valid)
+            own = torch.arange(len(rows), device=rows.device) // count == rank()
         rows = rows[valid]
         return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :], own[valid]
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize, softplus
 
 from monai_infoaug._grid import at_places
-from monai_infoaug._processes import joined, mean_of, own_rank
+from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
 from monai_infoaug._require import refusal
 
 __all__ = ["ChosenPixels", "PixelSupConLoss"]
@@ -166,7 +166,7 @@ class PixelSupConLoss(nn.Module):
             else:
                 sets = [view * 2 for view in zip(x, y, valid, strict=True)]
             total, count = map(sum, zip(*(self._between(len(features1), *each) for each in sets), strict=True))
-            return mean_of(total, count, self.over_processes)
+            return distributed_mean(total, count, self.over_processes)
 
     def choose(self, labels: Sequence[Tensor], tiers: Sequence[Tensor | None]) -> list[ChosenPixels]:
         """Which pixels of the views have a part: labels and tiers decide, so that a network need embed no others.
@@ -244,8 +244,8 @@ class PixelSupConLoss(nn.Module):
         if self.scope == "batch":
             rows, columns = (x.flatten(0, 1)[None] for x in (rows, columns))
             classes, anchors, others, valid = (x.flatten()[None] for x in (classes, anchors, others, valid))
-            first = own_rank() * rows.shape[1]
-            columns, others, valid = (joined(x, 1) for x in (columns, others, valid))
+            first = rank() * rows.shape[1]
+            columns, others, valid = (all_gather_cat(x, 1) for x in (columns, others, valid))
         negatives = columns.shape[1]  # the columns from here on are positives alone
         if self.scope == "cross":
             sets = len(columns) // images

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from monai_infoaug._processes import mean_of
+from monai_infoaug._processes import distributed_mean
 from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 
 __all__ = ["RectifiedLabelLoss"]
@@ -58,4 +58,4 @@ class RectifiedLabelLoss(nn.Module):
             return loss
         with torch.autocast(logits.device.type, enabled=False):
             total = cross_entropy(logits.float(), reliable, ignore_index=self.ignore_index, reduction="sum")
-        return loss + self.weight * mean_of(total, (reliable != self.ignore_index).sum(), self.over_processes)
+        return loss + self.weight * distributed_mean(total, (reliable != self.ignore_index).sum(), self.over_processes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._processes import generators
-from monai_infoaug._require import refusal, require_shares
+from monai_infoaug._processes import item_generators
+from monai_infoaug._require import is_count, refusal, require_shares
 
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
 
@@ -38,11 +37,9 @@ class _PixelSampler(ABC):
         if labels.ndim < 3 or labels.shape[1] != 1:
             raise refusal("labels", f"shape {tuple(labels.shape)}", "of shape (B, 1, *S)")
         valid = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid
-        good = valid.shape == labels.shape and valid.dtype == torch.bool
-        if not good:
-            raise refusal(
-                "valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(labels.shape)}"
-            )
+        if valid.shape != labels.shape or valid.dtype != torch.bool:
+            got, accepted = f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(labels.shape)}"
+            raise refusal("valid", got, accepted)
         labels, valid = (x.as_subclass(Tensor)[:, 0] for x in (labels, valid))
         places = self._places(labels, valid, tiers)
         there, places = places >= 0, places.clamp_min(0)
@@ -53,7 +50,14 @@ class _PixelSampler(ABC):
         """Places (B, sets, N) in images with labels and valid (B, *S); -1 for none."""
 
 
+def _require_counts(value: int | Sequence[int], name: str) -> None:
+    counts = np.ravel(value).tolist()
+    if not counts or not all(is_count(count, 1) for count in counts):
+        raise refusal(name, value, "at least 1")
+
+
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
+    """A value for each of the axes, given one or as many."""
     if np.shape(value) not in ((), (dims,)):
         raise refusal(name, value, f"one number, or one for each of {dims} axes")
     return tuple(np.broadcast_to(value, dims).tolist())
@@ -64,9 +68,9 @@ def _numbered(labels: Tensor) -> Tensor:
     return torch.arange(labels[0].numel(), device=labels.device).view(labels.shape[1:])
 
 
-def _shared(weights: Tensor, groups: Tensor) -> Tensor:
-    """Weights (B, N), scaled to a sum of one in each of the groups (B, N) of an image."""
-    totals = weights.new_zeros(len(groups), int(groups.max()) + 1).scatter_add_(1, groups, weights)
+def _shared(weights: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Weights (B, N), scaled to a sum of one in each of the ``count`` groups (B, N) of an image."""
+    totals = weights.new_zeros(len(groups), count).scatter_add_(1, groups, weights)
     return weights / totals.gather(1, groups).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
@@ -79,7 +83,7 @@ class StridePixels(_PixelSampler):
     need be computed than are compared, see ``EmbeddingHeads``. The other samplers are called alike.
 
     Args:
-        stride: pixels, one number or one for each axis.
+        stride: pixels from one to the next, at least 1, one number or one for each axis.
 
     Raises:
         ValueError: for a stride below 1, or of another number of axes than the image.
@@ -95,11 +99,10 @@ class StridePixels(_PixelSampler):
     """
 
     def __init__(self, stride: int | Sequence[int]) -> None:
-        if not (np.min(stride) >= 1):
-            raise refusal("stride", stride, "at least 1")
+        _require_counts(stride, "stride")
         self.stride = stride
 
-    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
+    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:  # noqa: ARG002
         steps = _each_axis(self.stride, "stride", labels.ndim - 1)
         chosen = _numbered(labels)[tuple(slice(None, None, step) for step in steps)]
         return chosen.flatten().expand(len(labels), 1, -1)
@@ -111,7 +114,7 @@ class BlockPixels(_PixelSampler):
     No pixel is left out: what a last block has beyond the border is not valid. Each block is a set.
 
     Args:
-        size: pixels of a block, one number or one for each axis.
+        size: pixels along the side of a block, at least 1, one number or one for each axis.
 
     Raises:
         ValueError: for a size below 1, or of another number of axes than the image.
@@ -127,18 +130,17 @@ class BlockPixels(_PixelSampler):
     """
 
     def __init__(self, size: int | Sequence[int] = 16) -> None:
-        if not (np.min(size) >= 1):
-            raise refusal("size", size, "at least 1")
+        _require_counts(size, "size")
         self.size = size
 
-    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
+    def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:  # noqa: ARG002
         size = _each_axis(self.size, "size", labels.ndim - 1)
         more = [-length % step for length, step in zip(labels.shape[1:], size, strict=True)]
         blocks = pad(_numbered(labels), [side for width in reversed(more) for side in (0, width)], value=-1)
-        for axis, step in enumerate(size):  # S to (number, size, number, size, ...)
-            blocks = blocks.unflatten(2 * axis, (-1, step))
-        numbers = range(0, blocks.ndim, 2)
-        blocks = blocks.permute(*numbers, *(number + 1 for number in numbers))
+        for axis, step in enumerate(size):  # S to (count, size, count, size, ...)
+            blocks = torch.unflatten(blocks, 2 * axis, (-1, step))
+        counts = range(0, blocks.ndim, 2)
+        blocks = blocks.permute(*counts, *(axis + 1 for axis in counts))
         return blocks.reshape(-1, math.prod(size)).expand(len(labels), -1, -1)
 
 
@@ -146,18 +148,19 @@ class DrawnPixels(_PixelSampler):
     """Pixels drawn at random without replacement, in each image the same number.
 
     What decides a pixel's chance: its class (all classes of an image get the same share), its tier of information
-    (the guidance of [1], here for pixels with labels), both, or nothing. An image has one set, of ``number`` pixels.
+    (the guidance of [1], here for pixels with labels), both, or nothing. An image has one set, of ``pixels_per_image``
+    pixels.
 
     Args:
-        number: of pixels to draw from each image; where there are fewer, the rest is not valid.
-        balanced: share the draws equally among the classes that an image shows.
-        shares: of the (low, medium, high) tier in the draws, not negative, summing to one; tiers that are not there are
-            left out and the rest scaled up. With ``balanced``, so in each class.
-        seed: non-negative integer; with ``set_epoch`` at the start of each epoch, a training that was stopped and goes
-            on draws as one that ran through.
+        pixels_per_image: number of pixels to draw from each image; where there are fewer, the rest is not valid.
+        balanced: whether to share the draws equally among the classes that an image shows.
+        shares: shares of the (low, medium, high) tier in the draws, not negative, summing to one; tiers that are not
+            there are left out and the rest scaled up. With ``balanced``, so in each class.
+        seed: seed of the draws, a non-negative integer; with ``set_epoch`` at the start of each epoch, a training that
+            was stopped and goes on draws as one that ran through.
 
     Raises:
-        ValueError: for a number below 1, shares that do not sum to one, a negative seed, or no tiers where there are
+        ValueError: for less than one pixel, shares that do not sum to one, a negative seed, or no tiers where there are
             shares.
 
     References:
@@ -172,45 +175,53 @@ class DrawnPixels(_PixelSampler):
     """
 
     def __init__(
-        self, number: int, balanced: bool = False, shares: Sequence[float] | None = None, seed: int = 0
+        self, pixels_per_image: int, balanced: bool = False, shares: Sequence[float] | None = None, seed: int = 0
     ) -> None:
-        if not (number >= 1):
-            raise refusal("number", number, "at least 1")
+        if not is_count(pixels_per_image, 1):
+            raise refusal("pixels_per_image", pixels_per_image, "at least 1")
         require_shares(shares)
-        if not (operator.index(seed) >= 0):
+        if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
-        self.number, self.balanced, self.shares, self.seed = number, balanced, shares, seed
+        self.pixels_per_image, self.balanced, self.shares, self.seed = pixels_per_image, balanced, shares, seed
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw from now on as an epoch (non-negative) does from its start."""
+        """Draw from now on as an epoch does from its start.
+
+        Args:
+            epoch: number of the epoch, from 0 on.
+        """
         self.epoch, self.draws = epoch, 0
 
     def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
-        classes = labels.flatten(1).unique(return_inverse=True)[1]
         density = valid.flatten(1).to(torch.float32)
+        classes, count = torch.zeros_like(density, dtype=torch.long), 1
+        if self.balanced:
+            known, classes = torch.unique(labels.flatten(1), return_inverse=True)
+            count = len(known)
         if self.shares is not None:
             tiers = self._tiers(tiers, density)
-            density = _shared(density, 3 * classes + tiers if self.balanced else tiers)
+            density = _shared(density, 3 * classes + tiers, 3 * count)
             density = density * density.new_tensor(self.shares)[tiers]
         if self.balanced:
-            density = _shared(density, classes)
+            density = _shared(density, classes, count)
         # the largest of log density + Gumbel noise are a draw without replacement
-        images = generators(len(density), self.seed, self.epoch, self.draws)
+        images = item_generators(len(density), self.seed, self.epoch, self.draws)
         self.draws += 1
         noise = torch.stack([torch.empty(density.shape[1]).exponential_(generator=each) for each in images])
         noise = -noise.log().to(density)
-        count = min(self.number, density.shape[1])
-        keys, places = (density.log() + noise).topk(count, dim=1)
-        return pad(places.masked_fill(keys == -torch.inf, -1), (0, self.number - count), value=-1)[:, None]
+        keys, places = (density.log() + noise).topk(min(self.pixels_per_image, density.shape[1]), dim=1)
+        rest = self.pixels_per_image - places.shape[1]
+        return pad(places.masked_fill(keys == -torch.inf, -1), (0, rest), value=-1)[:, None]
 
     @staticmethod
     def _tiers(tiers: Tensor | None, like: Tensor) -> Tensor:
+        """Checked tiers (B, N), on the device of ``like`` (B, N)."""
         if tiers is None:
             raise refusal("tiers", None, "given where there are `shares`")
         tiers = tiers.as_subclass(Tensor).flatten(1).to(like.device, torch.long)
         if tiers.shape != like.shape:
             raise refusal("tiers", f"shape {tuple(tiers.shape)}", f"{tuple(like.shape)}, flattened")
-        if not bool(((tiers >= 0) & (tiers < 3)).all()):
-            raise refusal("tiers", "others", "0, 1 or 2")
+        if ((tiers < 0) | (tiers > 2)).any():
+            raise refusal("tiers", f"from {tiers.min()} to {tiers.max()}", "0, 1 or 2")
         return tiers
