@@ -105,8 +105,8 @@ UNLABELLED = "$[item for item in @datalist if 'label' not in item]"  # of the tr
 
 def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
     """Bundle of a row, and its settings, for epochs of pre-training and of fine-tuning."""
-    loss = "monai_infoaug.losses."
-    drawn = {"_target_": f"{loss}DrawnPixels", "number": 1000, "seed": "@seed"}
+    samplers = "monai_infoaug.samplers."
+    drawn = {"_target_": f"{samplers}DrawnPixels", "pixels_per_image": 1000, "seed": "@seed"}
     scratch, pretrain = {"pretrain_epochs": 0}, {"pretrain_epochs": epochs}
     short = {"max_epochs": max(1, max_epochs // 3)}
     local = {"global_epochs": epochs, "local_epochs": epochs}
@@ -127,7 +127,7 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
         "label_efficient_round_contrast": (EFFICIENT, pretrain),
         "global": (LOCAL, local | {"local_epochs": 0}),
         "local_contrast": (LOCAL, local),
-        "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{loss}StridePixels", "stride": 4}}),
+        "local_contrast_stride": (LOCAL, local | {"sampler": {"_target_": f"{samplers}StridePixels", "stride": 4}}),
         "local_contrast_drawn": (LOCAL, local | {"sampler": drawn}),
         "local_contrast_guided": (LOCAL, local | {"sampler": drawn | {"shares": SHARES}}),
         "segmenter_mask": (SEGMENTER, {"decoder": "mask"}),

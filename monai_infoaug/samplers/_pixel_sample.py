@@ -23,7 +23,7 @@ class PixelSample:
 
     def __init__(self, pixels_per_image: int, seed: int, over_processes: bool) -> None:
         if not is_count(pixels_per_image, 1):
-            raise refusal("pixels_per_image", pixels_per_image, "at least 1")
+            raise refusal("pixels_per_image", pixels_per_image, "a whole number of at least 1")
         if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
         self.pixels_per_image, self.seed, self.over_processes = pixels_per_image, seed, over_processes

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import all_finite, is_number, refusal
 from monai_infoaug.samplers._pixel_sample import PixelSample
 
 __all__ = ["DistributionAlignment"]
@@ -26,11 +27,11 @@ class DistributionAlignment:
 
     Args:
         strength: from 0, the shares as they were found, to 1, the expected ones; in between on a logarithmic scale.
-        shares: expected of the classes but the first, above 0, in any unit; None: all alike.
-        number: pixels an image that the factors are estimated from, drawn at random.
-        seed: of the draws.
-        over_processes: the images are those of all processes, each of which must call :py:meth:`factors`, or a first
-            image, after its last :py:meth:`update`.
+        shares: expected shares of the classes but the first, above 0, in any unit; None: all alike.
+        pixels_per_image: number of pixels of each image that the factors are estimated from, drawn at random.
+        seed: seed of the draws, a non-negative integer.
+        over_processes: whether the images are those of all processes, each of which must call :py:meth:`factors`, or a
+            first image, after its last :py:meth:`update`.
 
     Raises:
         ValueError: for settings out of range, probabilities of other shapes or numbers of classes than of the images
@@ -55,38 +56,46 @@ class DistributionAlignment:
         self,
         strength: float = 1.0,
         shares: Sequence[float] | None = None,
-        number: int = 16_384,
+        pixels_per_image: int = 16_384,
         seed: int = 0,
         over_processes: bool = False,
     ) -> None:
-        if not (0 <= strength <= 1):
+        if not is_number(strength, 0, 1):
             raise refusal("strength", strength, "from 0 to 1")
-        if not (shares is None or (len(shares) > 0 and min(shares) > 0)):
+        if shares is not None and not _all_above_0(shares):
             raise refusal("shares", shares, "above 0")
-        self.strength, self.shares, self.number = strength, shares, number
+        self.strength, self.shares, self.pixels_per_image = strength, shares, pixels_per_image
         self.seed, self.over_processes = seed, over_processes
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._sample = PixelSample(self.number, self.seed, self.over_processes)
+        self._sample = PixelSample(self.pixels_per_image, self.seed, self.over_processes)
         self._factors: Tensor | None = None  # of what was counted in so far
 
     def update(self, probabilities: Tensor) -> None:
-        """Count images in: probabilities (B, C, \\*S) of classes that exclude each other, the first the background."""
+        r"""Count images in.
+
+        Args:
+            probabilities: (B, C, \*S), of classes that exclude each other, the first the background.
+        """
         self._check(probabilities)
         self._sample.add(probabilities[:, 1:].detach())
         self._factors = None
 
     def factors(self) -> Tensor:
-        """By what each class but the first is multiplied: (C - 1), with a geometric mean of 1."""
+        """By what each class but the first is multiplied.
+
+        Returns:
+            (C - 1,) float64 on the CPU, with a geometric mean of 1.
+        """
         if self._factors is None:
             self._factors = self._measure()
         return self._factors
 
     def _measure(self) -> Tensor:
         pixels = self._sample.pixels().double()
-        if not bool(pixels.isfinite().all()):
+        if not all_finite(pixels):
             raise refusal("probabilities", "NaN or infinite ones", "finite")
         weights = pixels.sum(1) / pixels.sum().clamp_min(1e-12)
         logits = pixels.clamp_min(1e-12).log()
@@ -99,16 +108,24 @@ class DistributionAlignment:
         def distance() -> Tensor:  # convex; its gradient is how far the shares are from the wanted ones
             optimizer.zero_grad()
             value = weights @ (logits + bias).logsumexp(1) - wanted @ bias
-            value.backward()
+            torch.autograd.backward(value)
             return value
 
-        optimizer.step(distance)
+        optimizer.step(distance)  # type: ignore[no-untyped-call]
         return (bias - bias.mean()).exp().detach()
 
     def __call__(self, probabilities: Tensor) -> Tensor:
-        """Probabilities (B, C, \\*S) with the expected shares."""
+        r"""Scale probabilities.
+
+        Args:
+            probabilities: (B, C, \*S), as those that were counted in.
+
+        Returns:
+            (B, C, \*S) float32, with the expected shares.
+        """
         self._check(probabilities)
-        background, classes = probabilities.detach().float().split([1, probabilities.shape[1] - 1], 1)
+        probabilities = probabilities.detach().float()
+        background, classes = probabilities[:, :1], probabilities[:, 1:]
         factors = self.factors().to(classes).view(-1, *[1] * (probabilities.ndim - 2))
         scaled = classes * factors
         total = classes.sum(1, keepdim=True) / scaled.sum(1, keepdim=True).clamp_min(1e-30)
@@ -118,6 +135,9 @@ class DistributionAlignment:
         shape = tuple(probabilities.shape)
         known = [pixels.shape[1] + 1 for pixels in self._sample.parts[:1]]
         classes = (known[0] if known else None) if self.shares is None else len(self.shares) + 1
-        good = len(shape) >= 3 and shape[1] > 1 and classes in (None, shape[1])
-        if not good:
+        if len(shape) < 3 or shape[1] < 2 or classes not in (None, shape[1]):
             raise refusal("probabilities", f"shape {shape}", f"of shape (B, C, *S), C = {classes or 'at least 2'}")
+
+
+def _all_above_0(values: Sequence[float]) -> bool:
+    return np.ndim(values) == 1 and len(values) > 0 and all(is_number(value) and value > 0 for value in values)

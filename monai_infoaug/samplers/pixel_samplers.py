@@ -53,7 +53,7 @@ class _PixelSampler(ABC):
 def _require_counts(value: int | Sequence[int], name: str) -> None:
     counts = np.ravel(value).tolist()
     if not counts or not all(is_count(count, 1) for count in counts):
-        raise refusal(name, value, "at least 1")
+        raise refusal(name, value, "a whole number of at least 1, or one for each axis")
 
 
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
@@ -178,7 +178,7 @@ class DrawnPixels(_PixelSampler):
         self, pixels_per_image: int, balanced: bool = False, shares: Sequence[float] | None = None, seed: int = 0
     ) -> None:
         if not is_count(pixels_per_image, 1):
-            raise refusal("pixels_per_image", pixels_per_image, "at least 1")
+            raise refusal("pixels_per_image", pixels_per_image, "a whole number of at least 1")
         require_shares(shares)
         if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.samplers._pixel_sample import PixelSample
 
 __all__ = ["ReliablePixels"]
@@ -21,13 +21,13 @@ class ReliablePixels:
     First :py:meth:`update` with the probabilities of all images, then call it with those to label.
 
     Args:
-        share: of the pixels of a class (and tier) that are chosen, above 0, at most 1.
+        share: share of the pixels of a class (and tier) that are chosen, above 0, at most 1.
         at_least: probability below which no pixel is chosen.
-        number: pixels an image that the thresholds are estimated from, drawn at random.
+        pixels_per_image: number of pixels of each image that the thresholds are estimated from, drawn at random.
         ignore_index: label of the pixels that are not chosen.
-        seed: of the draws.
-        over_processes: the images are those of all processes, each of which must call :py:meth:`thresholds`, or a first
-            image, after its last :py:meth:`update`.
+        seed: seed of the draws, a non-negative integer.
+        over_processes: whether the images are those of all processes, each of which must call :py:meth:`thresholds`, or
+            a first image, after its last :py:meth:`update`.
 
     Raises:
         ValueError: for settings out of range, shapes that do not fit each other, thresholds of no image, and where some
@@ -50,31 +50,31 @@ class ReliablePixels:
         self,
         share: float = 0.1,
         at_least: float = 0.5,
-        number: int = 65_536,
+        pixels_per_image: int = 65_536,
         ignore_index: int = -1,
         seed: int = 0,
         over_processes: bool = False,
     ) -> None:
-        if not (0 < share <= 1):
+        if not is_number(share, 0, 1) or share == 0:
             raise refusal("share", share, "above 0 and at most 1")
-        if not (0 <= at_least <= 1):
+        if not is_number(at_least, 0, 1):
             raise refusal("at_least", at_least, "from 0 to 1")
-        self.share, self.at_least, self.number, self.ignore_index = share, at_least, number, ignore_index
-        self.seed, self.over_processes = seed, over_processes
+        self.share, self.at_least, self.ignore_index = share, at_least, ignore_index
+        self.pixels_per_image, self.seed, self.over_processes = pixels_per_image, seed, over_processes
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._sample = PixelSample(self.number, self.seed, self.over_processes)  # of confidence, class and tier
+        self._sample = PixelSample(self.pixels_per_image, self.seed, self.over_processes)  # confidence, class, tier
         self._kinds: set[tuple[int, int]] = set()  # classes, tiers
         self._thresholds: Tensor | None = None  # of what was counted in so far
 
     def update(self, probabilities: Tensor, tiers: Tensor | None = None) -> None:
-        """Count images in.
+        r"""Count images in.
 
         Args:
-            probabilities: (B, C, \\*S), of classes that exclude each other.
-            tiers: (B, 1, \\*S), 0 to 2; None: no distinction.
+            probabilities: (B, C, \*S), of classes that exclude each other.
+            tiers: (B, 1, \*S), 0 to 2; None: no distinction.
         """
         confidence, found, tier = self._maps(probabilities, tiers)
         self._sample.add(torch.cat([confidence, found.to(confidence), tier.to(confidence)], 1))
@@ -82,18 +82,20 @@ class ReliablePixels:
         self._kinds.add((probabilities.shape[1], 1 if tiers is None else 3))
 
     def thresholds(self) -> Tensor:
-        """The probability from which on a pixel is chosen, by tier and class: (1 or 3, C)."""
+        """The probability from which on a pixel is chosen, by tier and class.
+
+        Returns:
+            (1, C) without tiers, (3, C) with them, float32 on the CPU.
+        """
         if self._thresholds is None:
             self._thresholds = self._measure()
         return self._thresholds
 
     def _measure(self) -> Tensor:
         confidence, found, tier = self._sample.pixels().T
-        alike = len(self._kinds) == 1
-        if not alike:
-            raise refusal(
-                "images", f"(classes, tiers) {self._kinds}", "all with tiers or all without, of the same classes"
-            )
+        if len(self._kinds) != 1:
+            accepted = "all with tiers or all without, of the same classes"
+            raise refusal("images", f"(classes, tiers) {self._kinds}", accepted)
         ((classes, tiers),) = self._kinds
         thresholds = torch.full((tiers, classes), self.at_least)
         for t in range(tiers):
@@ -105,7 +107,15 @@ class ReliablePixels:
         return thresholds
 
     def __call__(self, probabilities: Tensor, tiers: Tensor | None = None) -> Tensor:
-        """Labels (B, 1, \\*S): the most probable class where it is reliable, elsewhere ``ignore_index``."""
+        r"""Choose from images.
+
+        Args:
+            probabilities: (B, C, \*S), as those that were counted in.
+            tiers: (B, 1, \*S), 0 to 2, if those came with tiers.
+
+        Returns:
+            Labels (B, 1, \*S): the most probable class where it is reliable, elsewhere ``ignore_index``.
+        """
         thresholds = self.thresholds().to(probabilities.device)
         with_tiers = len(thresholds) > 1
         if (tiers is not None) != with_tiers:
@@ -117,7 +127,7 @@ class ReliablePixels:
     def _maps(probabilities: Tensor, tiers: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Confidence, class and tier of each pixel, (B, 1, *S) each."""
         shape = tuple(probabilities.shape)
-        if not (len(shape) >= 3 and shape[1] > 1):
+        if len(shape) < 3 or shape[1] < 2:
             raise refusal("probabilities", f"shape {shape}", "of shape (B, C, *S), C > 1")
         confidence, found = probabilities.detach().float().max(1, keepdim=True)
         if tiers is None:

@@ -67,7 +67,7 @@ def test_some_pixels_are_near_to_all():
     probabilities[:, 2] *= 0.1
     found = []
     for number in (3000, 1000):
-        alignment = DistributionAlignment(number=number)
+        alignment = DistributionAlignment(pixels_per_image=number)
         alignment.update(probabilities)
         found.append(alignment.factors())
         assert len(alignment._sample.pixels()) == 2 * number
@@ -86,11 +86,12 @@ def test_images_are_forgotten(probabilities):
 
 
 def test_bad_input(probabilities):
-    for name, value in {"strength": 1.5, "shares": [1.0, 0.0], "number": 0}.items():
+    for name, value in {"strength": 1.5, "shares": [1.0, 0.0], "pixels_per_image": 0, "seed": -1}.items():
         with pytest.raises(ValueError, match=f"`{name}` must be "):
             DistributionAlignment(**{name: value})
-    with pytest.raises(ValueError, match="`shares` must be above 0, got"):
-        DistributionAlignment(shares=[])
+    for shares in ([], 2, ["1", "2"], [1, float("nan")]):
+        with pytest.raises(ValueError, match="`shares` must be above 0, got"):
+            DistributionAlignment(shares=shares)
     with pytest.raises(ValueError, match="`images` must be given to `update` first, got none"):
         DistributionAlignment()(probabilities)
     for shape in ((2, 1, 4, 4), (3, 4)):

@@ -115,7 +115,7 @@ def test_another_image_gives_the_same_block():
 def drawn_places(sampler, *maps, times=300):
     for _ in range(times):
         features, labels, valid = (x.squeeze(2) for x in chosen(sampler, *maps))
-        assert features.shape[2:] == labels.shape[2:] == valid.shape[2:] == (sampler.number,)
+        assert features.shape[2:] == labels.shape[2:] == valid.shape[2:] == (sampler.pixels_per_image,)
         yield [where(pixels[None, :, there[0]]) for pixels, there in zip(features, valid, strict=True)], labels, valid
 
 
@@ -201,10 +201,15 @@ def test_an_epoch_is_drawn_alike_by_all_that_have_the_seed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StridePixels(0), "`stride` must be at least 1"),
-        (lambda: BlockPixels((2, 0)), "`size` must be at least 1"),
-        (lambda: DrawnPixels(0), "`number` must be at least 1"),
+        (lambda: StridePixels(0), "`stride` must be a whole number of at least 1"),
+        (lambda: StridePixels(1.5), "`stride` must be a whole number of at least 1, or one for each axis, got 1.5"),
+        (lambda: StridePixels("4"), "`stride` must be a whole number of at least 1"),
+        (lambda: BlockPixels((2, 0)), "`size` must be a whole number of at least 1"),
+        (lambda: BlockPixels([]), "`size` must be a whole number of at least 1"),
+        (lambda: DrawnPixels(0), "`pixels_per_image` must be a whole number of at least 1"),
+        (lambda: DrawnPixels("9"), "`pixels_per_image` must be a whole number of at least 1"),
         (lambda: DrawnPixels(5, seed=-1), "`seed` must be a non-negative integer"),
+        (lambda: DrawnPixels(5, seed=0.5), "`seed` must be a non-negative integer"),
         (lambda: DrawnPixels(5, shares=(0.5, 0.5)), "`shares` must be three shares"),
         (lambda: DrawnPixels(5, shares=(0.5, 0.5, 0.5)), "`shares` must be three shares"),
     ],
@@ -223,7 +228,7 @@ def test_bad_options_are_named(make, message):
         (BlockPixels(2), lambda y, v: (y, v.int()), "`valid` must be bool"),
         (BlockPixels(2), lambda y, v: (y, v[..., 1:]), "`valid` must be bool of shape"),
         (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v), "`tiers` must be given"),
-        (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y + 1), "`tiers` must be 0, 1 or 2"),
+        (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y + 1), "`tiers` must be 0, 1 or 2, got from 1 to 3"),
         (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y[..., 1:]), "`tiers` must be"),
     ],
 )

@@ -53,7 +53,7 @@ def test_every_class_and_tier_has_its_share(images):
 
 def test_some_pixels_stand_for_all(images):
     large = torch.nn.functional.interpolate(images[0], scale_factor=16, mode="bilinear")
-    few, many = ReliablePixels(0.3, 0.0, number=4000), ReliablePixels(0.3, 0.0, number=10**9)
+    few, many = ReliablePixels(0.3, 0.0, pixels_per_image=4000), ReliablePixels(0.3, 0.0, pixels_per_image=10**9)
     few.update(large), many.update(large)
     torch.testing.assert_close(few.thresholds()[:, :3], many.thresholds()[:, :3], atol=0.02, rtol=0)
 
@@ -71,7 +71,10 @@ def test_reset_forgets(images):
     [
         ({"share": 0}, "`share` must be above 0 and at most 1, got 0"),
         ({"at_least": 2}, "`at_least` must be from 0 to 1, got 2"),
-        ({"number": 0}, "`number` must be at least 1, got 0"),
+        ({"share": "0.1"}, "`share` must be above 0 and at most 1, got 0.1"),
+        ({"at_least": float("nan")}, "`at_least` must be from 0 to 1, got nan"),
+        ({"pixels_per_image": 0}, "`pixels_per_image` must be a whole number of at least 1, got 0"),
+        ({"seed": -1}, "`seed` must be a non-negative integer, got -1"),
     ],
 )
 def test_bad_settings(settings, message):
