@@ -30,7 +30,7 @@ __all__ = ["cached_dataset"]
 
 VERSIONS = version("monai_infoaug"), monai.__version__
 # what MetaTensors need beside what MONAI allows: arrays in their metadata
-ARRAYS = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0], np.ndarray, np.dtype, TraceKeys]
+ARRAYS: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0], np.ndarray, np.dtype, TraceKeys]
 ARRAYS += {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?US"}
 
 
@@ -49,6 +49,9 @@ def cached_dataset(
         transform: ``Compose``, or a sequence of transforms; those before the first random one must be picklable.
         cache_dir: folder for the items, made where it is missing; None: they are kept in memory.
         num_workers: processes that compute the items (on disk), or threads (in memory).
+
+    Returns:
+        The data set, all of whose items are there, but for what is random.
 
     Raises:
         ValueError: if ``cache_dir`` is a file, or a transform cannot be pickled.
@@ -73,8 +76,16 @@ class _OnDisk(PersistentDataset):
     """MONAI's data set, whose files belong to their settings and are read weights-only."""
 
     def __init__(self, data: Sequence[Any], transform: Callable, cache_dir: PathLike) -> None:
-        own = {"hash_func": _key_of_item, "hash_transform": _key_of_settings, "track_meta": True}
-        super().__init__(data, transform, cache_dir, **own, weights_only=False)
+        self.folder = Path(cache_dir)
+        super().__init__(
+            data,
+            transform,
+            self.folder,
+            hash_func=_key_of_item,
+            hash_transform=_key_of_settings,
+            track_meta=True,
+            weights_only=False,
+        )
         self.weights_only = True  # MONAI 1.6.0 refuses it beside `track_meta`: it does not know that arrays are safe
 
     def _cachecheck(self, item: Any) -> Any:
@@ -82,7 +93,7 @@ class _OnDisk(PersistentDataset):
             return super()._cachecheck(item)
 
     def _file(self, item: Any) -> Path:
-        return self.cache_dir / f"{_key_of_item(item).decode()}{self.transform_hash}.pt"
+        return self.folder / f"{_key_of_item(item).decode()}{self.transform_hash}.pt"
 
     def fill(self, num_workers: int) -> None:
         """Compute this process's share of what is missing, or was half written when a run was killed."""
@@ -95,7 +106,7 @@ class _OnDisk(PersistentDataset):
                 missing.append(item)
         # with a generator of its own, so that nothing else depends on what was missing
         loader = DataLoader(_Computed(self, missing), num_workers=num_workers, generator=torch.Generator())
-        for _ in tqdm(loader, f"Computing ahead in {self.cache_dir}", disable=None) if has_tqdm else loader:
+        for _ in tqdm(loader, f"Computing ahead in {self.folder}", disable=None) if has_tqdm else loader:
             pass
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral, Real
+from collections.abc import Collection, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.config import PathLike
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks
 from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, open_header, series_uids
@@ -46,8 +47,8 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
     folders = {path.parent for path in slices} | {path for path in found if path.is_dir()}
     volumes = {path for path in folders if _is_one_series(path)}
     images = sorted(volumes | {path for path in files if not (path in slices and path.parent in volumes)})
-    accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
     if len(images) == 0:
+        accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
         raise refusal("dataset_dir", f"'{folder}' without one", accepted)
     return [{"image": str(path)} for path in images]
 
@@ -90,7 +91,10 @@ def annotated_datalist(
     """Those images of a folder that have landmarks, or some of them, to train on.
 
     Args:
-        images, table, space, labels: see :func:`landmark_datalist`; images that the table lacks are passed over.
+        images: folder with the images, or one image; images that the table lacks are passed over.
+        table: landmarks in millimetres, see :func:`landmark_datalist`.
+        space: how the axes of the images' affines run, see :func:`landmark_datalist`.
+        labels: landmarks to return, in this order; all if None.
         labelled: names of the images to take; or how many, or which share in (0, 1] of them (a float), drawn by
             ``seed`` (fewer are a part of more); or None: all.
         seed: non-negative integer.
@@ -113,14 +117,14 @@ def annotated_datalist(
         names = None  # a file of 3D Slicer is of the one image
     items = image_datalist(images)
     known = {image_name(item["image"]): item for item in items if names is None or image_name(item["image"]) in names}
-    if len(known) == 0:
+    if not known:
         raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
     chosen = _chosen(list(known), labelled, seed, "images with landmarks")
-    items, scores = _with_landmarks([item for name, item in known.items() if name in chosen], path, space, labels)
-    for item, score in zip(items, scores, strict=True):
+    annotated, scores = _with_landmarks([item for name, item in known.items() if name in chosen], path, space, labels)
+    for item, score in zip(annotated, scores, strict=True):
         weights = np.where(np.isnan(score), 1, np.where(score < min_score, 0, score.clip(0, 1)))
         item["weights"] = weights.astype(np.float32)
-    return items
+    return annotated
 
 
 def segmentation_datalist(
@@ -163,14 +167,15 @@ def segmentation_datalist(
     if part is not None and part not in PARTS:
         raise refusal("part", repr(part), f"one of {PARTS}, or None")
     for name, every in (("test_every", test_every), ("val_every", val_every)):
-        if not (every is None or every >= 2):
-            raise refusal(name, every, "at least 2, or None")
+        if every is not None and not is_count(every, 2):
+            raise refusal(name, every, "a whole number of at least 2, or None")
     if not Path(labels).exists():
         raise refusal("labels", f"'{labels}'", "a folder or an image file")
     known = {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
-    items = [item | {"name": image_name(item["image"])} for item in image_datalist(images)]
-    for item in items:
-        item |= {"label": known[item["name"]]} if item["name"] in known else {}
+    items = []
+    for item in image_datalist(images):
+        name = image_name(item["image"])
+        items.append(item | {"name": name} | ({"label": known[name]} if name in known else {}))
     if part is not None:
         test = items[test_every - 1 :: test_every] if test_every else []
         rest = [item for item in items if item not in test]
@@ -179,38 +184,39 @@ def segmentation_datalist(
         if len(items) == 0:
             raise refusal("part", repr(part), f"one with cases: '{images}' has too few, or the part is left out")
     bare = [item["name"] for item in items if "label" not in item]
+    if bare and part in ("val", "test"):
+        raise refusal("labels", f"'{labels}' without {some(bare)}", f"labels of all cases of the part '{part}'")
     if part in ("val", "test"):
-        if bare:
-            raise refusal("labels", f"'{labels}' without {some(bare)}", f"labels of all cases of the part '{part}'")
         return items
     names = [item["name"] for item in items if "label" in item]
-    if len(names) == 0:
+    if not names:
         raise refusal("labels", f"'{labels}'", f"a folder with labels of training cases of '{images}'")
     kept = _chosen(names, labelled, seed, "training cases with a label")
     return [item if item["name"] in kept else {k: v for k, v in item.items() if k != "label"} for item in items]
 
 
-def _chosen(names: list[str], labelled: int | float | Sequence[str] | None, seed: int, what: str) -> Sequence[str]:
+def _chosen(names: list[str], labelled: int | float | Sequence[str] | None, seed: int, what: str) -> Collection[str]:
     """Some of the names: those given, a number or a share of all drawn by the seed, or all."""
     if labelled is None:
         return names
-    if isinstance(labelled, Real):
-        number = labelled if isinstance(labelled, Integral) else max(1, round(labelled * len(names)))
-        good = 1 <= number <= len(names) and (isinstance(labelled, Integral) or 0 < labelled <= 1)
-        if not good:
-            raise refusal("labelled", labelled, f"from 1 to {len(names)}, the {what}, or a share in (0, 1]")
-        if not (seed >= 0):
-            raise refusal("seed", seed, "a non-negative integer")
-        return np.random.RandomState(seed).permutation(names)[:number].tolist()
-    good = not isinstance(labelled, str) and (lambda: len(labelled) > 0 and set(labelled) <= set(names))
-    if not good:
-        raise refusal("labelled", repr(labelled), f"a number, a share, or a list of {what}, which are {some(names)}")
-    return labelled
+    if isinstance(labelled, Collection):
+        if isinstance(labelled, str) or len(labelled) == 0 or any(name not in names for name in labelled):
+            accepted = f"a number, a share, or a list of {what}, which are {some(names)}"
+            raise refusal("labelled", repr(labelled), accepted)
+        return labelled
+    whole = isinstance(labelled, Integral)
+    good = is_count(labelled, 1) if whole else is_number(labelled) and labelled > 0
+    if not good or labelled > (len(names) if whole else 1):
+        raise refusal("labelled", labelled, f"from 1 to {len(names)}, the {what}, or a share in (0, 1]")
+    if not is_count(seed):
+        raise refusal("seed", seed, "a non-negative integer")
+    number = int(labelled) if whole else max(1, round(labelled * len(names)))
+    return np.random.RandomState(seed).permutation(names)[:number].tolist()
 
 
 def _with_landmarks(
-    items: list[dict], path: Path, space: str, labels: Sequence[str] | None
-) -> tuple[list[dict], list[np.ndarray]]:
+    items: Sequence[dict[str, str]], path: Path, space: str, labels: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Images with their landmarks, and the landmarks' scores (L,), NaN where there is none."""
     names = [image_name(item["image"]) for item in items]
     if path.name.lower().endswith(".csv"):
@@ -225,13 +231,13 @@ def _with_landmarks(
     for label in labels or ():
         if label not in known:
             raise refusal("labels", repr(label), f"in the table {path}, which has {some(known)}")
-    labels = list(labels or known)
+    labels, annotated = list(labels or known), []
     for item, name in zip(items, names, strict=True):
         rows = dict(zip(tables[name].labels, points[name], strict=True))
         missing = np.full(points[name].shape[1], np.nan)
         landmarks = np.array([rows.get(label, missing) for label in labels], np.float32)
-        item |= {"name": name, "landmarks": landmarks, "labels": labels}
-    return items, [_scores(tables[name], name, labels) for name in names]
+        annotated.append(item | {"name": name, "landmarks": landmarks, "labels": labels})
+    return annotated, [_scores(tables[name], name, labels) for name in names]
 
 
 def _scores(table: LandmarkTable, name: str, labels: Sequence[str]) -> np.ndarray:
@@ -250,8 +256,8 @@ def _slicer_file(path: Path, name: str, count: int) -> Path:
         return path
     files = [path / f"{name}{suffix}" for suffix in FORMATS if suffix != ".csv"]
     found = [file for file in files if file.is_file()]
-    names = " or ".join(file.name for file in files)
     if len(found) != 1:
+        names = " or ".join(file.name for file in files)
         raise refusal("table", f"{len(found)} of them in '{path}'", f"a folder with either {names}")
     return found[0]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,9 +12,19 @@ from monai.data import DataLoader
 from torch.utils.data import Dataset, DistributedSampler, Subset
 
 from monai_infoaug._processes import rank, world_size
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 __all__ = ["LayerSeed", "SeededDataset", "own_items", "seeded_loader"]
+
+
+class _MapStyle(Protocol):
+    """What :py:class:`SeededDataset` asks of a data set."""
+
+    transform: Any
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class LayerSeed:
@@ -29,7 +38,7 @@ class LayerSeed:
         seed: non-negative integer.
 
     Raises:
-        ValueError: if ``seed`` is negative.
+        ValueError: if ``seed`` is no non-negative integer.
 
     Example:
         >>> layers = LayerSeed(seed=7)
@@ -41,7 +50,7 @@ class LayerSeed:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        if not (operator.index(seed) >= 0):
+        if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
         self.seed = seed
 
@@ -72,7 +81,7 @@ class SeededDataset(Dataset):
 
     Raises:
         TypeError: if ``dataset`` has no length or no transform that can be seeded.
-        ValueError: if ``seed`` or the epoch is negative.
+        ValueError: if ``seed`` or the epoch is no non-negative integer.
 
     Example:
         >>> import torch
@@ -87,12 +96,11 @@ class SeededDataset(Dataset):
         False
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0) -> None:
-        usable = hasattr(dataset, "__len__") and hasattr(getattr(dataset, "transform", None), "set_random_state")
-        wanted = "a map-style dataset whose `transform` has `set_random_state` (wrap it before a Subset)"
-        if not usable:
-            raise refusal("dataset", type(dataset).__name__, wanted, TypeError)
-        if not (operator.index(seed) >= 0):
+    def __init__(self, dataset: _MapStyle, seed: int = 0) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(getattr(dataset, "transform", None), "set_random_state"):
+            accepted = "a map-style dataset whose `transform` has `set_random_state` (wrap it before a Subset)"
+            raise refusal("dataset", type(dataset).__name__, accepted, TypeError)
+        if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
         self.dataset, self.seed = dataset, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers read the same memory
@@ -104,7 +112,7 @@ class SeededDataset(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Serve the items of ``epoch`` (non-negative) from now on, here and in running workers."""
-        if not (operator.index(epoch) >= 0):
+        if not is_count(epoch):
             raise refusal("epoch", epoch, "a non-negative integer")
         self._epoch.fill_(epoch)
 
@@ -141,7 +149,7 @@ class _SomeItems(DistributedSampler):
 
 
 def seeded_loader(
-    dataset: Dataset, batch_size: int, seed: int = 0, num_workers: int = 0, draws: int | None = None, **kwargs: Any
+    dataset: _MapStyle, batch_size: int, seed: int = 0, num_workers: int = 0, draws: int | None = None, **kwargs: Any
 ) -> DataLoader:
     """Shuffled whole batches of a data set, whose order and random changes are functions of (seed, epoch) alone.
 
@@ -155,11 +163,15 @@ def seeded_loader(
         seed: non-negative integer.
         num_workers: processes that make the items; they stay from epoch to epoch.
         draws: items an epoch, drawn anew for each one; None: all.
-        kwargs: of ``monai.data.DataLoader``.
+        kwargs: further arguments of ``monai.data.DataLoader``.
+
+    Returns:
+        The loader, without the last batch of an epoch where it is not whole.
 
     Raises:
-        ValueError: for a batch without items or that the processes cannot share equally, or ``draws`` that are not from
-            1 to the length of the data set.
+        TypeError: for a data set that cannot be seeded.
+        ValueError: for a ``seed`` that is no non-negative integer, a batch without items or that the processes cannot
+            share equally, or ``draws`` that are not from 1 to the length of the data set.
 
     Example:
         >>> from monai.data import Dataset
@@ -168,11 +180,11 @@ def seeded_loader(
         >>> [len(batch) for batch in loader]
         [2, 2]
     """
-    if not (batch_size >= 1):
-        raise refusal("batch_size", batch_size, "at least 1")
+    if not is_count(batch_size, 1):
+        raise refusal("batch_size", batch_size, "a whole number of at least 1")
     seeded = SeededDataset(dataset, seed)
     number = len(seeded) if draws is None else draws
-    if not (1 <= number <= len(seeded)):
+    if not is_count(number, 1) or number > len(seeded):
         raise refusal("draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
     whole, ranks = min(batch_size, number), world_size()
     if whole % ranks != 0:
@@ -188,11 +200,14 @@ def seeded_loader(
     )
 
 
-def own_items(dataset: Dataset) -> range:
-    """Indices of the items that this process evaluates, a sampler for a ``DataLoader``: each has every n-th, once.
+def own_items(dataset: Sized) -> range:
+    """Indices of the items that this process evaluates, a sampler for a ``DataLoader``.
 
     Args:
-        dataset: with a length, at least an item a process.
+        dataset: data set, with at least an item a process.
+
+    Returns:
+        Every n-th index, for the n-th of so many processes; no item is of two processes.
 
     Raises:
         ValueError: for fewer items.
@@ -202,6 +217,6 @@ def own_items(dataset: Dataset) -> range:
         [0, 1, 2]
     """
     number, ranks = len(dataset), world_size()
-    if not (number >= ranks):
+    if number < ranks:
         raise refusal("dataset", f"{number} items", f"one for each of the {ranks} processes")
     return range(rank(), number, ranks)

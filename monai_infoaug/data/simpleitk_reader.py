@@ -72,7 +72,10 @@ class SimpleITKReader(ImageReader):
 
         Args:
             data: path or paths.
-            kwargs: of ``SimpleITK.ReadImage``, before those of the constructor.
+            kwargs: arguments of ``SimpleITK.ReadImage``, before those of the constructor.
+
+        Returns:
+            The image, or the images if there are several paths.
 
         Raises:
             FileNotFoundError: for a path that does not exist, or a folder without DICOM files.
@@ -84,7 +87,8 @@ class SimpleITKReader(ImageReader):
 
     def get_data(self, img: sitk.Image | Sequence[sitk.Image]) -> tuple[np.ndarray, dict]:
         """Return the array and the metadata; of several images, their stacked arrays and the metadata of the first."""
-        arrays, shared = [], {}
+        arrays: list[np.ndarray] = []
+        shared: dict[str, Any] = {}
         for image in img if isinstance(img, Sequence) else [img]:
             array = sitk.GetArrayFromImage(image)
             if not self.reverse_indexing:
@@ -121,8 +125,8 @@ class SimpleITKReader(ImageReader):
         if len(series) == 0:
             raise refusal("data", f"'{folder}' without one", "a folder with DICOM files", FileNotFoundError)
         uid = self.series_uid or series[0]
-        accepted = f"that of one of the series in '{folder}': {', '.join(series)}"
         if uid not in series or (not self.series_uid and len(series) != 1):
+            accepted = f"that of one of the series in '{folder}': {', '.join(series)}"
             raise refusal("series_uid", self.series_uid, accepted)
         return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
 

@@ -55,9 +55,9 @@ def weak_label_datalist(
         if row.label not in names:
             raise refusal(row.where, repr(row.label), f"a class, of {some(names)}")
         missing = np.isnan(row.position)
-        if not missing.all() and missing.any():
+        if missing.any() and not missing.all():
             raise refusal(row.where, row.position, "all coordinates, or none")
-    of_image = {image_name(item["image"]): [] for item in items}
+    of_image: dict[str, list[Row]] = {image_name(item["image"]): [] for item in items}
     for row in rows:
         of_image.get(row.image, []).append(row)
     if not any(of_image.values()):

@@ -154,7 +154,7 @@ class ResumableCheckpoint:
                 "save_dict", list(save_dict), "objects by name, the engine (`trainer`) and `settings` excepted"
             )
         if not is_count(every, 1):
-            raise refusal("every", every, "at least 1")
+            raise refusal("every", every, "a whole number of at least 1")
         self.path, self.save_dict, self.every, self.resume = Path(path), dict(save_dict), every, resume
         self.settings = dict(settings or {})
         require_plain(self.settings)

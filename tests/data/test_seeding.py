@@ -11,7 +11,7 @@ from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, Lambda, RandGaussianNoise
 from torch.utils.data import Subset
 
-from monai_infoaug.data import SeededDataset, seeded_loader
+from monai_infoaug.data import LayerSeed, SeededDataset, seeded_loader
 
 LENGTH = 6
 ITEMS = [torch.full((1, 3, 3), float(i)) for i in range(LENGTH)]
@@ -103,7 +103,7 @@ def test_single_random_transform_and_pickle():
 
 def test_seeds_of_neighbours_do_not_collide():
     dataset, seen = seeded(), []
-    dataset.dataset.transform.set_random_state = seen.append
+    dataset.dataset.transform.set_random_state = lambda *, seed: seen.append(seed)
     for dataset.seed in range(3):
         for epoch in range(3):
             dataset.set_epoch(epoch)
@@ -121,6 +121,8 @@ def test_bad_input():
         seeded(seed=-1)
     with pytest.raises(ValueError, match=r"`seed` must be a non-negative integer, got 0\.5"):
         seeded(seed=0.5)
+    with pytest.raises(ValueError, match="`seed` must be a non-negative integer, got True"):
+        LayerSeed(True)
     with pytest.raises(ValueError, match="`epoch` must be a non-negative integer, got -2"):
         seeded().set_epoch(-2)
 
@@ -156,8 +158,9 @@ def test_some_items_an_epoch_are_others_in_the_next_one():
 def test_a_batch_has_at_most_all_items():
     assert [len(batch) for batch in seeded_loader(seeded().dataset, 50)] == [LENGTH]
     assert [len(batch) for batch in seeded_loader(seeded().dataset, 50, draws=3)] == [3]
-    for draws in (0, LENGTH + 1):
+    for draws in (0, LENGTH + 1, 2.5, "2"):
         with pytest.raises(ValueError, match=f"`draws` must be from 1 to {LENGTH}, .* got {draws}"):
             seeded_loader(seeded().dataset, 2, draws=draws)
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
-        seeded_loader(seeded().dataset, 0)
+    for size in (0, 2.0, "2"):
+        with pytest.raises(ValueError, match=f"`batch_size` must be a whole number of at least 1, got {size}"):
+            seeded_loader(seeded().dataset, size)

@@ -180,9 +180,7 @@ def test_unreadable_and_foreign_files_are_named(tmp_path, monkeypatch, content):
         trainer.run()
     assert_same(states(saved), fresh)
     assert path.read_bytes() == before
-    with pytest.raises(ValueError, match=r"`.*c\.pt` must be a"):
-        load_weights(nn.Linear(1, 1), path)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"`.*c\.pt` must be a") as caught:
         load_weights(nn.Linear(1, 1), path)
     assert "weights_only" not in str(caught.value)  # PyTorch's advice to trust the file
     assert not (tmp_path / "evil").exists()
@@ -262,10 +260,16 @@ def test_settings_that_are_no_dictionary(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [({"settings": nn.Linear(1, 1)},), ({},), ({"trainer": nn.Linear(1, 1)},), ({"network": nn.Linear(1, 1)}, 0)],
+    [
+        ({"settings": nn.Linear(1, 1)},),
+        ({},),
+        ({"trainer": nn.Linear(1, 1)},),
+        ({"network": nn.Linear(1, 1)}, 0),
+        ({"network": nn.Linear(1, 1)}, "2"),
+    ],
 )
 def test_bad_arguments(tmp_path, arguments):
-    with pytest.raises(ValueError, match=r"`save_dict` must be objects by name|`every` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"`save_dict` must be objects by name|`every` must be .* at least 1, got"):
         ResumableCheckpoint(tmp_path / "c.pt", *arguments)
 
 
