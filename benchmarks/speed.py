@@ -58,8 +58,13 @@ from monai_infoaug.information import entropy, local_entropy
 from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads
 from monai_infoaug.samplers import DrawnPixels
-from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
-from monai_infoaug.transforms.tier_intensity import preset
+from monai_infoaug.transforms import (
+    InformationMapd,
+    InformationTiersd,
+    RandPairedViewsd,
+    RandTierIntensity,
+    intensity_preset,
+)
 
 THREADS, POINTS, SHARES, BINS = 2, 512, (0.1, 0.45, 0.45), 256
 STRENGTHS = (0.5, 1.0, 0.7)  # of "rich" in the low, medium and high tier
@@ -174,7 +179,7 @@ def pair_cases(data: Path) -> dict[str, Callable[[], Ways]]:
         )
         modes = ["bilinear", "nearest", "bilinear"]
         spatial = RandAffined(["image", "tiers", "coords"], spatial_size=size, mode=modes, **change)
-        changes = [preset("rich", strength) for strength in STRENGTHS] if intensity else []
+        changes = [intensity_preset("rich", strength) for strength in STRENGTHS] if intensity else []
         ways = {"ours": lambda: pair(item), "MONAI": lambda: monai_pair(item, spatial, changes)}
         if not intensity:
             ways |= other_views(item["image"].as_tensor())

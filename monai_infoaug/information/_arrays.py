@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, refusal
+from monai_infoaug._require import all_finite, is_number, refusal
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -30,7 +29,7 @@ def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
         raise refusal(name, array.dtype, "of real numbers", TypeError)
     if array.ndim not in (3, 4):
         raise refusal(name, f"shape {tuple(array.shape)}", "channel first with 2 or 3 spatial axes")
-    if not (math.prod(array.shape) > 0):
+    if 0 in array.shape:
         raise refusal(name, f"shape {tuple(array.shape)}", "not empty")
     if isinstance(array, np.ndarray):  # astype also undoes byte orders and strides that torch does not know
         tensor = torch.from_numpy(array.astype(np.float64))
@@ -72,8 +71,12 @@ def quantile(values: Tensor, q: float) -> float:
     return below + (rank - math.floor(rank)) * (above - below)
 
 
-def is_ordered_pair(pair: object) -> bool:
+def are_numbers(values: object, count: int, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether ``values`` are ``count`` finite numbers from ``least`` to ``most``, in a sequence or an array."""
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    return isinstance(values, Sequence) and len(values) == count and all(is_number(x, least, most) for x in values)
+
+
+def is_ordered_pair(pair: Any) -> bool:
     """Whether ``pair`` is two finite numbers, the first no larger than the second."""
-    if not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2 or not all(isinstance(x, Real) for x in pair):
-        return False
-    return -math.inf < pair[0] <= pair[1] < math.inf
+    return are_numbers(pair, 2) and bool(pair[0] <= pair[1])

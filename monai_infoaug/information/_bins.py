@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.information._arrays import is_ordered_pair, quantile
 
 
@@ -16,10 +14,9 @@ def check_bins(num_bins: int, value_range: tuple[float, float] | None) -> None:
     Raises:
         ValueError: for fewer than 2 bins or a range out of order.
     """
-    if not (isinstance(num_bins, Integral) and num_bins >= 2):
+    if not is_count(num_bins, 2):
         raise refusal("num_bins", num_bins, "a whole number of at least 2")
-    ordered = value_range is None or (is_ordered_pair(value_range) and value_range[0] < value_range[1])
-    if not ordered:
+    if value_range is not None and (not is_ordered_pair(value_range) or value_range[0] == value_range[1]):
         raise refusal("value_range", value_range, "None or finite (low, high) with low < high")
 
 

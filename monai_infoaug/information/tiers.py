@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_infoaug._require import refusal
-from monai_infoaug.information._arrays import Array, is_ordered_pair, like, quantile, to_mask, to_tensor
+from monai_infoaug.information._arrays import Array, are_numbers, is_ordered_pair, like, quantile, to_mask, to_tensor
 from monai_infoaug.information._files import read_entry
 
 __all__ = ["TIERS", "assign_tiers", "load_thresholds", "save_thresholds", "tier_thresholds"]
@@ -127,8 +127,7 @@ def check_quantiles(quantiles: Sequence[float]) -> None:
     Raises:
         ValueError: if ``quantiles`` is not (q1, q2) with 0 <= q1 <= q2 <= 1.
     """
-    shares = is_ordered_pair(quantiles) and quantiles[0] >= 0 and quantiles[1] <= 1
-    if not shares:
+    if not are_numbers(quantiles, 2, 0, 1) or quantiles[0] > quantiles[1]:
         raise refusal("quantiles", quantiles, "two numbers (q1, q2) with 0 <= q1 <= q2 <= 1")
 
 

@@ -18,6 +18,7 @@ from monai_infoaug.transforms.intensity_curve import (
     RandIntensityCurved,
     RandIntensityCurveDict,
 )
+from monai_infoaug.transforms.intensity_presets import INTENSITY_PRESETS, intensity_preset
 from monai_infoaug.transforms.label_channels import LabelChannels, LabelChannelsD, LabelChannelsd, LabelChannelsDict
 from monai_infoaug.transforms.landmark_heatmap import (
     LandmarkHeatmap,
@@ -48,6 +49,7 @@ from monai_infoaug.transforms.tier_intensity import (
 )
 
 __all__ = [
+    "INTENSITY_PRESETS",
     "AssignPixdim",
     "AssignPixdimD",
     "AssignPixdimDict",
@@ -97,4 +99,5 @@ __all__ = [
     "RandTierIntensityDict",
     "RandTierIntensityd",
     "guess_modality",
+    "intensity_preset",
 ]

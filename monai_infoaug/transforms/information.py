@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Hashable, Sequence
-from numbers import Real
 
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
@@ -14,7 +12,7 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import Transform
 from monai.utils import TransformBackends, ensure_tuple
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.information.entropy import check_settings, local_entropy
 from monai_infoaug.information.tiers import (
     assign_tiers,
@@ -45,19 +43,21 @@ class InformationMap(Transform):
     Pending lazy operations are applied first.
 
     Args:
-        window: odd side of the window in voxels, one for all axes or one an axis. Not used if ``window_mm`` is given.
-        window_mm: side in millimetres, one for all axes or one an axis; becomes the nearest odd number of voxels, at
-            least 3.
-        num_bins: number of grey-level bins, at least 2.
+        window: odd side of the window in voxels, one for all axes or one an axis. None: 9, unless ``window_mm`` or
+            ``file`` says it.
+        window_mm: side in millimetres, one for all axes or one an axis, instead of ``window``; becomes the nearest odd
+            number of voxels, at least 3.
+        num_bins: number of grey-level bins, at least 2. None: 32, unless ``file`` says it.
         value_range: grey levels (low, high) that the bins cover; values outside count in the end bins. None: the 0.5
             and 99.5 percentile inside the mask, for each channel.
         pixdim: spacing in millimetres for ``window_mm``, one for all axes or one an axis. None: from the affine of the
             MetaTensor. PNG and JPEG files carry no spacing, MONAI then says 1 mm: give it here.
-        file: JSON file of ``monai-infoaug calibrate``, read at once. It has the first four settings; those given here
-            are then not used.
+        file: JSON file of ``monai-infoaug calibrate``, read at once. It says the first four settings, so none of them
+            may be given beside it.
 
     Raises:
-        ValueError: for a setting that suits no image, or a faulty ``file``.
+        ValueError: for a setting that suits no image, one that ``file`` says too, both a ``window`` and a
+            ``window_mm``, or a faulty ``file``.
         OSError: if ``file`` cannot be read.
 
     References:
@@ -80,28 +80,28 @@ class InformationMap(Transform):
 
     def __init__(
         self,
-        window: int | Sequence[int] = 9,
+        window: int | Sequence[int] | None = None,
         window_mm: float | Sequence[float] | None = None,
-        num_bins: int = 32,
+        num_bins: int | None = None,
         value_range: tuple[float, float] | None = None,
         pixdim: float | Sequence[float] | None = None,
         file: str | os.PathLike | None = None,
     ) -> None:
+        if window is not None and window_mm is not None:
+            raise refusal("window", window, "None beside `window_mm`")
         if file is not None:
-            names = "window", "window_mm", "num_bins", "value_range"
-            window, window_mm, num_bins, value_range = read_settings(file, "information", *names)
-        check_settings(window, num_bins, value_range)
-        for name, sizes in (("window_mm", window_mm), ("pixdim", pixdim)):
-            positive = sizes is None or all(
-                isinstance(size, Real) and 0 < size < math.inf for size in ensure_tuple(sizes)
+            window, window_mm, num_bins, value_range = read_settings(
+                file, "information", window=window, window_mm=window_mm, num_bins=num_bins, value_range=value_range
             )
-            if not positive:
-                raise refusal(name, sizes, "None or positive, in mm, one number or one an axis")
-        self.window = window
+        self.window = 9 if window is None else window  # of a file that says both, `window_mm` counts
         self.window_mm = window_mm
-        self.num_bins = num_bins
+        self.num_bins = 32 if num_bins is None else num_bins
         self.value_range = value_range
         self.pixdim = pixdim
+        check_settings(self.window, self.num_bins, value_range)
+        for name, sizes in (("window_mm", window_mm), ("pixdim", pixdim)):
+            if sizes is not None and not all(is_number(size) and size > 0 for size in ensure_tuple(sizes)):
+                raise refusal(name, sizes, "None or positive, in mm, one number or one an axis")
 
     def __call__(self, img: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
         """Args:
@@ -213,9 +213,9 @@ class InformationMapd(DerivedMapd):
         self,
         keys: KeysCollection,
         information_key: str | Sequence[str] = "information",
-        window: int | Sequence[int] = 9,
+        window: int | Sequence[int] | None = None,
         window_mm: float | Sequence[float] | None = None,
-        num_bins: int = 32,
+        num_bins: int | None = None,
         value_range: tuple[float, float] | None = None,
         pixdim: float | Sequence[float] | None = None,
         file: str | os.PathLike | None = None,

@@ -1,6 +1,7 @@
 """The bundle from end to end on small pictures, and its errors."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,20 @@ def test_template_landmark_outside(folder):
     with pytest.raises(RuntimeError) as caught:
         run(folder, "train", "inference", kind="infer", **template(folder))
     assert "`landmarks` must be inside of the image" in fault(caught.value)
+
+
+def test_a_calibration_is_given_alone(tmp_path):
+    settings = {"window": 5, "window_mm": None, "num_bins": 16, "value_range": [0, 1]}
+    intensity = {"transforms": "rich", "strengths": {"low": 0, "medium": 1.5, "high": 1}}
+    content = {"version": 1, "information": settings, "thresholds": [1, 2], "intensity": intensity}
+    (tmp_path / "found.json").write_text(json.dumps(content))
+
+    def parsed(name: str, **given):
+        given |= {"dataset_dir": str(tmp_path), "calibration": str(tmp_path / "found.json")}
+        return workflow("landmark_pretraining", "train", **given).parser.get_parsed_content(name)
+
+    assert set(parsed("intensity").transforms) == {"medium", "high"}
+    assert parsed("information_transforms#0").transform.window == 5
+    with pytest.raises(RuntimeError) as error:
+        parsed("intensity", strengths=[1, 1, 1])
+    assert "`strengths` must be None beside `file`" in fault(error.value)

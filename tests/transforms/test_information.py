@@ -183,8 +183,32 @@ def test_settings_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "beside", [{"window": 9}, {"window_mm": 3.0}, {"num_bins": 32}, {"value_range": (0, 1)}], ids=str
+)
+def test_what_the_file_says_is_refused_beside_it(tmp_path, beside):
+    settings = {"num_bins": 8, "value_range": [0.1, 0.7], "window": 5, "window_mm": None}
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps({"version": 1, "information": settings}))
+    for make in (InformationMap, lambda **given: InformationMapd("image", **given)):
+        with pytest.raises(ValueError, match=f"`{next(iter(beside))}` must be None beside `file`, which says it, got"):
+            make(file=file, **beside)
+    assert InformationMap(file=file, pixdim=0.5).pixdim == 0.5  # of which the file says nothing
+
+
+def test_window_and_num_bins_have_defaults():
+    np.testing.assert_array_equal(InformationMap()(IMAGE), local_entropy(IMAGE, 9, 32))
+    np.testing.assert_array_equal(InformationMapd("i")({"i": IMAGE})["information"], local_entropy(IMAGE, 9, 32))
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: InformationMap(9, window_mm=3.0), "`window` must be None beside `window_mm`, got 9"),
+        (lambda: InformationMapd("image", window=9, window_mm=3.0), "`window` must be None beside `window_mm`"),
+        (lambda: InformationMap(window_mm=True), "`window_mm` must be None or positive"),
+        (lambda: InformationMap(value_range=np.array(1.0)), "`value_range`"),
+        (lambda: InformationMap(value_range=(0, True)), "`value_range`"),
+        (lambda: InformationTiers(np.array(1.0)), "`thresholds`"),
         (lambda: InformationMap(4), "`window` must be odd"),
         (lambda: InformationMap(num_bins=1), "`num_bins`"),
         (lambda: InformationMap(value_range=(2, 1)), "`value_range`"),
