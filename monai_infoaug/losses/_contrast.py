@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._processes import distributed_mean
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 
 
 class PointContrast(nn.Module):
@@ -14,21 +14,22 @@ class PointContrast(nn.Module):
 
     Args:
         temperature: divisor of the cosine similarities, above 0.
-        radius: within which nothing is a negative.
-        symmetric: mean of both directions.
-        over_processes: mean over the points of all processes.
+        radius: distance within which nothing is a negative, at least 0.
+        symmetric: whether to take the mean of both directions.
+        over_processes: whether the mean is that over the points of all processes.
+
+    Raises:
+        ValueError: for a temperature or radius out of range.
     """
 
     def __init__(
         self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True, over_processes: bool = False
     ) -> None:
         super().__init__()
-        if not (0 < temperature < float("inf")):
+        if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
-        if not (radius >= 0):
-            raise refusal("radius", radius, "at least 0")
-        self.temperature, self.radius, self.symmetric = temperature, radius, symmetric
-        self.over_processes = over_processes
+        self.radius = _checked(radius)
+        self.temperature, self.symmetric, self.over_processes = temperature, symmetric, over_processes
 
     def _mean(self, losses: Tensor, used: Tensor) -> Tensor:
         """Mean over the points that are used."""
@@ -36,17 +37,19 @@ class PointContrast(nn.Module):
 
     def _radius(self, radius: float | None) -> float:
         """The radius of a call, that of the constructor if None."""
-        radius = self.radius if radius is None else radius
-        if not (radius >= 0):
-            raise refusal("radius", radius, "at least 0")
-        return radius
+        return self.radius if radius is None else _checked(radius)
 
     def _used(self, valid: Tensor | None, *points: Tensor) -> Tensor:
         """(B, N) bool: the points (B, N, D) that are finite in all views, and ``valid`` unless that is None."""
         used = torch.cat(points, dim=-1).isfinite().all(-1)
         if valid is None:
             return used
-        good = valid.shape == used.shape and valid.dtype == torch.bool
-        if not good:
+        if valid.shape != used.shape or valid.dtype != torch.bool:
             raise refusal("valid", f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(used.shape)}")
         return used & valid
+
+
+def _checked(radius: float) -> float:
+    if not is_number(radius, 0):
+        raise refusal("radius", radius, "a finite number of at least 0")
+    return radius

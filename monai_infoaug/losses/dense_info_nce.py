@@ -24,10 +24,11 @@ class DenseInfoNCELoss(PointContrast):
 
     Args:
         temperature: divisor of the cosine similarities, above 0.
-        radius: of cells around the partner that are neither positive nor negative, in voxels.
-        symmetric: mean of both directions (anchors in view 1 and anchors in view 2) instead of the first alone.
-        over_processes: the mean is that over the points of all processes, each of which must call the loss; so that
-            several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
+        radius: distance from the partner, in voxels, within which cells are neither positive nor negative, at least 0.
+        symmetric: whether to take the mean of both directions (anchors in view 1 and anchors in view 2) instead of the
+            first alone.
+        over_processes: whether the mean is that over the points of all processes, each of which must call the loss; so
+            that several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
 
     Shape:
         - level1, level2: (B, F, *cells), embeddings of the two views, not necessarily of unit norm.
@@ -37,7 +38,7 @@ class DenseInfoNCELoss(PointContrast):
           it is 0, and ``backward`` still works. Memory: (B, N, cells) similarities, twice.
 
     Raises:
-        ValueError: for a temperature or radius out of range, or shapes that do not fit.
+        ValueError: for a temperature or radius out of range, and shapes that do not fit.
 
     References:
         1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
@@ -63,34 +64,38 @@ class DenseInfoNCELoss(PointContrast):
         stride: float = 1,
         radius: float | None = None,
     ) -> Tensor:
-        """Args:
-        level1, level2: embeddings of the views.
-        points1, points2: corresponding points.
-        valid: points to use, all with finite coordinates if None.
-        stride: voxels a cell.
-        radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
+        """Contrast, see Shape.
+
+        Args:
+            level1: embeddings of view 1.
+            level2: embeddings of view 2.
+            points1: points in view 1.
+            points2: the same points in view 2.
+            valid: points to use, all with finite coordinates if None.
+            stride: voxels a cell.
+            radius: replaces the ``radius`` of the constructor, for instance for a coarser level.
+
+        Returns:
+            The loss, a scalar.
         """
         radius = self._radius(radius)
-        shapes = [tuple(level.shape[:2]) for level in (level1, level2)]
-        if shapes[0] != shapes[1]:
-            raise refusal("level2", f"shape {tuple(level2.shape)}", f"of shape {(*shapes[0], '*cells')}")
-        dims = level1.ndim - 2
-        accepted = f"of shape ({len(level1)}, N, {dims})"
+        if level2.shape[:2] != level1.shape[:2]:
+            accepted = f"of shape {(*level1.shape[:2], '*cells')}"
+            raise refusal("level2", f"shape {tuple(level2.shape)}", accepted)
         for name, points in (("points1", points1), ("points2", points2)):
-            good = points.shape == points1.shape and points.shape[::2] == (len(level1), dims)
-            if not good:
+            if points.shape != points1.shape or points.shape[::2] != (len(level1), level1.ndim - 2):
+                accepted = f"of shape ({len(level1)}, N, {level1.ndim - 2})"
                 raise refusal(name, f"shape {tuple(points.shape)}", accepted)
         used = self._used(valid, points1, points2)
         with torch.autocast(level1.device.type, enabled=False):
             levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in (level1, level2)]
-            points = [p.to(levels[0]).masked_fill(~used[..., None], 0) for p in (points1, points2)]
-            features = [normalize(level_features(*pair, stride), dim=-1) for pair in zip(levels, points, strict=True)]
+            places = [points.to(levels[0]).masked_fill(~used[..., None], 0) for points in (points1, points2)]
+            features = [normalize(level_features(*pair, stride), dim=-1) for pair in zip(levels, places, strict=True)]
             positive = (features[0] * features[1]).sum(-1) / self.temperature
-            directions = ((0, 1), (1, 0)) if self.symmetric else ((0, 1),)
-            losses = [
-                self._direction(features[a], levels[b], points[b], positive, stride, radius) for a, b in directions
-            ]
-            return self._mean(sum(losses) / len(losses), used)
+            losses = self._direction(features[0], levels[1], places[1], positive, stride, radius)
+            if self.symmetric:
+                losses = (losses + self._direction(features[1], levels[0], places[0], positive, stride, radius)) / 2
+            return self._mean(losses, used)
 
     def _direction(
         self, anchors: Tensor, level: Tensor, partners: Tensor, positive: Tensor, stride: float, radius: float

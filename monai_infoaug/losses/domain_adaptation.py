@@ -7,27 +7,28 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.losses.patch_contrast import PatchContrastLoss
 
 __all__ = ["DomainAdaptationLoss"]
 
 
 class DomainAdaptationLoss(nn.Module):
-    """Labels of the source, own segmentations of the target, and contrast of patches within and across both [1].
+    r"""Labels of the source, own segmentations of the target, and contrast of patches within and across both [1].
 
     Args:
         supervised: loss of (logits, labels) for the source.
         own: loss of (logits, targets) for the target, such as ``RectifiedLabelLoss``.
-        contrast: of patches.
-        own_weight, contrast_weight: of these two against ``supervised``; 0 leaves the term out.
+        contrast: contrast of patches.
+        own_weight: weight of ``own`` against ``supervised``, at least 0, which leaves the term out.
+        contrast_weight: weight of ``contrast``, likewise.
 
     Shape:
-        - output: a pair of logits (M + N, C, \\*S) and a list of one map of embeddings, of M source images and N
+        - output: a pair of logits (M + N, C, \*S) and a list of one map of embeddings, of M source images and N
           target images.
-        - targets: mapping with ``label`` (M, 1, \\*S); ``found`` (N, 1, \\*S), the segmentations that stand for labels
-          in the contrast; ``tiers`` (M + N, 1, \\*S) if the contrast asks for them; and what ``own`` needs.
-        - output: scalar.
+        - targets: mapping with ``label`` (M, 1, \*S); ``found`` (N, 1, \*S), the segmentations that stand for labels
+          in the contrast; ``tiers`` (M + N, 1, \*S) if the contrast asks for them; and what ``own`` needs.
+        - returned: scalar.
 
     Raises:
         ValueError: for a negative weight, or other than M + N images.
@@ -47,18 +48,31 @@ class DomainAdaptationLoss(nn.Module):
     ) -> None:
         super().__init__()
         weights = (own_weight, contrast_weight)
-        if not (min(weights) >= 0):
+        if not all(is_number(weight, 0) for weight in weights):
             raise refusal("own_weight and contrast_weight", weights, "at least 0")
         self.supervised, self.own, self.contrast = supervised, own, contrast
         self.own_weight, self.contrast_weight = weights
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the parts that draw by it the epoch."""
+        """Tell the parts that draw by it the epoch.
+
+        Args:
+            epoch: number of the epoch, from 0 on.
+        """
         for part in (self.own, self.contrast):
-            getattr(part, "set_epoch", int)(epoch)
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
 
     def forward(self, output: tuple[Tensor, list[Tensor]], targets: Mapping[str, Tensor]) -> Tensor:
-        """Compare."""
+        """Compare, see Shape.
+
+        Args:
+            output: of the network.
+            targets: of both domains.
+
+        Returns:
+            The loss, a scalar.
+        """
         (logits, (embeddings,)), label, found = output, targets["label"], targets["found"]
         expected = len(label) + len(found)
         if len(logits) != expected:

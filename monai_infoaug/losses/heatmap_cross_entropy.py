@@ -18,8 +18,8 @@ class HeatmapCrossEntropyLoss(nn.Module):
     over the logits is the target's own entropy, not 0.
 
     Args:
-        over_processes: the mean is that over the landmarks of all processes, each of which must call the loss; so that
-            several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
+        over_processes: whether the mean is that over the landmarks of all processes, each of which must call the loss;
+            so that several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
 
     Shape:
         - logits: (B, L, *cells).
@@ -48,13 +48,22 @@ class HeatmapCrossEntropyLoss(nn.Module):
         self.over_processes = over_processes
 
     def forward(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Compare."""
+        """Compare, see Shape.
+
+        Args:
+            logits: of the landmarks.
+            target: distributions of the landmarks.
+            weights: weights of the landmarks, those of the targets if None.
+
+        Returns:
+            The loss, a scalar.
+        """
         shape = tuple(logits.shape)
         if len(shape) < 3:
             raise refusal("logits", f"shape {shape}", "of shape (B, L, *cells)")
         if target.shape != shape:
             raise refusal("target", f"shape {tuple(target.shape)}", f"of shape {shape}, as the logits")
-        if bool((target < 0).any()):
+        if (target < 0).any():
             raise refusal("target", f"a minimum of {float(target.min())}", "non-negative")
         with torch.autocast(logits.device.type, enabled=False):
             dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -63,9 +72,9 @@ class HeatmapCrossEntropyLoss(nn.Module):
             weights = mass if weights is None else weights.to(mass)
             if weights.shape != shape[:2]:
                 raise refusal("weights", f"shape {tuple(weights.shape)}", f"of shape {shape[:2]}")
-            if bool((weights < 0).any()):
+            if weights is not mass and (weights < 0).any():
                 raise refusal("weights", f"a minimum of {float(weights.min())}", "non-negative")
-            used = (mass > 0) & (weights > 0)
+            used = ((mass > 0) & (weights > 0)).nonzero(as_tuple=True)
             nothing = logits.nan_to_num(0, 0, 0).sum() * 0
             logits, target, weights = logits[used], target[used] / mass[used][:, None], weights[used]
             total = -(target * logits.log_softmax(1)).sum(1) @ weights if len(weights) else nothing

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 
 __all__ = ["MaximumSquaresLoss"]
 
 
 class MaximumSquaresLoss(nn.Module):
-    """Minus half the squared probabilities [1]: it rewards confidence, and its gradient falls where there is little.
+    r"""Minus half the squared probabilities [1]: it rewards confidence, and its gradient falls where there is little.
 
     Entropy, too, rewards confidence, but its gradient is largest where the network is all but sure, so that easy pixels
     drown the others.
@@ -19,10 +19,10 @@ class MaximumSquaresLoss(nn.Module):
     Args:
         image_wise: whether the pixels of rare classes weigh more. A pixel of an image of N pixels, n of which are
             found to be of its class, then weighs (N / n)**alpha instead of 1.
-        alpha: 0 to 1.
+        alpha: exponent of that weight, from 0 to 1.
 
     Shape:
-        - logits: (B, C, \\*S), at least two classes that exclude each other.
+        - logits: (B, C, \*S), at least two classes that exclude each other.
         - output: scalar from -1 / 2C (all pixels sure; without ``image_wise``) to -1 / 2C^2, the mean over classes and
           pixels, at least float32 under every autocast.
 
@@ -40,14 +40,21 @@ class MaximumSquaresLoss(nn.Module):
 
     def __init__(self, image_wise: bool = False, alpha: float = 0.2) -> None:
         super().__init__()
-        if not (0 <= alpha <= 1):
+        if not is_number(alpha, 0, 1):
             raise refusal("alpha", alpha, "from 0 to 1")
         self.image_wise, self.alpha = image_wise, alpha
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Measure."""
+        """Measure confidence, see Shape.
+
+        Args:
+            logits: of the classes.
+
+        Returns:
+            The loss, a scalar.
+        """
         shape = tuple(logits.shape)
-        if not (len(shape) >= 3 and shape[1] > 1):
+        if len(shape) < 3 or shape[1] < 2:
             raise refusal("logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
         with torch.autocast(logits.device.type, enabled=False):
             squares = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).flatten(2).square().mean(1)

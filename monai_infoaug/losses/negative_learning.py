@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from monai_infoaug._processes import distributed_mean, item_generators
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 __all__ = ["NegativeLearningLoss"]
 
 
 class NegativeLearningLoss(nn.Module):
-    """-log(1 - p) of a class that a pixel is said not to be [1]: a wrong label seldom makes a wrong complement.
+    r"""-log(1 - p) of a class that a pixel is said not to be [1]: a wrong label seldom makes a wrong complement.
 
     The complement is drawn anew in each call, among the classes other than the label:
 
@@ -25,15 +23,15 @@ class NegativeLearningLoss(nn.Module):
       read.
 
     Args:
-        sampling: "uniform" or "rank".
+        sampling: how the complement is drawn, "uniform" or "rank".
         ignore_index: label of pixels that have no part.
-        seed: non-negative integer; with ``set_epoch`` at the start of each epoch, a training that was stopped and goes
-            on draws as one that ran through.
-        over_processes: the mean is that over the pixels of all processes, each of which must call the loss.
+        seed: seed of the draws, a non-negative integer; with ``set_epoch`` at the start of each epoch, a training that
+            was stopped and goes on draws as one that ran through.
+        over_processes: whether the mean is that over the pixels of all processes, each of which must call the loss.
 
     Shape:
-        - logits: (B, C, \\*S), at least two classes that exclude each other.
-        - labels: (B, 1, \\*S), classes from 0 to C - 1, or ``ignore_index``.
+        - logits: (B, C, \*S), at least two classes that exclude each other.
+        - labels: (B, 1, \*S), classes from 0 to C - 1, or ``ignore_index``.
         - output: scalar, mean over the pixels that have a part, at least float32 under every autocast; 0 without any.
 
     Raises:
@@ -56,20 +54,32 @@ class NegativeLearningLoss(nn.Module):
         super().__init__()
         if sampling not in ("uniform", "rank"):
             raise refusal("sampling", repr(sampling), "'uniform' or 'rank'")
-        if not (operator.index(seed) >= 0):
+        if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
         self.sampling, self.ignore_index, self.seed = sampling, ignore_index, seed
         self.over_processes = over_processes
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw from now on as an epoch (non-negative) does from its start."""
+        """Draw from now on as an epoch does from its start.
+
+        Args:
+            epoch: number of the epoch, from 0 on.
+        """
         self.epoch, self.draws = epoch, 0
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compare."""
-        shape, classes = tuple(logits.shape), logits.shape[1]
-        if not (len(shape) >= 3 and classes > 1):
+        """Compare, see Shape.
+
+        Args:
+            logits: of the classes.
+            labels: what the pixels are said to be.
+
+        Returns:
+            The loss, a scalar.
+        """
+        shape = tuple(logits.shape)
+        if len(shape) < 3 or shape[1] < 2:
             raise refusal("logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
         wanted = (shape[0], 1, *shape[2:])
         if labels.shape != wanted:
@@ -81,13 +91,13 @@ class NegativeLearningLoss(nn.Module):
             drawn = torch.cat([torch.rand(logits[0, 0].numel(), generator=each) for each in images]).to(rows.device)
             labels = labels.flatten().long()
             known = labels != self.ignore_index
-            rows, labels, drawn = rows[known], labels[known], drawn[known]
-            if not len(labels):
+            places = known.nonzero().squeeze(1)
+            if not len(places):
                 return distributed_mean(logits.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
-            low, high = int(labels.min()), int(labels.max())
-            if not (low >= 0 and high < classes):
-                raise refusal("labels", f"from {low} to {high}", f"from 0 to {classes - 1}")
-            denied = one_hot(self._complements(rows.detach(), labels, drawn), classes).bool()
+            rows, labels, drawn = rows[places], labels[places], drawn[places]
+            if ((labels < 0) | (labels >= shape[1])).any():
+                raise refusal("labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {shape[1] - 1}")
+            denied = one_hot(self._complements(rows.detach(), labels, drawn), shape[1]).bool()
             # log(1 - p), without a difference of nearly equal numbers
             losses = rows.logsumexp(1) - rows.masked_fill(denied, -torch.inf).logsumexp(1)
             return distributed_mean(losses.sum(), known.sum(), self.over_processes)

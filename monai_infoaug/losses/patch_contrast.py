@@ -10,31 +10,31 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normal
 
 from monai_infoaug._grid import at_places
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, is_number, refusal
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
 
-POOL = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
+POOL: dict[int, Callable[..., Tensor]] = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
 
 
 def label_pyramids(
     labels: Tensor, num_classes: int, patch_size: int, levels: int = 3, ignore_index: int = -1
 ) -> Tensor:
-    """Spatial pyramids [1] of the classes in each patch: class histograms of its halves, quarters and so on.
+    r"""Spatial pyramids [1] of the classes in each patch: class histograms of its halves, quarters and so on.
 
     Half the L1 distance of two pyramids is their disparity, from 0 for patches with the same classes at the same places
     to 1: one minus the overlap of the histograms of each level, with weights 1/2, 1/4, ... from the finest level on;
     the two coarsest ones weigh the same.
 
     Args:
-        labels: (B, 1, \\*S), classes from 0 to ``num_classes`` - 1, or ``ignore_index``, which counts as one more.
-        num_classes: K.
-        patch_size: pixels along each axis; what is left over at the far border has no part.
-        levels: L, of which number l divides each axis by 2^l; 1 is one histogram of the whole patch.
-        ignore_index: of pixels without a label.
+        labels: (B, 1, \*S), classes from 0 to ``num_classes`` - 1, or ``ignore_index``, which counts as one more.
+        num_classes: number K of classes.
+        patch_size: pixels of a patch along each axis; what is left over at the far border has no part.
+        levels: number L of levels, of which number l divides each axis by 2^l; 1 is one histogram of the whole patch.
+        ignore_index: label of pixels without one.
 
     Returns:
-        Numbers (B, F, \\*G), not negative, of which the F of a patch sum to 1. The first K + 1 are the histogram of the
+        Numbers (B, F, \*G), not negative, of which the F of a patch sum to 1. The first K + 1 are the histogram of the
         whole patch, times its weight.
 
     Raises:
@@ -57,37 +57,34 @@ def label_pyramids(
         raise refusal("labels", f"shape {shape}", "of shape (B, 1, *S), 2D or 3D")
     _require_whole_cells(patch_size, levels)
     grid = [length // patch_size for length in size]
-    if not (min(grid) >= 1):
+    if min(grid) == 0:
         raise refusal("patch_size", patch_size, f"at most the image, {tuple(size)}")
     labels = _whole_patches(labels, patch_size).squeeze(1).long()
     known = labels != ignore_index
-    good = bool((~known | (labels >= 0) & (labels < num_classes)).all())
-    if not good:
-        raise refusal(
-            "labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {num_classes - 1}, or {ignore_index}"
-        )
+    if (known & ((labels < 0) | (labels >= num_classes))).any():
+        accepted = f"from 0 to {num_classes - 1}, or {ignore_index}"
+        raise refusal("labels", f"from {labels.min()} to {labels.max()}", accepted)
     classes, pyramid = one_hot(torch.where(known, labels, num_classes), num_classes + 1).movedim(-1, 1).float(), []
     for level in range(levels):
         parts = 2**level
         cells = POOL[len(size)](classes, [parts * number for number in grid])
         for axis in range(2, 2 + 2 * len(size), 2):  # (B, K + 1, G * parts, ...) to (B, parts * ... * (K + 1), *G)
-            cells = cells.unflatten(axis, (-1, parts)).movedim(axis + 1, 1)
+            cells = torch.unflatten(cells, axis, (-1, parts)).movedim(axis + 1, 1)
         cells = cells.flatten(1, -1 - len(size))
         pyramid.append(cells * 2.0 ** (max(level, 1) - levels) / parts ** len(size))
     return torch.cat(pyramid, 1)
 
 
 def _require_whole_cells(patch_size: int, levels: int) -> None:
-    if not (levels >= 1):
-        raise refusal("levels", levels, "at least 1")
+    if not is_count(levels, 1):
+        raise refusal("levels", levels, "a whole number of at least 1")
     parts = 2 ** (levels - 1)
-    accepted = f"a multiple of {parts}, for {levels} levels"
-    if not (patch_size >= 1 and patch_size % parts == 0):
-        raise refusal("patch_size", patch_size, accepted)
+    if not is_count(patch_size, 1) or patch_size % parts:
+        raise refusal("patch_size", patch_size, f"a multiple of {parts}, for {levels} levels")
 
 
 class PatchContrastLoss(nn.Module):
-    """Contrast of patches by what their labels look like [1], within an image, between images, and between domains.
+    r"""Contrast of patches by what their labels look like [1], within an image, between images, and between domains.
 
     Two patches are alike if their :py:func:`label_pyramids` overlap by at least ``positive``, and differ if by at most
     ``negative``; other pairs have no part. With the cosine similarities s of the patches' mean embeddings, divided by
@@ -98,25 +95,28 @@ class PatchContrastLoss(nn.Module):
     read: pyramids and thresholds are ours.
 
     Args:
-        num_classes: K.
-        patch_size, levels, ignore_index: see :py:func:`label_pyramids`.
-        positive, negative: overlaps, 0 <= negative < positive <= 1.
+        num_classes: number K of classes.
+        patch_size: pixels of a patch along each axis, see :py:func:`label_pyramids`.
+        levels: number of levels, see there.
+        positive: overlap from which on patches are alike, at most 1.
+        negative: overlap up to which patches differ, at least 0 and below ``positive``.
         temperature: divisor of the similarities, above 0.
-        known: share of a patch that must have a label, else it has no part.
-        sampler: which patches have a part, such as :py:class:`DrawnPixels`, which then draws patches; its classes are
-            the most frequent ones in the patches, and its tiers the rounded means. None: all.
-        over_processes: compare patches with those of the other processes of ``torch.distributed``, too, each of which
-            must call the loss with images of the same shape; so that several processes train as one.
+        ignore_index: label of pixels without one.
+        known: share of a patch that must have a label, from 0 to 1, else it has no part.
+        sampler: which patches have a part, such as :py:class:`monai_infoaug.samplers.DrawnPixels`, which then draws
+            patches; its classes are the most frequent ones in the patches, and its tiers the rounded means. None: all.
+        over_processes: whether to compare patches with those of the other processes of ``torch.distributed``, too, each
+            of which must call the loss with images of the same shape; so that several processes train as one.
 
     Shape:
-        - embeddings: (B, F, \\*S / stride); the patch must be a multiple of the stride.
-        - labels: (B, 1, \\*S).
-        - tiers: (B, 1, \\*S) with 0 low, 1 medium, 2 high information, for a sampler that asks for them.
+        - embeddings: (B, F, \*S / stride); the patch must be a multiple of the stride.
+        - labels: (B, 1, \*S), classes from 0 to K - 1, or ``ignore_index``.
+        - tiers: (B, 1, \*S) with 0 low, 1 medium, 2 high information, for a sampler that asks for them.
         - output: scalar, mean over the patches that have some that are alike and some that differ; 0 without any. At
           least float32 under every autocast.
 
     Raises:
-        ValueError: for settings out of range, or shapes that do not fit each other.
+        ValueError: for settings or labels out of range, and shapes that do not fit each other.
 
     References:
         1. Liu et al., "Patch-wise contrastive learning for domain adaptation in semantic segmentation",
@@ -145,11 +145,11 @@ class PatchContrastLoss(nn.Module):
     ) -> None:
         super().__init__()
         _require_whole_cells(patch_size, levels)
-        if not (0 <= negative < positive <= 1):
+        if not (is_number(negative, 0) and is_number(positive, most=1) and negative < positive):
             raise refusal("negative and positive", (negative, positive), "overlaps in order, from 0 to 1")
-        if not (0 < temperature < float("inf")):
+        if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
-        if not (0 <= known <= 1):
+        if not is_number(known, 0, 1):
             raise refusal("known", known, "from 0 to 1")
         self.num_classes, self.patch_size, self.levels = num_classes, patch_size, levels
         self.positive, self.negative, self.temperature = positive, negative, temperature
@@ -157,32 +157,46 @@ class PatchContrastLoss(nn.Module):
         self.over_processes = over_processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler the epoch, if it draws by it."""
-        getattr(self.sampler, "set_epoch", int)(epoch)
+        """Tell the sampler the epoch, if it draws by it.
+
+        Args:
+            epoch: number of the epoch, from 0 on.
+        """
+        if self.sampler is not None and hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
 
     def forward(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None = None) -> Tensor:
-        """Compare."""
+        """Compare, see Shape.
+
+        Args:
+            embeddings: of the images.
+            labels: of the images.
+            tiers: of the images, for a sampler that asks for them.
+
+        Returns:
+            The loss, a scalar.
+        """
         with torch.autocast(embeddings.device.type, enabled=False):
             patches, pyramids, own = self._patches(embeddings, labels, tiers)
             similarity = patches @ patches.mT / self.temperature
             overlap = 1 - torch.cdist(pyramids, pyramids, p=1) / 2
             alike, differ = overlap >= self.positive - 1e-5, overlap <= self.negative + 1e-5
             alike.fill_diagonal_(False)
-            anchors = alike.any(1) & differ.any(1) & own
+            used = alike.any(1) & differ.any(1) & own
+            anchors = used.nonzero().squeeze(1)
             alike, similarity = alike[anchors], similarity[anchors]
             others = similarity.masked_fill(~differ[anchors], -torch.inf).logsumexp(1, keepdim=True)
             losses = softplus(others - similarity).masked_fill(~alike, 0).sum(1) / alike.sum(1)
-            return distributed_mean(losses.sum(), anchors.sum(), self.over_processes)
+            return distributed_mean(losses.sum(), used.sum(), self.over_processes)
 
     def _patches(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None) -> tuple[Tensor, ...]:
         """Unit embeddings (N, F) and pyramids (N, P) of the patches that have a part, and which are of this process."""
         shape, size, side = tuple(embeddings.shape), labels.shape[2:], self.patch_size
         pyramids = label_pyramids(labels, self.num_classes, side, self.levels, self.ignore_index)
         strides = {whole / cells for whole, cells in zip(size, shape[2:], strict=False)}
-        stride = strides.pop() if len(shape) == labels.ndim and len(labels) == shape[0] else 0
-        fits = not strides and stride >= 1 and side % stride == 0
-        accepted = f"(B, F, *S / stride) for labels {tuple(labels.shape)}, with a stride that divides {side}"
-        if not fits:
+        stride = strides.pop() if embeddings.ndim == labels.ndim and len(embeddings) == len(labels) else 0
+        if strides or stride < 1 or stride % 1 or side % stride:
+            accepted = f"(B, F, *S / stride) for labels {tuple(labels.shape)}, with a stride that divides {side}"
             raise refusal("embeddings", f"shape {shape}", accepted)
         pooled = _means(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), side // int(stride))
         histogram = pyramids[:, : self.num_classes + 1]
@@ -199,13 +213,17 @@ class PatchContrastLoss(nn.Module):
             count = len(rows)
             rows, valid = all_gather_cat(rows), all_gather_cat(valid)
             own = torch.arange(len(rows), device=rows.device) // count == rank()
-        rows = rows[valid]
-        return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :], own[valid]
+        kept = valid.nonzero().squeeze(1)
+        rows = rows[kept]
+        return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :], own[kept]
 
 
 def _whole_patches(x: Tensor, side: int) -> Tensor:
     """Without what is left over at the far border."""
-    return x[(..., *(slice(length - length % side) for length in x.shape[2:]))].as_subclass(Tensor)
+    x = x.as_subclass(Tensor)
+    for axis, length in enumerate(x.shape[2:], 2):
+        x = x.narrow(axis, 0, length - length % side)
+    return x
 
 
 def _means(x: Tensor, side: int) -> Tensor:

@@ -22,9 +22,10 @@ class PixelInfoNCELoss(PointContrast):
         temperature: divisor of the cosine similarities, above 0.
         radius: two different points (strictly) nearer than this are neither positive nor negative. Euclidean
             distance in the unit of ``points``; 0 keeps every other point as a negative.
-        symmetric: mean of both directions (anchors in view 1 and anchors in view 2) instead of the first alone.
-        over_processes: the mean is that over the points of all processes, each of which must call the loss; so that
-            several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
+        symmetric: whether to take the mean of both directions (anchors in view 1 and anchors in view 2) instead of the
+            first alone.
+        over_processes: whether the mean is that over the points of all processes, each of which must call the loss; so
+            that several processes train as one. As it is returned, ``DistributedDataParallel`` has to average it.
 
     Shape:
         - features1, features2: (B, N, F), not necessarily of unit norm. Row ``n`` of both shows the same point.
@@ -56,7 +57,11 @@ class PixelInfoNCELoss(PointContrast):
         valid: Tensor | None = None,
         radius: float | None = None,
     ) -> Tensor:
-        """Mean over the used points; the arguments are those of :py:meth:`of_points`."""
+        """Mean over the used points; the arguments are those of :py:meth:`of_points`.
+
+        Returns:
+            The loss, a scalar.
+        """
         return self._mean(*self.of_points(features1, features2, points, valid, radius))
 
     def of_points(

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize
 
 from monai_infoaug._grid import at_places
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
+from monai_infoaug.losses._comparison import NONE, Comparison
 
 __all__ = ["ChosenPixels", "PixelSupConLoss"]
 
 SCOPES = ("image", "cross", "batch")
 DENOMINATORS = ("all", "negatives", "ratio")
 VIEWS = ("pooled", "each", "across")
-ENTRIES = 2**21  # of the similarity matrix that exist at once
-NONE = -1e30  # in place of the similarity of what does not count; finite, so that no gradient is NaN
 
 
 class ChosenPixels(NamedTuple):
@@ -42,6 +39,14 @@ class ChosenPixels(NamedTuple):
     """
 
     places: Tensor
+    labels: Tensor
+    valid: Tensor
+
+
+class _Pixels(NamedTuple):
+    """What is compared: features (B, N, F) of pixels, their labels (B, N), and whether they have a part (B, N)."""
+
+    features: Tensor
     labels: Tensor
     valid: Tensor
 
@@ -74,12 +79,12 @@ class PixelSupConLoss(nn.Module):
         views: how two views of the images meet: ``"pooled"``, as one set [3]; ``"each"``, every view for itself;
             ``"across"``, anchors in view 1 against view 2 [2].
         include_background: whether pixels of class 0 are anchors, too. They are compared with in any case.
-        ignore_index: label of pixels that have no part.
+        ignore_index: label of pixels that have no part; None: there are none.
         self_pairs: whether a pixel is a positive of itself, as in the code published with [2].
-        normalize: divide the features by their norms; pixels whose features are all zero then have no part.
-        sampler: which pixels have a part, such as :py:class:`DrawnPixels`; None: all.
-        over_processes: the mean is that over the anchors of all processes, each of which must call the loss; so that
-            several processes train as one. With ``scope="batch"`` it is so anyway.
+        normalize: whether to divide the features by their norms; pixels whose features are all zero then have no part.
+        sampler: which pixels have a part, such as :py:class:`monai_infoaug.samplers.DrawnPixels`; None: all.
+        over_processes: whether the mean is that over the anchors of all processes, each of which must call the loss; so
+            that several processes train as one. With ``scope="batch"`` it is so anyway.
 
     Shape:
         - features1, features2: (B, F, *S), any number of spatial dimensions, of the two views or of one.
@@ -119,7 +124,7 @@ class PixelSupConLoss(nn.Module):
         over_processes: bool = False,
     ) -> None:
         super().__init__()
-        if not (0 < temperature < float("inf")):
+        if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
         if scope not in SCOPES:
             raise refusal("scope", repr(scope), f"one of {SCOPES}")
@@ -141,38 +146,52 @@ class PixelSupConLoss(nn.Module):
         tiers1: Tensor | None = None,
         tiers2: Tensor | None = None,
     ) -> Tensor:
-        """Args:
-            features1, labels1, tiers1: of the first view, or of the only one.
-            features2, labels2, tiers2: of the second view.
+        """Contrast, see Shape.
 
         In place of the labels, what :py:meth:`choose` has made of them says that features are (B, F, sets, N), those of
         the chosen pixels alone.
+
+        Args:
+            features1: embeddings of the first view, or of the only one.
+            labels1: its labels.
+            features2: embeddings of the second view.
+            labels2: its labels.
+            tiers1: tiers of the first view, for a sampler that asks for them.
+            tiers2: tiers of the second view.
+
+        Returns:
+            The loss, a scalar.
         """
-        given = (features2 is None) == (labels2 is None)
-        if not given:
+        if (features2 is None) != (labels2 is None):
             raise refusal("labels2", "one of `features2` and `labels2` alone", "given with `features2`, or neither")
         if features2 is None and self.views == "across":
             raise refusal("features2", None, "given where views are 'across'")
-        views = [(features1, labels1, tiers1), (features2, labels2, tiers2)][: 1 + (features2 is not None)]
-        shapes = [tuple(view[0].shape[:2]) for view in views]
-        if shapes[-1] != shapes[0]:
-            raise refusal("features2", f"of shape {shapes[-1]}", f"of shape {(*shapes[0], '*S')}")
+        if features2 is not None and features2.shape[:2] != features1.shape[:2]:
+            accepted = f"of shape {(*features1.shape[:2], '*S')}"
+            raise refusal("features2", f"of shape {tuple(features2.shape[:2])}", accepted)
         with torch.autocast(features1.device.type, enabled=False):
-            x, y, valid = zip(*(self._pixels(*view, f"{i}") for i, view in enumerate(views, 1)), strict=True)
+            views = [self._pixels(features1, labels1, tiers1, "1")]
+            if features2 is not None and labels2 is not None:
+                views.append(self._pixels(features2, labels2, tiers2, "2"))
             if self.views == "across":
-                sets = [(x[0], y[0], valid[0], x[1], y[1], valid[1])]
+                pairs = [(views[0], views[1])]
             elif self.views == "pooled":
-                sets = [tuple(torch.cat(both, 1) for both in (x, y, valid)) * 2]
+                pooled = _Pixels(*(torch.cat(both, 1) for both in zip(*views, strict=True)))
+                pairs = [(pooled, pooled)]
             else:
-                sets = [view * 2 for view in zip(x, y, valid, strict=True)]
-            total, count = map(sum, zip(*(self._between(len(features1), *each) for each in sets), strict=True))
-            return distributed_mean(total, count, self.over_processes)
+                pairs = [(view, view) for view in views]
+            totals, counts = zip(*(self._between(len(features1), *pair) for pair in pairs), strict=True)
+            return distributed_mean(torch.stack(totals).sum(), torch.stack(counts).sum(), self.over_processes)
 
     def choose(self, labels: Sequence[Tensor], tiers: Sequence[Tensor | None]) -> list[ChosenPixels]:
         """Which pixels of the views have a part: labels and tiers decide, so that a network need embed no others.
 
         Args:
-            labels, tiers: (B, 1, *S) of each view.
+            labels: (B, 1, *S) of each view.
+            tiers: (B, 1, *S) of each view, or None for a sampler that does not ask for them.
+
+        Returns:
+            The pixels of each view, to be given to the loss in place of the labels.
         """
         chosen = [self._chosen(*view) for view in zip(labels, tiers, strict=True)]
         alike = len({view.places.shape for view in chosen}) == 1
@@ -191,15 +210,11 @@ class PixelSupConLoss(nn.Module):
         places, valid = self.sampler(labels, valid, tiers)
         return ChosenPixels(places, at_places(labels, places)[:, 0], valid)
 
-    def _pixels(
-        self, features: Tensor, labels: Tensor | ChosenPixels, tiers: Tensor | None, view: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, N, F), labels (B, N) and valid (B, N) of a view."""
-        good = features.ndim >= 3 and features.is_floating_point()
-        if not good:
+    def _pixels(self, features: Tensor, labels: Tensor | ChosenPixels, tiers: Tensor | None, view: str) -> _Pixels:
+        """The pixels of a view."""
+        if features.ndim < 3 or not features.is_floating_point():
             raise refusal(f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
-        enough = len(features) > 1 or self.scope != "cross"
-        if not enough:
+        if self.scope == "cross" and len(features) < 2:
             raise refusal(f"features{view}", "one image", "of several images where the scope is 'cross'")
         features = features.as_subclass(Tensor)
         if isinstance(labels, ChosenPixels):
@@ -218,26 +233,17 @@ class PixelSupConLoss(nn.Module):
         if self.normalize:
             valid = valid & features.any(-1)  # nothing has no direction
             features = normalize(features, dim=-1)
-        return features, labels, valid
+        return _Pixels(features, labels, valid)
 
-    def _between(
-        self,
-        images: int,
-        rows: Tensor,
-        classes: Tensor,
-        anchors: Tensor,
-        columns: Tensor,
-        others: Tensor,
-        valid: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Sum of the losses of the anchors among rows (B, N, F) compared with columns (B, M, F), and their number.
+    def _between(self, images: int, pixels: _Pixels, compared: _Pixels) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of the anchors among pixels, and their number.
 
         Args:
-            images: whose sets of pixels the B are, each image's one after the other.
-            rows, classes, anchors: pixels, their labels (B, N), and whether they may be anchors (B, N).
-            columns, others, valid: pixels, labels and validity (B, M) of what they are compared with; the rows unless
-                views meet across.
+            images: number of images whose sets of pixels the B are, each image's one after the other.
+            pixels: those that may be anchors.
+            compared: what they are compared with; the same unless views meet across.
         """
+        (rows, classes, anchors), (columns, others, valid) = pixels, compared
         first = 0  # column of the first row
         if not self.include_background:
             anchors = anchors & (classes != 0)
@@ -257,131 +263,27 @@ class PixelSupConLoss(nn.Module):
                 x[with_anchors] for x in (rows, classes, anchors, columns, others, valid)
             )
             if len(rows) == 0:
-                return nothing, nothing.detach()
+                return nothing, anchors.sum()
         # nothing but anchors is a row from here on, but for a set that has fewer of them than another one
         order = _these_first(anchors)
         rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2])) / self.temperature
         classes, anchors = classes.gather(1, order), anchors.gather(1, order)
         itself = None if self.self_pairs or self.views == "across" else first + order
-        number, total = _positives(rows, classes, columns, others, valid, itself)
-        fill = partial(_fill, classes, others, None if valid.all() else valid, itself, negatives)
+        comparison = Comparison(classes, others, valid, itself, negatives)
+        number, total = comparison.positives(rows, columns)
         used = anchors & (number > 0)
         if self.denominator == "all":
-            losses = _LogSumExp.apply(rows, columns, partial(fill, "all", NONE)) * number - total
+            losses = comparison.log_sum_exp(rows, columns, "all") * number - total
         else:
-            against = _LogSumExp.apply(rows, columns, partial(fill, "negative", NONE))
+            against = comparison.log_sum_exp(rows, columns, "other")
             if self.denominator == "ratio":
                 used = used & (against > NONE / 2)
-                losses = against - _LogSumExp.apply(rows, columns, partial(fill, "positive", NONE))
+                losses = against - comparison.log_sum_exp(rows, columns, "same")
             else:
-                losses = _AgainstNegatives.apply(rows, columns, against, partial(fill, "positive", -NONE))
+                losses = comparison.sum_softplus(rows, columns, against)
         return nothing + (losses / number.clamp_min(1)).masked_fill(~used, 0).sum(), used.sum()
 
 
 def _these_first(wanted: Tensor) -> Tensor:
     """Indices of what is wanted (B, N), then of others: as many as the set has that has most, at least one."""
     return wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(wanted.sum(1).max()))]
-
-
-def _positives(
-    rows: Tensor, classes: Tensor, columns: Tensor, others: Tensor, valid: Tensor, itself: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Number of positives of each row, and the sum of their similarities: its product with the sum of its class."""
-    known, index = torch.cat([classes, others], 1).unique(return_inverse=True)
-    size, sets = len(known), torch.arange(len(rows), device=rows.device)[:, None]
-    mine, theirs = (index + size * sets).split([classes.shape[1], others.shape[1]], 1)
-    kept = columns * valid[..., None]
-    sums = columns.new_zeros(len(rows) * size, columns.shape[2]).index_add(0, theirs.flatten(), kept.flatten(0, 1))
-    number = theirs[valid].bincount(minlength=len(sums))[mine]
-    total = (rows * sums[mine]).sum(-1)
-    if itself is not None:
-        number = number - 1
-        total = total - (rows * columns.gather(1, itself[..., None].expand_as(rows))).sum(-1)
-    return number, total
-
-
-def _pieces(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Sets and rows, a limited number of similarities at once."""
-    width = max(1, ENTRIES // columns.shape[1])
-    sets = max(1, width // rows.shape[1])
-    for at in range(0, len(rows), sets):
-        for start in range(0, rows.shape[1], width):
-            yield slice(at, at + sets), slice(start, start + width)
-
-
-def _fill(
-    classes: Tensor,
-    others: Tensor,
-    valid: Tensor | None,
-    itself: Tensor | None,
-    negatives: int,
-    kept: str,
-    value: float,
-    similarity: Tensor,
-    at: slice,
-    part: slice,
-) -> Tensor:
-    """Put a value in place of the similarities of a piece that are not kept: all, or the positive or negative ones."""
-    if valid is not None:
-        similarity.masked_fill_(~valid[at, None], value)
-    if kept != "negative" and itself is not None:
-        similarity.scatter_(2, itself[at, part, None], value)
-    begin = negatives if kept == "all" else 0
-    if begin < similarity.shape[2]:
-        same = classes[at, part, None] == others[at, None, begin:]
-        similarity[..., begin:].masked_fill_(same if kept == "negative" else ~same, value)
-    if kept == "negative":
-        similarity[..., negatives:] = value
-    return similarity
-
-
-class _LogSumExp(torch.autograd.Function):
-    """(B, N) log of the sum of exp of the similarities of rows (B, N, F) with columns (B, M, F) that are kept."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, columns: Tensor, fill: Callable[..., Tensor]) -> Tensor:
-        result = rows.new_empty(rows.shape[:2])
-        for at, part in _pieces(rows, columns):
-            result[at, part] = fill(rows[at, part] @ columns[at].mT, at, part).logsumexp(-1)
-        ctx.save_for_backward(rows, columns, result)
-        ctx.fill = fill
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, columns, result = ctx.saved_tensors
-        to_rows, to_columns = torch.empty_like(rows), torch.zeros_like(columns)
-        for at, part in _pieces(rows, columns):
-            weight = ctx.fill(rows[at, part] @ columns[at].mT, at, part)
-            weight.sub_(result[at, part, None]).exp_().mul_(gradient[at, part, None])
-            to_rows[at, part] = weight @ columns[at]
-            to_columns[at] += weight.mT @ rows[at, part]
-        return to_rows, to_columns, None
-
-
-class _AgainstNegatives(torch.autograd.Function):
-    """(B, N) sum over the kept columns of ``log(1 + exp(against - s))``, with ``against`` (B, N)."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, columns: Tensor, against: Tensor, fill: Callable[..., Tensor]) -> Tensor:
-        result = torch.empty_like(against)
-        for at, part in _pieces(rows, columns):
-            similarity = fill(rows[at, part] @ columns[at].mT, at, part)
-            result[at, part] = softplus(against[at, part, None] - similarity).sum(-1)
-        ctx.save_for_backward(rows, columns, against)
-        ctx.fill = fill
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        rows, columns, against = ctx.saved_tensors
-        to_rows, to_columns, to_against = torch.empty_like(rows), torch.zeros_like(columns), torch.empty_like(against)
-        for at, part in _pieces(rows, columns):
-            weight = ctx.fill(rows[at, part] @ columns[at].mT, at, part)
-            weight.sub_(against[at, part, None]).neg_().sigmoid_().mul_(gradient[at, part, None])
-            to_against[at, part] = weight.sum(-1)
-            to_rows[at, part] = -weight @ columns[at]
-            to_columns[at] -= weight.mT @ rows[at, part]
-        return to_rows, to_columns, to_against, None

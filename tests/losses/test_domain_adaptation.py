@@ -46,6 +46,8 @@ def test_tiers_are_handed_on(given):
 def test_bad_input(given):
     with pytest.raises(ValueError, match=r"`own_weight and contrast_weight` must be at least 0, got \(-1, 1\)"):
         DomainAdaptationLoss(*parts(), -1, 1)
+    with pytest.raises(ValueError, match="`own_weight and contrast_weight` must be at least 0"):
+        DomainAdaptationLoss(*parts(), contrast_weight=None)
     (logits, embeddings), targets = given
     with pytest.raises(ValueError, match="`output` must be of 5, as the targets, got 4 images"):
         DomainAdaptationLoss(*parts())((logits[:4], embeddings), targets)

@@ -61,6 +61,8 @@ def test_half_precision_is_computed_in_single():
 def test_bad_input():
     with pytest.raises(ValueError, match=r"`alpha` must be from 0 to 1, got 1\.2"):
         MaximumSquaresLoss(alpha=1.2)
+    with pytest.raises(ValueError, match=r"`alpha` must be from 0 to 1, got 0\.2"):
+        MaximumSquaresLoss(alpha="0.2")
     for shape in ((2, 3), (2, 1, 4, 4)):
         with pytest.raises(ValueError, match=r"`logits` must be of shape \(B, C, \*S\), C > 1, got shape \(2, "):
             MaximumSquaresLoss()(torch.zeros(shape))

@@ -87,6 +87,7 @@ def test_a_certain_mistake_has_a_finite_loss_in_half_precision():
     ("logits", "labels", "message"),
     [
         ((2, 1, 4), (2, 1, 4), r"`logits` must be of shape \(B, C, \*S\), C > 1, got shape \(2, 1, 4\)"),
+        ((2,), (2,), r"`logits` must be of shape \(B, C, \*S\), C > 1, got shape \(2,\)"),
         ((2, 3, 4), (2, 4), r"`labels` must be of shape \(2, 1, 4\), got shape \(2, 4\)"),
         ((2, 3, 4), (2, 1, 5), r"`labels` must be of shape \(2, 1, 4\)"),
     ],
@@ -101,5 +102,7 @@ def test_bad_values():
         NegativeLearningLoss("best")
     with pytest.raises(ValueError, match="`seed` must be a non-negative integer, got -1"):
         NegativeLearningLoss(seed=-1)
+    with pytest.raises(ValueError, match=r"`seed` must be a non-negative integer, got 1\.0"):
+        NegativeLearningLoss(seed=1.0)
     with pytest.raises(ValueError, match="`labels` must be from 0 to 2, got from 0 to 3"):
         NegativeLearningLoss()(torch.zeros(1, 3, 4), torch.arange(4).view(1, 1, 4))

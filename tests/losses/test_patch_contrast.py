@@ -100,7 +100,7 @@ def test_learning_makes_like_patches_alike():
         PatchContrastLoss(3, 4, levels=1, positive=0.99, negative=0.6),
         torch.optim.Adam([embeddings], 0.1),
     )
-    first = float(loss(embeddings, labels))
+    first = loss(embeddings, labels).item()
     for _ in range(50):
         optimizer.zero_grad()
         loss(embeddings, labels).backward()
@@ -161,7 +161,11 @@ def test_patches_are_drawn_by_the_tier_that_they_have_on_average():
         ({"positive": 0.5, "negative": 0.5}, "`negative and positive` must be overlaps in order, from 0 to 1"),
         ({"temperature": 0}, "`temperature` must be a finite number above 0, got 0"),
         ({"known": 2}, "`known` must be from 0 to 1, got 2"),
-        ({"levels": 0}, "`levels` must be at least 1, got 0"),
+        ({"temperature": "0.1"}, "`temperature` must be a finite number above 0, got 0.1"),
+        ({"positive": "0.9"}, "`negative and positive` must be overlaps in order, from 0 to 1"),
+        ({"levels": 0}, "`levels` must be a whole number of at least 1, got 0"),
+        ({"levels": 1.5}, "`levels` must be a whole number of at least 1, got 1.5"),
+        ({"patch_size": "8"}, "`patch_size` must be a multiple of 4, for 3 levels, got 8"),
         ({"patch_size": 6}, "`patch_size` must be a multiple of 4, for 3 levels, got 6"),
         ({"patch_size": 16}, r"`patch_size` must be at most the image, \(8, 8\), got 16"),
         ({"num_classes": 1}, "`labels` must be from 0 to 0, or -1, got from 1 to 1"),
@@ -178,3 +182,8 @@ def test_bad_settings(settings, message):
 def test_bad_embeddings(shape):
     with pytest.raises(ValueError, match=r"`embeddings` must be \(B, F, \*S / stride\) for labels \(1, 1, 8, 8\)"):
         PatchContrastLoss(2, 4)(torch.rand(shape), torch.ones(1, 1, 8, 8))
+
+
+def test_a_stride_that_is_no_whole_number_is_named():
+    with pytest.raises(ValueError, match="with a stride that divides 6, got"):
+        PatchContrastLoss(2, 6, 2)(torch.rand(1, 2, 8, 8), torch.ones(1, 1, 12, 12))

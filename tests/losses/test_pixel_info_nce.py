@@ -160,7 +160,14 @@ def test_radius_is_exact_far_from_the_origin():
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [({"temperature": 0}, "temperature"), ({"temperature": math.nan}, "temperature"), ({"radius": -1}, "radius")],
+    [
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": "0.1"}, "temperature"),
+        ({"radius": -1}, "radius"),
+        ({"radius": None}, "radius"),
+        ({"radius": math.inf}, "radius"),
+    ],
 )
 def test_bad_settings(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cosine_similarity
 
+import monai_infoaug.losses._comparison as comparison
 import monai_infoaug.losses.pixel_sup_con as module
 from monai_infoaug.losses import PixelSupConLoss
 
@@ -87,8 +89,8 @@ def test_other_dimensions(size):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_pieces_change_nothing(scope, entries, monkeypatch):
     loss, results = PixelSupConLoss(0.3, scope, "negatives", ignore_index=-1), []
-    for limit in (module.ENTRIES, entries):
-        monkeypatch.setattr(module, "ENTRIES", limit)
+    for limit in (comparison.ENTRIES, entries):
+        monkeypatch.setattr(comparison, "ENTRIES", limit)
         x1, y1, x2, y2 = views(batch=3)
         value = loss(x1.requires_grad_(), y1, x2.requires_grad_(), y2)
         value.backward()
@@ -176,6 +178,7 @@ def test_float_labels_and_metatensors_are_taken():
     ("options", "message"),
     [
         ({"temperature": 0}, "`temperature` must be"),
+        ({"temperature": "0.07"}, "`temperature` must be"),
         ({"scope": "pixel"}, "`scope` must be one of"),
         ({"denominator": "none"}, "`denominator` must be one of"),
         ({"views": "both"}, "`views` must be one of"),
@@ -223,7 +226,10 @@ def test_two_processes_are_one(tmp_path):
     given = views(batch=4)
     given[1][:2] = -1  # one process has fewer anchors
     given[1][0, 0, 0, 0] = 1
-    torch.multiprocessing.spawn(_rank, (tmp_path / "store", given, tmp_path / "result"), nprocs=2)
+    # a fork need not import PyTorch again; CUDA forbids it
+    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+    arguments = tmp_path / "store", given, tmp_path / "result"
+    torch.multiprocessing.start_processes(_rank, arguments, nprocs=2, start_method=method)
     inputs = [given[0].requires_grad_(), given[2].requires_grad_()]
     whole = PixelSupConLoss(0.3, "batch", ignore_index=-1)(inputs[0], given[1], inputs[1], given[3])
     whole.backward()

@@ -32,3 +32,9 @@ def test_without_reliable_pixels_negative_learning_is_left(given):
     torch.testing.assert_close(loss, NegativeLearningLoss()(logits, targets["found"]))
     loss.backward()
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [-1, None, float("nan")])
+def test_bad_weights(weight):
+    with pytest.raises(ValueError, match=f"`weight` must be at least 0, got {weight}"):
+        RectifiedLabelLoss(weight=weight)
