@@ -14,7 +14,7 @@ import torch
 
 from monai_infoaug._require import refusal
 from monai_infoaug.data import image_datalist, landmark_datalist
-from monai_infoaug.metrics import SuccessDetectionRate
+from monai_infoaug.metrics import success_detection_rate
 
 RADII = (2.0, 2.5, 3.0, 4.0)  # mm
 HELD_OUT = 5  # one in so many training images, the last ones
@@ -85,15 +85,14 @@ class Cases:
 def summary(name: str, errors: np.ndarray, seconds: float) -> dict[str, Any]:
     """A row of the table: errors (seeds, images, landmarks) in mm."""
     means = errors.mean((1, 2))
-    rates = SuccessDetectionRate(RADII)
-    rates(torch.from_numpy(errors)[..., None].flatten(0, 1), torch.zeros(*errors.shape, 1).flatten(0, 1))
+    rates = success_detection_rate(torch.from_numpy(errors), RADII)
     return {
         "row": name,
         "seeds": len(errors),
         "mre": round(float(means.mean()), 3),
         "sd_of_seeds": round(float(means.std(ddof=1)), 3) if len(means) > 1 else None,
         "median": round(float(np.median(errors)), 3),
-        "sdr": [round(100 * float(rate), 1) for rate in rates.aggregate()],
+        "sdr": [round(100 * float(rate), 1) for rate in rates],
         "seconds": round(seconds),
     }
 

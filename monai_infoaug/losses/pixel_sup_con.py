@@ -257,13 +257,13 @@ class PixelSupConLoss(nn.Module):
             sets = len(columns) // images
             columns, others, valid = (torch.cat([x, x.roll(-sets, 0)], 1) for x in (columns, others, valid))
         nothing = (rows.sum() + columns.sum()) * 0
-        with_anchors = anchors.any(1)
-        if not with_anchors.all():  # many blocks show background alone
+        kept = anchors.any(1).nonzero().squeeze(1)  # many blocks show background alone
+        if len(kept) == 0:
+            return nothing, anchors.sum()
+        if len(kept) < len(rows):
             rows, classes, anchors, columns, others, valid = (
-                x[with_anchors] for x in (rows, classes, anchors, columns, others, valid)
+                x[kept] for x in (rows, classes, anchors, columns, others, valid)
             )
-            if len(rows) == 0:
-                return nothing, anchors.sum()
         # nothing but anchors is a row from here on, but for a set that has fewer of them than another one
         order = _these_first(anchors)
         rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2])) / self.temperature

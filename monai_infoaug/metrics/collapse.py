@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from monai.metrics import CumulativeIterationMetric, EmbeddingCollapseMetric
 from monai.utils import convert_to_tensor
@@ -42,19 +44,27 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
         self.channel_dim = channel_dim
         self.collapse = EmbeddingCollapseMetric(include_indicators=["effective_rank"])
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:  # noqa: ARG002
         if y_pred.ndim < 3:
             raise refusal("y_pred", f"shape {tuple(y_pred.shape)}", "of shape (B, F, *S) or (B, N, F)")
         images = convert_to_tensor(y_pred, track_meta=False).movedim(self.channel_dim, -1).flatten(1, -2).float()
-        if not (images.shape[1] > 1):
+        if images.shape[1] < 2:
             raise refusal("y_pred", f"shape {tuple(y_pred.shape)}", "of at least two pixels")
         if not all_finite(images):
             raise refusal("y_pred", "NaN or infinity", "finite")
-        return torch.stack([self.collapse(pixels)["effective_rank_score"] for pixels in images])[:, None]
+        scores = (self.collapse(pixels)["effective_rank_score"] for pixels in images)
+        return torch.stack([torch.as_tensor(score) for score in scores])[:, None]
 
     def aggregate(self) -> Tensor:
-        """Mean score over all images of all processes."""
-        scores = self.get_buffer()
+        """Mean score over all images of all processes.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: before any image.
+        """
+        scores: Tensor | None = self.get_buffer()  # type: ignore[no-untyped-call]
         if scores is None:
             raise refusal("metric", "no data", "called with embeddings before it is aggregated")
         return scores.mean()

@@ -1,19 +1,45 @@
-"""Radial errors of landmarks."""
+"""Radial errors of landmarks, and how often they are small."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import MetricReduction, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 
-__all__ = ["MeanRadialError", "SuccessDetectionRate"]
+__all__ = ["MeanRadialError", "SuccessDetectionRate", "success_detection_rate"]
 
-_REDUCED_DIMS = {"none": (), "mean": (0, 1), "mean_batch": (0,), "mean_channel": (1,)}
+_REDUCED_DIMS: dict[str, tuple[int, ...]] = {"none": (), "mean": (0, 1), "mean_batch": (0,), "mean_channel": (1,)}
+
+
+def success_detection_rate(errors: Tensor, radii: Sequence[float], dim: Sequence[int] | None = None) -> Tensor:
+    """Fraction of the landmarks that were found within (strictly nearer than) each radius.
+
+    Args:
+        errors: radial errors of any shape; NaN for a landmark without truth, which is left out, and infinite for one
+            that was not found, which is a miss.
+        radii: R radii in the unit of the errors.
+        dim: dimensions to take the fraction over, counted from 0; None: all. Over none, each landmark is a fraction.
+
+    Returns:
+        Fractions from 0 to 1, of the errors' type, in the shape of the other dimensions and R; NaN over no landmark.
+
+    Example:
+        >>> success_detection_rate(torch.tensor([[1.0, 3.0], [2.0, torch.nan]]), [2, 4])
+        tensor([0.3333, 1.0000])
+    """
+    errors, dim = errors[..., None], tuple(range(errors.ndim) if dim is None else dim)
+    found = (errors < errors.new_tensor(radii)).to(errors).masked_fill(errors.isnan(), torch.nan)
+    return _nanmean(found, dim)
+
+
+def _nanmean(values: Tensor, dim: tuple[int, ...]) -> Tensor:
+    return values.nanmean(dim=dim) if dim else values  # PyTorch takes no dimension for all of them
 
 
 class _RadialErrorMetric(CumulativeIterationMetric):
@@ -22,7 +48,7 @@ class _RadialErrorMetric(CumulativeIterationMetric):
     def __init__(self, spacing: float | Sequence[float] | None, reduction: MetricReduction | str) -> None:
         super().__init__()
         self.spacing, self.reduction = ensure_tuple(1.0 if spacing is None else spacing), self._checked(reduction)
-        if not all(0 < s < float("inf") for s in self.spacing):
+        if not all(is_number(s) and s > 0 for s in self.spacing):
             raise refusal("spacing", spacing, "finite and above 0")
 
     @staticmethod
@@ -31,7 +57,7 @@ class _RadialErrorMetric(CumulativeIterationMetric):
             raise refusal("reduction", reduction, f"one of {tuple(_REDUCED_DIMS)}")
         return str(reduction)
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None) -> Tensor:
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:  # noqa: ARG002
         if not isinstance(y, Tensor):
             raise refusal("y", type(y).__name__, "a tensor of shape (B, L, D)", error=TypeError)
         if y.ndim != 3:
@@ -46,15 +72,15 @@ class _RadialErrorMetric(CumulativeIterationMetric):
         y_pred, y = (convert_to_tensor(t, track_meta=False) for t in (y_pred, y))
         # whole-number coordinates and half precision are too coarse to multiply with a spacing
         y = y.to(torch.promote_types(y.dtype, torch.float32))
-        error = torch.linalg.vector_norm((y_pred - y) * y.new_tensor(self.spacing), dim=-1)
+        error: Tensor = torch.linalg.vector_norm((y_pred - y) * y.new_tensor(self.spacing), dim=-1)
         return error.nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(y.isnan().any(-1), torch.nan)
 
-    def _reduce(self, values: Tensor, reduction: MetricReduction | str | None) -> Tensor:
-        dims = _REDUCED_DIMS[self.reduction if reduction is None else self._checked(reduction)]
-        return values.nanmean(dim=dims) if dims else values
+    def _dim(self, reduction: MetricReduction | str | None) -> tuple[int, ...]:
+        """Dimensions of (B, L) to reduce."""
+        return _REDUCED_DIMS[self.reduction if reduction is None else self._checked(reduction)]
 
     def _errors(self) -> Tensor:
-        errors = self.get_buffer()
+        errors: Tensor | None = self.get_buffer()  # type: ignore[no-untyped-call]
         if errors is None:
             raise refusal("metric", "no data", "called with predictions before it is aggregated")
         return errors
@@ -97,12 +123,22 @@ class MeanRadialError(_RadialErrorMetric):
         super().__init__(spacing, reduction)
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> Tensor:
-        """Mean error over all processes; ``reduction`` replaces that of the constructor."""
-        return self._reduce(self._errors(), reduction)
+        """Mean error over all processes.
+
+        Args:
+            reduction: replaces that of the constructor.
+
+        Returns:
+            Means, of the shape that the reduction says.
+
+        Raises:
+            ValueError: before any prediction.
+        """
+        return _nanmean(self._errors(), self._dim(reduction))
 
 
 class SuccessDetectionRate(_RadialErrorMetric):
-    """Fraction of the landmarks that were found within (strictly nearer than) each radius.
+    """:py:func:`success_detection_rate` as a metric: the fraction found within (strictly nearer than) each radius.
 
     A landmark without truth (a NaN coordinate in ``y``) is left out; one without prediction (NaN or infinity in
     ``y_pred``) is a miss. The rate of no landmark is NaN. A MONAI engine can have the rate of a single radius as its
@@ -137,11 +173,19 @@ class SuccessDetectionRate(_RadialErrorMetric):
     ) -> None:
         super().__init__(spacing, reduction)
         self.radii = ensure_tuple(radii)
-        if not self.radii or not all(r > 0 for r in self.radii):
+        if not self.radii or not all(is_number(radius) and radius > 0 for radius in self.radii):
             raise refusal("radii", radii, "numbers above 0")
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> Tensor:
-        """Fraction for each radius over all processes; ``reduction`` replaces that of the constructor."""
-        errors = self._errors()[..., None]
-        found = (errors < errors.new_tensor(self.radii)).to(errors).masked_fill(errors.isnan(), torch.nan)
-        return self._reduce(found, reduction)
+        """Fraction for each radius over all processes.
+
+        Args:
+            reduction: replaces that of the constructor.
+
+        Returns:
+            Fractions, of the shape that the reduction says.
+
+        Raises:
+            ValueError: before any prediction.
+        """
+        return success_detection_rate(self._errors(), self.radii, self._dim(reduction))

@@ -20,7 +20,7 @@ class HausdorffDistanceMm(HausdorffDistanceMetric):
     the images of a folder differ in their spacing. MONAI computes the distances with scipy.
 
     Args:
-        kwargs: of ``monai.metrics.HausdorffDistanceMetric``, such as ``percentile=95`` and ``include_background``.
+        kwargs: settings of ``monai.metrics.HausdorffDistanceMetric``, such as ``percentile=95``.
 
     Shape:
         - y_pred, y: lists of one-hot tensors (C, *S), or (1, C, *S); y MetaTensors.
@@ -39,7 +39,7 @@ class HausdorffDistanceMm(HausdorffDistanceMetric):
         1.0
     """
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         if not isinstance(y, MetaTensor):
             raise refusal("y", type(y).__name__, "MetaTensors, which know their spacing", TypeError)
         if len(y) != 1:

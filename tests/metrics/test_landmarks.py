@@ -7,7 +7,7 @@ import torch
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler, MetricsSaver, StatsHandler, from_engine
 
-from monai_infoaug.metrics import MeanRadialError, SuccessDetectionRate
+from monai_infoaug.metrics import MeanRadialError, SuccessDetectionRate, success_detection_rate
 
 NAN, INF = math.nan, math.inf
 
@@ -62,6 +62,16 @@ def test_means_equal_the_definition(dim, spacing, each):
     assert len(metric) == 6
     metric.reset()
     assert len(metric) == 0
+
+
+def test_rates_equal_counting():
+    errors = torch.tensor([[1.0, 3.0, NAN], [2.0, INF, 5.0]])
+    known = [[e for e in row if not math.isnan(e)] for row in errors.tolist()]
+    counted = torch.tensor([[mean(e < r for e in row) for r in (2, 4)] for row in known])
+    torch.testing.assert_close(success_detection_rate(errors, (2, 4), dim=[1]), counted)
+    assert success_detection_rate(errors, (2, 4)).tolist() == pytest.approx([1 / 5, 3 / 5])
+    assert success_detection_rate(errors, (2, 4), dim=[]).shape == (2, 3, 2)
+    assert success_detection_rate(errors[0, 2], (2, 4)).isnan().all()
 
 
 def test_radius_is_strict():
@@ -136,6 +146,7 @@ def test_errors_of_all_processes_count(monkeypatch):
     [
         ({"spacing": 0}, None, "`spacing` must be"),
         ({"spacing": (1, NAN)}, None, "`spacing` must be"),
+        ({"spacing": "1"}, None, "`spacing` must be"),
         ({"reduction": "median"}, None, "`reduction` must be"),
         ({"reduction": "sum"}, None, "`reduction` must be"),
         ({}, (torch.zeros(1, 2, 2), torch.zeros(1, 3, 2)), "`y_pred` must be"),
@@ -152,7 +163,8 @@ def test_bad_input(metric, settings, inputs, error):
 def test_more_bad_input():
     with pytest.raises(TypeError, match="`y` must be"):
         MeanRadialError()(torch.zeros(1, 2, 2))
-    with pytest.raises(ValueError, match="`radii` must be"):
-        SuccessDetectionRate(radii=(2, 0))
+    for radii in ((2, 0), (), "2", (2, NAN)):
+        with pytest.raises(ValueError, match="`radii` must be"):
+            SuccessDetectionRate(radii=radii)
     with pytest.raises(ValueError, match="`metric` must be called"):
         MeanRadialError().aggregate()
