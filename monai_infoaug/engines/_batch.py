@@ -25,8 +25,11 @@ def entry(
         key: name of the value.
         device: where it goes.
         non_blocking: see ``torch.Tensor.to``.
-        source: of the value, for the message.
-        kwargs: of ``torch.Tensor.to``.
+        source: where the value comes from, for the message.
+        kwargs: further arguments of ``torch.Tensor.to``.
+
+    Returns:
+        The tensor.
 
     Raises:
         KeyError: naming what the batch lacks, and what it has.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.engines import SupervisedTrainer
@@ -11,70 +11,91 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.engines.precision import half_precision
 
 __all__ = ["ContrastiveTrainer", "PairInferer"]
 
 
-def unwrap(network: nn.Module) -> nn.Module:
-    """The embedding network inside of DistributedDataParallel or its like."""
-    embedding = getattr(network, "module", network)
-    accepted = "an embedding network with `strides`"
+class EmbeddingNetwork(Protocol):
+    """What trainers know of an embedding network beside that it is called."""
+
+    @property
+    def strides(self) -> Sequence[int]:
+        """Voxels a cell of each level of the output."""
+
+
+def unwrap(network: nn.Module) -> EmbeddingNetwork:
+    """The embedding network inside of DistributedDataParallel or its like.
+
+    Raises:
+        ValueError: for a network without ``strides``.
+    """
+    embedding: Any = getattr(network, "module", network)
     if not hasattr(embedding, "strides"):
-        raise refusal("network", type(embedding).__name__, accepted)
+        raise refusal("network", type(embedding).__name__, "an embedding network with `strides`")
     return embedding
 
 
 class PairInferer(Inferer):
-    """Embeds pairs of views: a list of pairs, one an input of the network, to a list of pairs of levels.
-
-    Called with ``places``, a pair of (B, *P) for each level, it has the network embed these pixels alone.
+    """Embeds pairs of views.
 
     Args:
-        cpu_amp: compute in bfloat16 where the processor does so safely (MONAI's own ``amp`` is for GPUs only).
+        cpu_amp: whether to compute in bfloat16 where the processor does so safely (MONAI's ``amp`` is for GPUs only).
     """
 
     def __init__(self, cpu_amp: bool = False) -> None:
         self.cpu_amp = cpu_amp
 
-    def __call__(
+    def __call__(  # type: ignore[override] # MONAI's engines hand on what `prepare_batch` gives
         self,
         inputs: Sequence[tuple[Tensor, Tensor]],
-        network: nn.Module,
+        network: Callable[..., list[Tensor]],
         places: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
+        """Embed.
+
+        Args:
+            inputs: a pair of views for each input of the network.
+            network: embedding network.
+            places: (B, *P) of both views for each level: the pixels to embed; None: all.
+
+        Returns:
+            A pair of embeddings for each level.
+        """
+
         def embed(views: Iterable[Tensor], at: Iterable[Tensor]) -> list[Tensor]:
             return network(*views) if places is None else network(*views, places=list(at))
 
         at = places or []
         with half_precision("cpu", self.cpu_amp):
-            if all(first.shape == second.shape for first, second in inputs):
+            if all(view1.shape == view2.shape for view1, view2 in inputs):
                 # one pass over both views: cheaper, and batch normalisation sees them together
-                return [tuple(level.chunk(2)) for level in embed(map(torch.cat, inputs), map(torch.cat, at))]
-            levels = (embed(*([pair[view] for pair in pairs] for pairs in (inputs, at))) for view in range(2))
-            return list(zip(*levels, strict=True))
+                levels = embed(map(torch.cat, inputs), map(torch.cat, at))
+                return [(first, second) for first, second in (level.chunk(2) for level in levels)]
+            first, second = (embed(*([pair[view] for pair in pairs] for pairs in (inputs, at))) for view in range(2))
+            return list(zip(first, second, strict=True))
 
 
 class ContrastiveTrainer(SupervisedTrainer):
-    """MONAI trainer on pairs of views; :py:class:`PixelContrastiveTrainer` and :py:class:`LabelContrastiveTrainer`.
+    """MONAI trainer on pairs of views: see :py:class:`PixelContrastiveTrainer` and :py:class:`LabelContrastiveTrainer`.
 
     Args:
         device: where to train.
         max_epochs: number of epochs.
         train_data_loader: batches of pairs.
         network: embedding network; the output is a list of levels.
-        optimizer: of the network's parameters.
-        loss_function: of the list of pairs of levels and what ``prepare_batch`` gives beside the views.
-        prepare_batch: from a batch to a list of pairs of views and their targets.
-        max_grad_norm: gradients are scaled down to this norm; None leaves them.
+        optimizer: optimizer of the network's parameters.
+        loss_function: function of the list of pairs of levels and of what ``prepare_batch`` gives beside the views.
+        prepare_batch: function from a batch to a list of pairs of views and their targets.
+        max_grad_norm: norm that gradients are scaled down to; None leaves them.
         amp: mixed precision: MONAI's on a GPU, bfloat16 on the CPU, see
             :py:func:`monai_infoaug.engines.has_fast_half`.
-        inferer: default ``PairInferer(cpu_amp=amp)``, GPUs excepted.
-        kwargs: of ``SupervisedTrainer``. ``decollate`` is False: there is nothing to take apart.
+        inferer: how to embed a pair; default ``PairInferer(cpu_amp=amp)``, GPUs excepted.
+        kwargs: further arguments of ``SupervisedTrainer``. ``decollate`` is False: there is nothing to take apart.
 
     Raises:
-        ValueError: for a ``max_grad_norm`` that is not above 0.
+        ValueError: for a ``max_grad_norm`` that is no number above 0.
     """
 
     def __init__(
@@ -91,8 +112,8 @@ class ContrastiveTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
         **kwargs: Any,
     ) -> None:
-        if not (max_grad_norm is None or max_grad_norm > 0):
-            raise refusal("max_grad_norm", max_grad_norm, "above 0, or None")
+        if max_grad_norm is not None and not (is_number(max_grad_norm) and max_grad_norm > 0):
+            raise refusal("max_grad_norm", max_grad_norm, "a number above 0, or None")
         on_cpu = torch.device(device).type == "cpu"
         super().__init__(
             device,

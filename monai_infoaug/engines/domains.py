@@ -17,17 +17,18 @@ __all__ = ["SourceAndTarget"]
 
 
 class SourceAndTarget:
-    """Labelled images before those of each batch: ``prepare_batch`` of MONAI's ``SupervisedTrainer``, and a handler.
+    r"""Labelled images before those of each batch: ``prepare_batch`` of MONAI's ``SupervisedTrainer``, and a handler.
 
     Give it as ``prepare_batch`` and among ``train_handlers``, after the one that tells ``loader`` the epoch, so that
     both domains are seen in the same order by a training that ran through and one that was stopped.
 
     Args:
         loader: batches with labels, as many an epoch as the trainer's, which are those of the other domain.
-        prepare: ``prepare_batch`` of the trainer's batches, such as :py:class:`SelfTrainingLabels`, with a mapping as
+        prepare: ``prepare_batch`` for the trainer's batches, such as :py:class:`SelfTrainingLabels`, with a mapping as
             target.
-        key, label_key: image (B, C, \\*S) and label (B, 1, \\*S) in ``loader``.
-        tiers_key: tiers (B, 1, \\*S) in both; None: there are none.
+        key: image (B, C, \*S) in ``loader``.
+        label_key: its label (B, 1, \*S).
+        tiers_key: tiers (B, 1, \*S) in both; None: there are none.
         match_levels: whether each image with labels takes over the mean and the standard deviation that a channel of an
             image of the other domain has in this batch, as in the transfer of colours by [1]. Pixels of zeros, such as
             the padding of a turned crop, do not count and stay.
@@ -60,13 +61,24 @@ class SourceAndTarget:
         """Attach to a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
 
-    def begin(self, engine: Any = None) -> None:
+    def begin(self, engine: Any = None) -> None:  # noqa: ARG002
         """Begin an epoch of the labelled images."""
         self.batches = iter(self.loader)
 
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Put the labelled images before those of the batch.
+
+        Args:
+            batch: values by name of the trainer's loader.
+            device: where the tensors go.
+            non_blocking: see ``torch.Tensor.to``.
+            kwargs: further arguments of ``torch.Tensor.to``, for the images.
+
+        Returns:
+            Images and targets.
+        """
         images, targets = self.prepare(batch, device, non_blocking, **kwargs)
         labelled = next(self.batches, None)
         if labelled is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from monai_infoaug.losses import ChosenPixels, PixelSupConLoss
 
 __all__ = ["LabelContrast", "LabelContrastiveTrainer"]
 
+T = TypeVar("T", Tensor, Tensor | None)
+
 
 class PrepareLabelledPairs:
     """``prepare_batch`` of MONAI's engines for two views with what says which pixels or images belong together.
@@ -23,7 +25,7 @@ class PrepareLabelledPairs:
     Args:
         key, label_key, tiers_key: see :py:class:`LabelContrastiveTrainer`.
         strides: voxels a cell of each level.
-        choose: as that of ``PixelSupConLoss``: the pixels that the network is to embed; None: all.
+        choose: what chooses the pixels that the network is to embed, as that of ``PixelSupConLoss``; None: all.
     """
 
     def __init__(
@@ -40,11 +42,24 @@ class PrepareLabelledPairs:
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Any, ...]:
+        """Take the views and their targets from a batch.
+
+        Args:
+            batch: values by name.
+            device: where the tensors go.
+            non_blocking: see ``torch.Tensor.to``.
+            kwargs: further arguments of ``torch.Tensor.to``, for the views.
+
+        Returns:
+            A list of one pair of views, and the targets of ``LabelContrast``; then the further arguments of the
+            inferer where only some pixels are to be embedded.
+        """
+
         def get(name: str) -> Tensor:
             return entry(batch, name, device, non_blocking)
 
-        def pair(key: str | None) -> tuple[Tensor | None, Tensor | None]:
-            return (None, None) if key is None else (get(f"{key}_view1"), get(f"{key}_view2"))
+        def pair(key: str) -> tuple[Tensor, Tensor]:
+            return get(f"{key}_view1"), get(f"{key}_view2")
 
         views = tuple(view.to(**kwargs) for view in pair(self.key))
         if self.label_key is None:
@@ -53,7 +68,7 @@ class PrepareLabelledPairs:
             labels = (get(self.label_key),) * 2
         else:
             labels = pair(self.label_key)
-        tiers = pair(self.tiers_key)
+        tiers = (None, None) if self.tiers_key is None else pair(self.tiers_key)
         sizes = [view.shape[2:] for view in views]
         whole = not any(length % stride for size in sizes for length in size for stride in self.strides)
         if self.choose is None or not whole:  # how many cells there are then, the network alone knows
@@ -61,7 +76,7 @@ class PrepareLabelledPairs:
         chosen = []
         for stride in self.strides:
             cells = [[length // stride for length in size] for size in sizes]
-            chosen.append(self.choose(*(_both_at_cells(maps, cells, stride) for maps in (labels, tiers))))
+            chosen.append(self.choose(_both_at_cells(labels, cells, stride), _both_at_cells(tiers, cells, stride)))
         return [views], {"chosen": chosen}, (), {"places": [[view.places for view in pair] for pair in chosen]}
 
 
@@ -70,8 +85,8 @@ class LabelContrast(nn.Module):
 
     Args:
         strides: voxels a cell of each level.
-        loss: called as ``loss(level1, labels1, level2, labels2, tiers1, tiers2)``.
-        weights: of the levels, default all equal.
+        loss: contrast of pixels, called as ``loss(level1, labels1, level2, labels2, tiers1, tiers2)``.
+        weights: weight of each level, default all equal.
     """
 
     def __init__(
@@ -85,7 +100,7 @@ class LabelContrast(nn.Module):
         total = torch.zeros((), device=levels[0][0].device)
         for i, (stride, weight, pair) in enumerate(zip(self.strides, self.weights, levels, strict=True)):
             if "chosen" in targets:
-                labels, tiers = targets["chosen"][i], ()
+                labels, tiers = targets["chosen"][i], []
             else:
                 cells = [level.shape[2:] for level in pair]
                 labels, tiers = (_both_at_cells(targets[name], cells, stride) for name in ("labels", "tiers"))
@@ -93,12 +108,12 @@ class LabelContrast(nn.Module):
         return total
 
 
-def _both_at_cells(maps: Sequence[Tensor | None], cells: Sequence[Sequence[int]], stride: int) -> list[Tensor | None]:
+def _both_at_cells(maps: Sequence[T], cells: Sequence[Sequence[int]], stride: int) -> list[T]:
     """:py:func:`_at_cells` of both views."""
     return [_at_cells(values, of_view, stride) for values, of_view in zip(maps, cells, strict=True)]
 
 
-def _at_cells(values: Tensor | None, cells: Sequence[int], stride: int) -> Tensor | None:
+def _at_cells(values: T, cells: Sequence[int], stride: int) -> T:
     """Values (B, 1, *S), or one an image, at the cells of a level: (B, 1, *cells)."""
     if values is not None and values.ndim <= 2:
         return values.reshape(-1, 1, *[1] * len(cells)).expand(-1, -1, *cells)
@@ -130,17 +145,18 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
         max_epochs: number of epochs.
         train_data_loader: batches with ``<key>_view1`` and ``<key>_view2``, each (B, C, *S).
         network: embedding network with ``strides``; the output is a list of levels (B, F, *cells).
-        optimizer: of the network's parameters.
+        optimizer: optimizer of the network's parameters.
         loss_function: ``PixelSupConLoss()`` if None, or another one that is called alike. Where it has a sampler, and
             the network takes places, as ``EmbeddingHeads`` does, only the chosen pixels are embedded.
-        key: the image whose views are embedded.
+        key: image whose views are embedded.
         label_key: see above.
-        tiers_key: ``<tiers_key>_view1`` and ``<tiers_key>_view2`` are the tiers for a sampler that asks for them.
+        tiers_key: tiers ``<tiers_key>_view1`` and ``<tiers_key>_view2`` for a sampler that asks for them.
         level_weights: weight of each level's loss, default all equal.
-        kwargs: of :py:class:`ContrastiveTrainer`, such as ``max_grad_norm`` and ``amp``, and of ``SupervisedTrainer``.
+        kwargs: further arguments of :py:class:`ContrastiveTrainer`, such as ``max_grad_norm`` and ``amp``, and of
+            ``SupervisedTrainer``.
 
     Raises:
-        ValueError: for level weights that do not fit the network.
+        ValueError: for level weights that do not fit the network, or a network without ``strides``.
         KeyError: naming what a batch lacks.
 
     References:
@@ -166,7 +182,8 @@ class LabelContrastiveTrainer(ContrastiveTrainer):
         level_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        embedding, loss = unwrap(network), loss_function or PixelSupConLoss()
+        embedding = unwrap(network)
+        loss: Any = loss_function or PixelSupConLoss()
         fewer = getattr(loss, "sampler", None) is not None and getattr(embedding, "takes_places", False)
         super().__init__(
             device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 __all__ = ["keep_freed_memory"]
 
@@ -26,7 +26,7 @@ def keep_freed_memory(threshold: int = 2**30) -> bool:
     Raises:
         ValueError: for a threshold out of range.
     """
-    if not (0 < threshold < 2**31):
+    if not is_count(threshold, 1) or threshold >= 2**31:
         raise refusal("threshold", threshold, f"from 1 to {2**31 - 1} bytes")
     if not sys.platform.startswith("linux"):
         return False

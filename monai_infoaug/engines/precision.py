@@ -8,14 +8,21 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["HalfPrecisionInferer", "half_precision", "has_fast_half"]
 
 
 def has_fast_half(device: str | torch.device = "cpu") -> bool:
-    """Whether mixed precision is worth its while: on every GPU, and on CPUs that compute bfloat16 natively."""
+    """Whether mixed precision is worth its while.
+
+    Args:
+        device: where the network is.
+
+    Returns:
+        True for every GPU, and for CPUs that compute bfloat16 natively.
+    """
     cpu_test = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
     return torch.device(device).type == "cuda" or cpu_test()
 
@@ -34,8 +41,9 @@ class _DeepEnough(TorchFunctionMode):
             names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
             given = dict(zip(names, args, strict=False)) | dict(kwargs or {})
             if given["input"].shape[-3] < given["weight"].shape[-3]:
+                floats: dict[str, Any] = {k: v.float() if isinstance(v, Tensor) else v for k, v in given.items()}
                 with torch.autocast("cpu", enabled=False):
-                    return func(**{k: v.float() if isinstance(v, Tensor) else v for k, v in given.items()})
+                    return func(**floats)
         return func(*args, **(kwargs or {}))
 
 
@@ -45,7 +53,7 @@ def half_precision(device: str | torch.device, enabled: bool = True) -> Iterator
 
     Args:
         device: where the network is.
-        enabled: otherwise nothing is changed.
+        enabled: whether anything is changed.
 
     Example:
         >>> with half_precision("cpu"):
@@ -64,14 +72,15 @@ class HalfPrecisionInferer(Inferer):
     """Calls the network in :py:func:`half_precision`; the output, or each of several, is float32, for the losses.
 
     Args:
-        enabled: otherwise in the precision of the network.
+        enabled: whether to leave the precision of the network.
         inferer: how to call it, such as ``SlidingWindowInferer``; default as it is.
     """
 
     def __init__(self, enabled: bool = True, inferer: Inferer | None = None) -> None:
         self.enabled, self.inferer = enabled, inferer or SimpleInferer()
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the network by the inferer, which gets the further arguments."""
         with half_precision(inputs.device, self.enabled):
             return _float(self.inferer(inputs, network, *args, **kwargs))
 

@@ -25,7 +25,7 @@ class PreparePairs:
     """``prepare_batch`` of MONAI's engines for the output of ``RandPairedViewsd``.
 
     Args:
-        key: the image whose views are embedded, or one for each of ``prefixes``.
+        key: image whose views are embedded, or one for each of ``prefixes``.
         prefixes: ``prefix`` of each pair of the dictionary, in the order of the network's inputs.
     """
 
@@ -38,12 +38,23 @@ class PreparePairs:
     def __call__(
         self, batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[list[tuple[Tensor, Tensor]], list[dict[str, Tensor]]]:
+        """Take the pairs from a batch.
+
+        Args:
+            batch: values by name.
+            device: where the tensors go.
+            non_blocking: see ``torch.Tensor.to``.
+            kwargs: further arguments of ``torch.Tensor.to``.
+
+        Returns:
+            For each prefix a pair of views, and ``points_view1``, ``points_view2`` and ``points_valid`` in this order.
+        """
+
         def get(name: str) -> Tensor:
             return entry(batch, name, device, non_blocking, ", a result of RandPairedViewsd", **kwargs)
 
-        views = [
-            tuple(get(f"{p}{key}_view{k}") for k in (1, 2)) for p, key in zip(self.prefixes, self.keys, strict=True)
-        ]
+        images = [p + key for p, key in zip(self.prefixes, self.keys, strict=True)]
+        views = [(get(f"{image}_view1"), get(f"{image}_view2")) for image in images]
         names = ("points_view1", "points_view2", "points_valid")
         return views, [{name: get(p + name) for name in names} for p in self.prefixes]
 
@@ -52,12 +63,12 @@ class LevelContrast(nn.Module):
     """Contrast of corresponding points, averaged over the levels of an embedding network.
 
     Args:
-        view_levels: (input, stride) of each level: the pair of views that it sees and its voxels a cell.
+        view_levels: (input, stride) of each level: number of the pair of views that it sees, and voxels a cell.
         loss: contrast of point features, called as ``loss(features1, features2, points, valid, radius=...)``. One with
             ``takes_levels = True`` (such as ``DenseInfoNCELoss``) is called with whole levels instead:
             ``loss(level1, level2, points1, points2, valid, stride=..., radius=...)``.
-        radius: in cells of a level, within which other points are neither positive nor negative.
-        weights: of the levels, default all equal.
+        radius: cells of a level within which other points are neither positive nor negative.
+        weights: weight of each level, default all equal.
     """
 
     def __init__(
@@ -72,6 +83,15 @@ class LevelContrast(nn.Module):
         self.weights = level_shares(weights, len(self.view_levels))
 
     def forward(self, levels: Sequence[tuple[Tensor, Tensor]], targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """Mean over the levels.
+
+        Args:
+            levels: embeddings (B, F, *cells) of both views, a pair a level.
+            targets: points and their validity for each pair of views, as ``PreparePairs`` gives them.
+
+        Returns:
+            The loss, a scalar.
+        """
         total = torch.zeros((), device=levels[0][0].device)
         for (source, stride), weight, (level1, level2) in zip(self.view_levels, self.weights, levels, strict=True):
             points1, points2, valid = targets[source].values()
@@ -96,13 +116,14 @@ class PixelContrastiveTrainer(ContrastiveTrainer):
         train_data_loader: batches from ``RandPairedViewsd``.
         network: embedding network with ``strides`` (and ``view_levels`` where it takes several inputs); the output is
             a list of levels.
-        optimizer: of the network's parameters.
+        optimizer: optimizer of the network's parameters.
         loss_function: ``PixelInfoNCELoss()`` if None, or another contrast of points, see :py:class:`LevelContrast`.
-        key: the image whose views are embedded, or one for each of ``prefixes``.
+        key: image whose views are embedded, or one for each of ``prefixes``.
         prefixes: ``prefix`` of each pair in the batch, in the order of the network's inputs.
-        radius: in cells of a level, within which other points are neither positive nor negative.
+        radius: cells of a level within which other points are neither positive nor negative.
         level_weights: weight of each level's loss, default all equal.
-        kwargs: of :py:class:`ContrastiveTrainer`, such as ``max_grad_norm`` and ``amp``, and of ``SupervisedTrainer``.
+        kwargs: further arguments of :py:class:`ContrastiveTrainer`, such as ``max_grad_norm`` and ``amp``, and of
+            ``SupervisedTrainer``.
 
     Raises:
         ValueError: for level weights that do not fit the network, or a network that needs another number of prefixes.
@@ -148,7 +169,7 @@ class PairMatcher(Inferer):
     """Finds the points of view 1 in view 2, each pair by itself.
 
     Args:
-        level_weights: of the similarities, default all equal.
+        level_weights: weight of each level's similarity, default all equal.
         chunk, patch_radius: see :py:func:`monai_infoaug.inferers.match_points`.
     """
 
@@ -160,7 +181,9 @@ class PairMatcher(Inferer):
     ) -> None:
         self.level_weights, self.chunk, self.patch_radius = level_weights, chunk, patch_radius
 
-    def __call__(self, inputs: tuple[Tensor, Tensor, Tensor], network: nn.Module, *args: Any, **kwargs: Any) -> dict:
+    def __call__(  # type: ignore[override] # MONAI's engines hand on what `prepare_batch` gives
+        self, inputs: tuple[Tensor, Tensor, Tensor], network: nn.Module
+    ) -> dict[str, Tensor]:
         """Match.
 
         Args:
@@ -203,10 +226,10 @@ class PixelMatchingEvaluator(SupervisedEvaluator):
         device: where to match.
         val_data_loader: batches from ``RandPairedViewsd``, best of whole images.
         network: embedding network that embeds one image.
-        key: the image whose views are matched.
+        key: image whose views are matched.
         prefix: ``prefix`` of the pair in the batch.
-        inferer: default ``PairMatcher()``.
-        kwargs: of ``SupervisedEvaluator``.
+        inferer: how to match, default ``PairMatcher()``.
+        kwargs: further arguments of ``SupervisedEvaluator``.
     """
 
     def __init__(
@@ -227,7 +250,7 @@ class PixelMatchingEvaluator(SupervisedEvaluator):
             return (*views, points1), points2.masked_fill(~valid[..., None], torch.nan)
 
         super().__init__(
-            device,
+            torch.device(device),
             val_data_loader,
             network,
             prepare_batch=prepare_batch,

@@ -23,6 +23,6 @@ def join_processes() -> None:
 
 
 def leave_processes() -> None:
-    """Undo ``join_processes``."""
+    """Undo ``join_processes``; nothing is done where the processes have not met."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

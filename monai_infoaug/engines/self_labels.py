@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
 from monai_infoaug.samplers import DistributionAlignment, ReliablePixels
@@ -22,7 +23,7 @@ __all__ = ["SelfTrainingLabels"]
 
 
 class SelfTrainingLabels:
-    """Labels from the network of the round before: ``prepare_batch`` of MONAI's ``SupervisedTrainer``, and a handler.
+    r"""Labels from the network of the round before: ``prepare_batch`` of MONAI's ``SupervisedTrainer``, and a handler.
 
     At the start of a round the network is copied. Until the next one the copy segments each image as it is, and the
     network learns these labels from the same image with other intensities.
@@ -33,25 +34,25 @@ class SelfTrainingLabels:
     Args:
         network: the one that is trained.
         loader: batches of all images, whose reliable pixels are measured in at the start of a round.
-        reliable: which pixels are.
-        epochs: of a round.
-        key: image (B, C, \\*S) that is segmented.
+        reliable: which pixels are reliable.
+        epochs: number of epochs of a round.
+        key: image (B, C, \*S) that is segmented.
         changed_key: the same with other intensities, at the same places.
-        tiers_key: tiers (B, 1, \\*S) of its pixels; None: ``reliable`` makes no distinction.
-        known_key: what is known of the classes (B, 1, \\*S), the class plus 1 or 0, see
+        tiers_key: tiers (B, 1, \*S) of its pixels; None: ``reliable`` makes no distinction.
+        known_key: what is known of the classes (B, 1, \*S), the class plus 1 or 0, see
             :py:class:`monai_infoaug.transforms.PointLabels`; it stands above what the copy finds. None: nothing.
         shown_key: which classes (B, K) an image may show; others are not found in it. None: all.
-        scales: of the image at which the copy segments it, relative to its size; the mean of the log-probabilities
+        scales: sizes, relative to its own, at which the copy segments an image; the mean of the log-probabilities
             decides. Shrunk images are padded to their old size by repeating the border. For sites with objects of
             other sizes than those that the network knows; give such labels one round, since their errors add up.
-        alignment: of how often the copy finds each class, before the reliable pixels are chosen; None: none.
+        alignment: alignment of how often the copy finds each class, before the reliable pixels are chosen; None: none.
         amp: whether the copy computes in bfloat16.
 
-    A batch becomes the changed image and the targets of ``RectifiedLabelLoss``: ``found``, classes (B, 1, \\*S), and
+    A batch becomes the changed image and the targets of ``RectifiedLabelLoss``: ``found``, classes (B, 1, \*S), and
     ``reliable``, the same where they are.
 
     Raises:
-        ValueError: for rounds without an epoch, or scales that are none or not above 0.
+        ValueError: for rounds without an epoch, or scales that are none or no numbers above 0.
         KeyError: naming what a batch lacks.
     """
 
@@ -70,9 +71,9 @@ class SelfTrainingLabels:
         alignment: DistributionAlignment | None = None,
         amp: bool = False,
     ) -> None:
-        if not (epochs >= 1):
-            raise refusal("epochs", epochs, "at least 1")
-        if len(scales) == 0 or not all(s > 0 for s in scales):
+        if not is_count(epochs, 1):
+            raise refusal("epochs", epochs, "a whole number of at least 1")
+        if not isinstance(scales, Sequence) or not scales or not all(is_number(s) and s > 0 for s in scales):
             raise refusal("scales", scales, "numbers above 0")
         self.network, self.loader, self.reliable, self.epochs = network, loader, reliable, epochs
         self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
@@ -103,6 +104,17 @@ class SelfTrainingLabels:
     def __call__(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Segment a batch.
+
+        Args:
+            batch: values by name.
+            device: where the tensors go.
+            non_blocking: see ``torch.Tensor.to``.
+            kwargs: further arguments of ``torch.Tensor.to``, for the images.
+
+        Returns:
+            The changed images and the targets.
+        """
         probabilities, tiers = self._segment(batch, device, non_blocking)
         targets = {"found": probabilities.argmax(1, keepdim=True), "reliable": self.reliable(probabilities, tiers)}
         if self.known_key is not None:
@@ -126,7 +138,7 @@ class SelfTrainingLabels:
         """Probabilities by the copy."""
         image = entry(batch, self.key, device, non_blocking)
         with torch.no_grad(), half_precision(device, self.amp):
-            logits = sum(self._logits(image, scale) for scale in self.scales)
+            logits = reduce(torch.add, (self._logits(image, scale) for scale in self.scales))
         if self.shown_key is not None:
             shown = entry(batch, self.shown_key, device, non_blocking).bool()
             logits = logits.masked_fill(~shown.view(*shown.shape, *[1] * (logits.ndim - 2)), -torch.inf)

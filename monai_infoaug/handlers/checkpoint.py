@@ -132,13 +132,14 @@ class ResumableCheckpoint:
         path: file of the checkpoint; its folder is made.
         save_dict: objects with ``state_dict`` and ``load_state_dict``, e.g. ``{"network": ..., "optimizer": ...,
             "lr_scheduler": ...}``. The state of the engine itself (epoch, iteration, best metric) is always kept.
-        every: epochs between two checkpoints.
+        every: number of epochs between two checkpoints.
         resume: whether to go on from an existing file; otherwise it will be overwritten.
         settings: plain values by name (numbers, strings, None, lists of these) that whoever uses the checkpoint needs
             to make the network and its input again, see :func:`read_settings`. Not restored when the training goes on.
 
     Raises:
-        ValueError: at the start of the run, naming the file, if it is unreadable or of another training.
+        ValueError: for names or settings that cannot be saved, or ``every`` that is no whole number of at least 1; at
+            the start of the run, naming the file, if it is unreadable or of another training.
     """
 
     def __init__(

@@ -22,6 +22,9 @@ class EpochSetter:
 
     Args:
         targets: data sets and samplers with a ``set_epoch`` method.
+
+    Raises:
+        TypeError: for one without.
     """
 
     def __init__(self, targets: Sequence[Any]) -> None:
@@ -35,5 +38,6 @@ class EpochSetter:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Any) -> None:
+        """Tell the epoch."""
         for target in self.targets:
             target.set_epoch(engine.state.epoch)

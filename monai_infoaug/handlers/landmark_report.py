@@ -13,9 +13,9 @@ from monai.utils import optional_import
 from monai.utils.enums import MetaKeys
 
 from monai_infoaug._processes import all_gather_interleaved, rank, world_size
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
-from monai_infoaug.metrics import MeanRadialError
+from monai_infoaug.metrics import MeanRadialError, success_detection_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +29,18 @@ __all__ = ["LandmarkReport", "draw_landmarks", "summarise_errors"]
 def summarise_errors(
     errors: np.ndarray, radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0), labels: Sequence[str] | None = None
 ) -> str:
-    """Tables of radial errors in text: mean radial error and success detection rates, overall and by landmark.
+    """Summarise radial errors in text: mean radial error and success detection rates, overall and by landmark.
 
     Args:
         errors: (images, L) in millimetres, NaN where there is no truth, infinite where nothing was found.
-        radii: of the success detection rates, in millimetres; an error strictly below counts.
+        radii: radii of the success detection rates, in millimetres; an error strictly below counts.
         labels: names of the landmarks, by default 0 ... L - 1.
+
+    Returns:
+        A table with a line for all landmarks and one for each, those without truth left out.
+
+    Raises:
+        ValueError: for another number of labels than of landmarks.
 
     Example:
         >>> print(summarise_errors(np.array([[1.0, 3.0], [2.0, np.nan]]), radii=[2.5], labels=["sella", "nasion"]))
@@ -49,7 +55,8 @@ def summarise_errors(
     for name, column in [("all", errors), *zip(names, errors.T, strict=True)]:
         known = column[~np.isnan(column)]
         if known.size:
-            rates = (f"{100 * (known < r).mean():>{len(f'  SDR {r:g} mm %')}.1f}" for r in radii)
+            found = success_detection_rate(torch.as_tensor(known, dtype=torch.float64), radii).tolist()
+            rates = (f"{100 * f:>{len(f'  SDR {r:g} mm %')}.1f}" for f, r in zip(found, radii, strict=True))
             with np.errstate(invalid="ignore"):  # infinite errors have no deviation
                 spread = known.std()
             lines.append(f"{name:>{width}}{known.mean():8.2f}{np.median(known):8.2f}{spread:8.2f}" + "".join(rates))
@@ -78,9 +85,9 @@ def draw_landmarks(
         axes: Matplotlib axes.
         image: (H, W), axis 0 is drawn to the right; a volume (H, W, D) by its middle slice.
         found: (L, 2 or 3) in voxels.
-        truth: the same for the true landmarks.
+        truth: (L, 2 or 3), the true landmarks.
         labels: names to write beside the found landmarks.
-        low: (L,) those to be doubted, in yellow; the others are then in green.
+        low: (L,) whether a landmark is to be doubted: such are in yellow, the others then in green.
     """
     from matplotlib.patheffects import withStroke
 
@@ -107,9 +114,13 @@ class LandmarkReport:
 
     Args:
         output_dir: folder, made where it is missing.
-        radii: of the success detection rates, in millimetres.
-        num_pictures: images in the picture.
+        radii: radii of the success detection rates, in millimetres.
+        num_pictures: number of images in the picture.
         labels: names of the landmarks, by default 0 ... L - 1.
+
+    Raises:
+        ValueError: for ``num_pictures`` that is no whole number of at least 1; when it writes, for another number of
+            labels than of landmarks.
     """
 
     def __init__(
@@ -119,8 +130,8 @@ class LandmarkReport:
         num_pictures: int = 6,
         labels: Sequence[str] | None = None,
     ) -> None:
-        if not (num_pictures >= 1):
-            raise refusal("num_pictures", num_pictures, "at least 1")
+        if not is_count(num_pictures, 1):
+            raise refusal("num_pictures", num_pictures, "a whole number of at least 1")
         self.labels = labels
         self.output_dir, self.radii, self.num_pictures = Path(output_dir), tuple(radii), num_pictures
         self.items: list[dict[str, Any]] = []
@@ -142,7 +153,8 @@ class LandmarkReport:
             kept |= {"affine": np.asarray(image.affine), "truth": None, "errors": None}
             if truth is not None:
                 truth, world = torch.as_tensor(truth).cpu(), found["world"].cpu()
-                kept |= {"truth": truth.numpy(), "errors": MeanRadialError()(world[None], truth[None])[0].numpy()}
+                errors = torch.as_tensor(MeanRadialError()(world[None], truth[None]))
+                kept |= {"truth": truth.numpy(), "errors": errors[0].numpy()}
             if len(self.items) < self.num_pictures:
                 kept["image"] = image[0].cpu().numpy()
             self.items.append(kept)
@@ -157,10 +169,10 @@ class LandmarkReport:
         names, found, scores, errors = ([item[key] for item in self.items] for key in columns)
         if len(set(names)) < len(names):  # files of one name in several folders
             names = [item["path"] for item in self.items]
-        points, scores = (dict(zip(names, values, strict=True)) for values in (found, scores))
         labels, spaces = names_of(self.labels, len(found[0])), {item["space"] for item in self.items}
-        space = spaces.pop() if len(spaces) == 1 else None
-        write_landmarks(self.output_dir / "landmarks_mm.csv", LandmarkTable(labels, points, scores, space))
+        points, scores_of = (dict(zip(names, values, strict=True)) for values in (found, scores))
+        table = LandmarkTable(labels, points, scores_of, spaces.pop() if len(spaces) == 1 else None)
+        write_landmarks(self.output_dir / "landmarks_mm.csv", table)
         if all(error is not None for error in errors):
             summary = summarise_errors(np.stack(errors), self.radii, labels)
             (self.output_dir / "errors.txt").write_text(summary + "\n")
@@ -169,7 +181,7 @@ class LandmarkReport:
         engine.logger.info(f"Wrote {self.output_dir / 'landmarks_mm.csv'} and {self.output_dir / 'landmarks.png'}.")
 
     def draw(self) -> Figure:
-        """Picture of the first images with found and true landmarks."""
+        """Draw the first images with found and true landmarks."""
         from matplotlib.figure import Figure
 
         items = self.items[: self.num_pictures]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.utils import ensure_tuple_rep, optional_import
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,20 +23,19 @@ def draw_pair(item: dict[str, Any], key: str = "image", prefix: str = "", num_po
     """Draw a pair of views with matched points, and what is known about view 1.
 
     Args:
-        item: one item of ``RandPairedViewsd`` (no batch dimension). Where views of ``information`` and ``tiers`` are
-            in it too, they are drawn.
-        key: the image.
-        prefix: of the pair's keys.
-        num_points: drawn points, the first valid ones of each tier in turn.
+        item: item of ``RandPairedViewsd`` (no batch dimension). Where views of ``information`` and ``tiers`` are in it
+            too, they are drawn.
+        key: key of the image.
+        prefix: what the pair's keys begin with.
+        num_points: number of drawn points, the first valid ones of each tier in turn.
 
     Returns:
         A Matplotlib figure. Of volumes, the slices of view 1 and view 2 through the first point.
     """
     from matplotlib.figure import Figure
 
-    def array(name: str) -> np.ndarray | None:
-        value = item.get(prefix + name)
-        return None if value is None else torch.as_tensor(value).detach().cpu().float().numpy()
+    def array(name: str) -> np.ndarray:
+        return torch.as_tensor(item[prefix + name]).detach().cpu().float().numpy()
 
     points = [array(f"points_view{k}") for k in (1, 2)]
     valid = np.flatnonzero(array("points_valid"))
@@ -50,8 +49,8 @@ def draw_pair(item: dict[str, Any], key: str = "image", prefix: str = "", num_po
 
     panels = [("view 1", array(f"{key}_view1"), 0, "gray"), ("view 2", array(f"{key}_view2"), 1, "gray")]
     for name, colours in (("information", "magma"), ("tiers", "viridis")):
-        if (values := array(f"{name}_view1")) is not None:
-            panels.append((f"{name} of view 1", values, 0, colours))
+        if f"{prefix}{name}_view1" in item:
+            panels.append((f"{name} of view 1", array(f"{name}_view1"), 0, colours))
     figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
     for axes, (title, values, view, colours) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         limits = (0, 2) if title.startswith("tiers") else (None, None)
@@ -71,10 +70,13 @@ class PairPictureHandler:
 
     Args:
         summary_writer: TensorBoard's ``SummaryWriter``.
-        key: the image, or one for each of ``prefixes``.
-        prefixes: of the pairs that are drawn.
-        every: epochs between two pictures.
-        num_points: drawn points.
+        key: key of the image, or one for each of ``prefixes``.
+        prefixes: what the keys of each pair that is drawn begin with.
+        every: number of epochs between two pictures.
+        num_points: number of drawn points.
+
+    Raises:
+        ValueError: for ``every`` that is no whole number of at least 1, or another number of keys than of prefixes.
     """
 
     def __init__(
@@ -85,8 +87,8 @@ class PairPictureHandler:
         every: int = 1,
         num_points: int = 12,
     ) -> None:
-        if not (every >= 1):
-            raise refusal("every", every, "at least 1")
+        if not is_count(every, 1):
+            raise refusal("every", every, "a whole number of at least 1")
         self.summary_writer = summary_writer
         self.pairs = dict(zip(prefixes, ensure_tuple_rep(key, len(prefixes)), strict=True))
         self.every, self.num_points = every, num_points
@@ -96,6 +98,7 @@ class PairPictureHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self)
 
     def __call__(self, engine: Any) -> None:
+        """Draw the first pair of the batch."""
         batch = engine.state.batch
         item = {name: value[0] for name, value in batch.items() if isinstance(value, torch.Tensor)}
         for prefix, key in self.pairs.items():

@@ -28,7 +28,7 @@ class RaiseOnNonFiniteLoss:
     """Handler that ends a training whose loss is NaN or infinite with an error; its last checkpoint is as it was.
 
     Args:
-        name: of the training, for the message.
+        name: name of the training, for the message.
 
     Raises:
         FloatingPointError: in the iteration that brings such a loss.
@@ -42,6 +42,7 @@ class RaiseOnNonFiniteLoss:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
+        """Look at the loss of an iteration."""
         loss, state = _loss(engine.state.output), engine.state
         if not math.isfinite(loss):
             where = f"iteration {state.iteration} (epoch {state.epoch})"
@@ -58,7 +59,7 @@ class _WorkersLeave:
         """Attach to a trainer."""
         engine.add_event_handler(Events.COMPLETED, self)
 
-    def __call__(self, engine: Any) -> None:
+    def __call__(self, engine: Any) -> None:  # noqa: ARG002
         self.loader._iterator = None  # which owns them; PyTorch has no public name for it
 
 
@@ -76,13 +77,13 @@ def training_handlers(
     The workers of the loader end with the training. Of several processes the first one alone shows the loss.
 
     Args:
-        name: of the training, as the progress bar, the log and TensorBoard show it.
-        loader: of :py:func:`monai_infoaug.data.seeded_loader`.
-        states: what is saved by name, see :py:class:`ResumableCheckpoint`: the network, the optimizer and
+        name: name of the training, as the progress bar, the log and TensorBoard show it.
+        loader: batches of :py:func:`monai_infoaug.data.seeded_loader`.
+        states: what is saved, by name, see :py:class:`ResumableCheckpoint`: the network, the optimizer and
             ``"lr_scheduler"``, which is stepped after each iteration.
-        checkpoint: file.
-        settings: kept in the checkpoint.
-        summary_writer: of TensorBoard; None: nothing is written.
+        checkpoint: file of the checkpoint.
+        settings: plain values that are kept in the checkpoint.
+        summary_writer: TensorBoard's ``SummaryWriter``; None: nothing is written.
         seeded: what else is told the epoch with ``set_epoch``, such as ``DrawnPixels``.
 
     Returns:
@@ -90,6 +91,7 @@ def training_handlers(
 
     Raises:
         KeyError: for ``states`` without a ``"lr_scheduler"``.
+        ValueError: for ``states`` or ``settings`` that cannot be saved, see :py:class:`ResumableCheckpoint`.
     """
     handlers = [
         EpochSetter([loader.dataset, loader.sampler, *seeded]),

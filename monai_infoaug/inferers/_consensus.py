@@ -8,9 +8,9 @@ from torch.nn.functional import conv1d, conv2d, normalize
 
 from monai_infoaug._grid import level_features
 
-ITERATIONS = 30  # of a robust fit, which has converged long before
+ITERATIONS = 30  # steps of a robust fit, which has converged long before
 SLAB = 16  # cells along the first axis at a time: their differences are as large as the embedding
-PLACES = 2**8  # of which the local maps are fitted at a time
+PLACES = 2**8  # whose local maps are fitted at a time
 
 
 def salience(level: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def support_points(salient: Tensor, stride: float, count: int) -> Tensor:
     Args:
         salient: (*cells), above 0.
         stride: voxels a cell.
-        count: of the points, if there are as many cells.
+        count: number of points, if there are as many cells.
 
     Returns:
         (N, D) in voxels.
@@ -87,7 +87,8 @@ def local_places(
         points: (M, D).
         found: (M, D), their matches.
         at: (N, D), the places.
-        linear, shift: (D, D) and (D,), the map of the whole image.
+        linear: (D, D), linear part of the map of the whole image.
+        shift: (D,), its shift.
         spread: standard deviation of the Gaussian weights of the matches, by their distance from a place.
         scale: distance between a match and a local map that counts as an error.
 
@@ -96,7 +97,7 @@ def local_places(
     """
     moved = (found - points @ linear.T - shift).double()
     places = []
-    for some in at.split(PLACES):
+    for some in torch.split(at, PLACES):
         offsets = (points - some[:, None]).double() / spread
         near = torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
         known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
@@ -129,9 +130,10 @@ def compare_patches(
     images does not count.
 
     Args:
-        template, query: (F, *cells).
+        template: (F, *cells).
         salient: (*cells) of the template, above 0.
         points: (N, D) in voxels of the template.
+        query: (F, *cells).
         places: (N, D) in voxels of the query.
         linear: (D, D), from displacements in the template to those in the query.
         stride: voxels a cell.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
-from torch import Tensor, nn
+from torch import Tensor
 
-from monai_infoaug._require import all_finite, refusal
+from monai_infoaug._require import all_finite, is_number, refusal
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 from monai_infoaug.inferers.landmark_matcher import to_world
 
@@ -22,10 +25,10 @@ class HeatmapDetector(Inferer):
     where the network wavers between two places, or does not know to within the radius.
 
     Args:
-        radius: in voxels, around the landmark, whose probability is the score.
+        radius: voxels around the landmark whose probability is the score.
 
     Raises:
-        ValueError: for a radius that is not above 0, an image that is no (B, C, *S) or not finite, or a network
+        ValueError: for a radius that is no number above 0, an image that is no (B, C, *S) or not finite, or a network
             without ``stride`` or whose output is of another shape.
 
     Example:
@@ -36,17 +39,25 @@ class HeatmapDetector(Inferer):
     """
 
     def __init__(self, radius: float = 5.0) -> None:
-        if not (radius > 0):
+        if not (is_number(radius) and radius > 0):
             raise refusal("radius", radius, "a number of voxels above 0")
         self.radius = radius
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Any],
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
         """Find the landmarks in images.
 
         Args:
             inputs: (B, C, *S); a MetaTensor's affine gives millimetres, otherwise a voxel is taken as one.
-            network: gives logits (B, L, *ceil(S / stride)) and has ``stride``, in evaluation mode.
+            network: network that gives logits (B, L, *ceil(S / stride)) and has ``stride``, in evaluation mode.
+            args: not used; MONAI's inferers take them.
+            kwargs: not used, either.
 
         Returns:
             ``landmarks`` (B, L, D) in voxels, ``world`` (B, L, D) in millimetres, ``scores`` (B, L) in [0, 1].
@@ -61,8 +72,8 @@ class HeatmapDetector(Inferer):
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
         logits, size = network(images), images.shape[2:]
         cells = tuple(-(-length // stride) for length in size)
-        accepted = f"a network that gives (B, L, {', '.join(map(str, cells))}) for these inputs"
         if logits.ndim != images.ndim or logits.shape[2:] != cells:
+            accepted = f"a network that gives (B, L, {', '.join(map(str, cells))}) for these inputs"
             raise refusal("network", tuple(logits.shape), accepted)
         maps = logits.flatten(0, 1).float()
         peaks, _ = peak_of(maps)
@@ -72,5 +83,5 @@ class HeatmapDetector(Inferer):
             offsets = stride * torch.arange(count).to(maps) + (stride - 1) / 2 - found[:, axis, None]
             squares = (squares[..., None] + offsets.square()[:, None]).flatten(1)
         scores = (maps.flatten(1).softmax(1) * (squares <= self.radius**2)).sum(1).clamp_max(1)
-        found, scores = found.unflatten(0, logits.shape[:2]), scores.unflatten(0, logits.shape[:2])
+        found, scores = found.reshape(*logits.shape[:2], len(size)), scores.reshape(logits.shape[:2])
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}

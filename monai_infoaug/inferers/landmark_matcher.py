@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
-from monai_infoaug._require import all_finite, refusal
+from monai_infoaug._require import all_finite, is_count, is_number, refusal
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
 __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 
-MAP_CELLS = 2**25  # of the similarity maps that are held at a time
+MAP_CELLS = 2**25  # cells of the similarity maps that are held at a time
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
 
@@ -57,7 +58,7 @@ def match_points(
         query: levels (B, F, *cells) of the query images.
         strides: voxels a cell, for each level.
         size: spatial size of the query images.
-        weights: of the levels, default all equal; a level with 0 is not looked at.
+        weights: weight of each level, default all equal; a level with 0 is not looked at.
         chunk: points whose similarity maps are held at a time. None: as many as fit into 2**25 cells.
         patch_radius: radius in voxels of the patches; along each axis of the template they are searched as far from
             the affine map's place, and half as far from the local map's. None: no patches, every point for itself in
@@ -68,7 +69,7 @@ def match_points(
         no template shows the point.
 
     Raises:
-        ValueError: for weights that do not fit the levels, or a ``patch_radius`` that is not above 0.
+        ValueError: for weights that do not fit the levels, or a ``patch_radius`` that is no number above 0.
 
     References:
         1. Liu et al., "SAME: deformable image registration based on self-supervised anatomical embeddings", MICCAI
@@ -81,8 +82,7 @@ def match_points(
 
 
 def _require_patch_radius(patch_radius: float | None) -> None:
-    good = patch_radius is None or (lambda: patch_radius > 0)
-    if not good:
+    if patch_radius is not None and not (is_number(patch_radius) and patch_radius > 0):
         raise refusal("patch_radius", patch_radius, "a number of voxels above 0, or None")
 
 
@@ -97,20 +97,20 @@ def _match_alone(
 ) -> tuple[Tensor, Tensor]:
     votes = points.isfinite().all(-1, keepdim=True).float()
     votes = votes / votes.sum(0)  # 0 / 0 where there is none
-    weights = level_shares(weights, len(strides))
+    shares = level_shares(weights, len(strides))
     levels = [
-        (weight, stride, (normalize(level_features(mine.float(), points, stride), dim=-1) * votes).sum(0), its)
-        for weight, stride, mine, its in zip(weights, strides, template, query, strict=True)
-        if weight
+        (share, stride, (normalize(level_features(mine.float(), points, stride), dim=-1) * votes).sum(0), its)
+        for share, stride, mine, its in zip(shares, strides, template, query, strict=True)
+        if share
     ]
     _, finest, _, cells = min(levels, key=lambda level: level[1])
     chunk = chunk or max(1, MAP_CELLS // cells[0, 0].numel())
     peaks = []
     for b, i in product(range(len(cells)), range(0, points.shape[1], chunk)):
-        maps = 0
-        for weight, stride, described, level in levels:
+        maps = cells.new_zeros((), dtype=torch.float32)
+        for share, stride, described, level in levels:
             cosines = torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float())
-            maps = maps + weight * _to_cells(cosines, stride / finest, cells.shape[2:])
+            maps = maps + share * _to_cells(cosines, stride / finest, cells.shape[2:])
         peaks.append(peak_of(maps))
     shape = (len(cells), points.shape[1])
     found, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*peaks, strict=True))
@@ -128,20 +128,20 @@ def _match_by_consensus(
     chunk: int | None,
     patch_radius: float,
 ) -> tuple[Tensor, Tensor]:
-    weights = level_shares(weights, len(strides))
+    shares = level_shares(weights, len(strides))
     levels = sorted(
-        (level for level in zip(strides, weights, template, query, strict=True) if level[1]), key=lambda level: level[0]
+        (level for level in zip(strides, shares, template, query, strict=True) if level[1]), key=lambda level: level[0]
     )
     stride, _, *finest = levels[0]
     # patches are read faster where the features of a cell lie side by side
     fine, fine_query = (level.float().movedim(1, -1).contiguous().movedim(-1, 1) for level in finest)
-    strides, weights, coarse, coarse_query = zip(*(levels[1:] or levels), strict=True)
+    strides, shares, coarse, coarse_query = map(list, zip(*(levels[1:] or levels), strict=True))
     votes = []
     for t, seen in enumerate(points):
         salient = salience(fine[t])
         support = support_points(salient, stride, SUPPORT)
-        levels = [level[t : t + 1] for level in coarse]
-        matches, _ = _match_alone(levels, support[None], coarse_query, strides, size, weights, chunk)
+        own = [level[t : t + 1] for level in coarse]
+        matches, _ = _match_alone(own, support[None], coarse_query, strides, size, shares, chunk)
         for b, matched in enumerate(matches):
             look = partial(_look_around, fine[t], salient, fine_query[b], stride=stride, radius=patch_radius)
             linear, shift = robust_affine(support, matched, stride)
@@ -154,7 +154,8 @@ def _match_by_consensus(
             for cells, searched in ((2, patch_radius / 2), (1, 2 * stride), (1, stride)):
                 places, scores = look(seen.nan_to_num(), places, linear, cells=cells, radius_searched=searched)
             votes.append((places, scores.where(seen.isfinite().all(-1), -torch.inf)))
-    found, scores = (torch.stack(parts).unflatten(0, (len(points), -1)) for parts in zip(*votes, strict=True))
+    shape = (len(points), len(fine_query))
+    found, scores = (torch.stack(parts).reshape(*shape, *parts[0].shape) for parts in zip(*votes, strict=True))
     scores, best = scores.max(0)
     found = clip_to(found.take_along_dim(best[None, ..., None], 0)[0], size)
     return found.masked_fill(scores.isinf()[..., None], torch.nan), scores.masked_fill(scores.isinf(), torch.nan)
@@ -187,7 +188,7 @@ def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:
         return maps
     mode = {2: "bilinear", 3: "trilinear"}[maps.ndim - 1]
     maps = interpolate(maps[None], scale_factor=ratio, mode=mode, align_corners=False)[0]
-    return maps[(..., *(slice(n) for n in cells))]
+    return maps[(slice(None), *map(slice, cells))]
 
 
 def _affine(image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,7 +207,8 @@ def to_world(points: Tensor, image: Tensor) -> Tensor:
 def to_voxels(points: Tensor, image: Tensor) -> Tensor:
     """The way back from :py:func:`to_world`."""
     linear, origin = _affine(image, points)
-    return torch.linalg.solve(linear, (points - origin).mT).mT
+    voxels: Tensor = torch.linalg.solve(linear, (points - origin).mT)
+    return voxels.mT
 
 
 class LandmarkMatcher(Inferer):
@@ -215,13 +217,13 @@ class LandmarkMatcher(Inferer):
     Args:
         templates: images (T, C, *S), or one (C, *S), preprocessed like the images to come.
         landmarks: (T, L, D), or (L, D) for one template, in voxels; NaN where a template lacks a landmark.
-        world: the landmarks are in millimetres of the templates' affines instead.
+        world: whether the landmarks are in millimetres of the templates' affines instead.
         level_weights: weight of each level's similarity, default all equal.
         chunk, patch_radius: see :py:func:`monai_infoaug.inferers.match_points`.
 
     Raises:
-        ValueError: for shapes that do not fit each other, a ``patch_radius`` that is not above 0, a landmark outside of
-            its template, a template that is not finite, or a network without one stride a weight.
+        ValueError: for shapes that do not fit each other, a ``patch_radius`` that is no number above 0, a landmark
+            outside of its template, an image that is not finite, or a network without strides or one a weight.
 
     Example:
         >>> from monai_infoaug.networks import PixelEmbeddingNet
@@ -268,20 +270,30 @@ class LandmarkMatcher(Inferer):
                 f"(template, landmark) {outside} outside",
                 f"inside of the image of {tuple(size.tolist())} voxels",
             )
-        if not (chunk is None or chunk >= 1):
-            raise refusal("chunk", chunk, "at least 1, or None")
+        if chunk is not None and not is_count(chunk, 1):
+            raise refusal("chunk", chunk, "a whole number of at least 1, or None")
         _require_patch_radius(patch_radius)
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk, self.patch_radius = level_weights, chunk, patch_radius
         self._network: nn.Module | None = None
+        self._state: object = None
+        self._levels: list[Tensor] = []
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: Callable[..., Any],
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
         """Find the landmarks in images.
 
         Args:
             inputs: (B, C, *S); a MetaTensor's affine gives millimetres, otherwise a voxel is taken as one.
             network: embedding network with ``strides``, in evaluation mode.
+            args: not used; MONAI's inferers take them.
+            kwargs: not used, either.
 
         Returns:
             ``landmarks`` (B, L, D) in voxels, ``world`` (B, L, D) in millimetres, ``scores`` (B, L) in [-1, 1].
@@ -294,12 +306,15 @@ class LandmarkMatcher(Inferer):
             )
         if not all_finite(inputs):
             raise refusal("inputs", "NaN or infinite values", "finite")
+        strides = getattr(getattr(network, "module", network), "strides", None)
+        if not isinstance(network, nn.Module) or strides is None:
+            raise refusal("network", type(network).__name__, "an embedding network with `strides`")
         images = convert_to_tensor(inputs)  # a MetaTensor would carry its metadata through every layer
         found, scores = match_points(
             self._embedded(network, images),
             self.landmarks.to(images.device),
             self._levels_of(network, images),
-            getattr(network, "module", network).strides,
+            strides,
             images.shape[2:],
             self.level_weights,
             self.chunk,
@@ -308,9 +323,10 @@ class LandmarkMatcher(Inferer):
         return {"landmarks": found, "world": to_world(found, inputs), "scores": scores}
 
     def _levels_of(self, network: nn.Module, images: Tensor) -> list[Tensor]:
-        levels = network(images)
-        for i, level in enumerate(levels) if self.patch_radius else ():  # so they are read there, without a copy
-            levels[i] = level.contiguous(memory_format=LAST[level.ndim])
+        levels: list[Tensor] = network(images)
+        if self.patch_radius is not None:
+            for i, level in enumerate(levels):  # as the patches are read, so that none is copied there
+                levels[i] = level.contiguous(memory_format=LAST[level.ndim])
         return levels
 
     def _embedded(self, network: nn.Module, images: Tensor) -> list[Tensor]:

@@ -35,7 +35,7 @@ def test_elsewhere_it_does_nothing(monkeypatch):
     assert keep_freed_memory() is False
 
 
-@pytest.mark.parametrize("threshold", [0, -1, 2**31])
+@pytest.mark.parametrize("threshold", [0, -1, 2**31, 2.0**20, "1"])
 def test_threshold_that_the_c_library_cannot_take(threshold):
     with pytest.raises(ValueError, match="`threshold` must be from 1 to 2147483647 bytes"):
         keep_freed_memory(threshold)

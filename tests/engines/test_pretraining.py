@@ -299,7 +299,7 @@ def test_bad_trainers():
         trainer(net(), [pairs()], prefixes=("a_", "b_"))
     with pytest.raises(ValueError, match="`prefixes` must be 2 names"):
         trainer(GlobalLocalEmbeddingNet([net(), net()]), [pairs()])
-    with pytest.raises(ValueError, match="`max_grad_norm` must be above 0, or None, got 0"):
+    with pytest.raises(ValueError, match="`max_grad_norm` must be a number above 0, or None, got 0"):
         trainer(net(), [pairs()], max_grad_norm=0)
 
 

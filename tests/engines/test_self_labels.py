@@ -161,9 +161,10 @@ def test_a_round_that_was_stopped_goes_on_with_its_own_copy(batches, tmp_path):
 
 
 def test_bad_input(batches):
-    with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
-        SelfTrainingLabels(network(), batches, ReliablePixels(), 0)
-    for scales in ((), (1.0, 0.0)):
+    for epochs in (0, 1.5, "2"):
+        with pytest.raises(ValueError, match=f"`epochs` must be a whole number of at least 1, got {epochs}"):
+            SelfTrainingLabels(network(), batches, ReliablePixels(), epochs)
+    for scales in ((), (1.0, 0.0), ("1",), 1.0):
         with pytest.raises(ValueError, match="`scales` must be numbers above 0, got"):
             SelfTrainingLabels(network(), batches, ReliablePixels(), 1, scales=scales)
     labels, _ = train(batches, network(), Recorder(), 1, changed_key="other")

@@ -238,7 +238,7 @@ def test_photographs(tmp_path, bundle):
         ({"classes": ["square"]}, "must be a checkpoint of this BasicUNet"),
         ({"share": 2}, "`share` must be above 0 and at most 1, got 2"),
         ({"sampling": "all"}, "`sampling` must be 'uniform' or 'rank', got 'all'"),
-        ({"round_epochs": 0}, "`epochs` must be at least 1, got 0"),
+        ({"round_epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
         ({"modality": "sonar"}, "`modality` must be"),
     ],
 )

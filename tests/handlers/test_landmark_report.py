@@ -179,6 +179,7 @@ def test_draw_landmarks_of_a_volume_shows_its_middle():
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2], [2, 2]], [[2, 2]], [[1, 2]]]
 
 
-def test_pictures_below_one(tmp_path):
-    with pytest.raises(ValueError, match="`num_pictures` must be at least 1, got 0"):
-        LandmarkReport(tmp_path, num_pictures=0)
+@pytest.mark.parametrize("number", [0, 2.5, "2"])
+def test_pictures_below_one(tmp_path, number):
+    with pytest.raises(ValueError, match=f"`num_pictures` must be a whole number of at least 1, got {number}"):
+        LandmarkReport(tmp_path, num_pictures=number)

@@ -128,6 +128,7 @@ def test_handler_writes_to_tensorboard(tmp_path):
     assert [event.step for event in events.Images("image pair")] == [1, 2]
 
 
-def test_every_below_one():
-    with pytest.raises(ValueError, match="`every` must be at least 1, got 0"):
-        PairPictureHandler(None, every=0)
+@pytest.mark.parametrize("every", [0, 2.5, "2"])
+def test_every_below_one(every):
+    with pytest.raises(ValueError, match=f"`every` must be a whole number of at least 1, got {every}"):
+        PairPictureHandler(None, every=every)

@@ -268,7 +268,7 @@ def test_constant_embeddings_give_finite_places():
     assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize("patch_radius", [0, -2.0, torch.nan])
+@pytest.mark.parametrize("patch_radius", [0, -2.0, torch.nan, "5", True])
 def test_patch_radius_out_of_range(patch_radius):
     image = smooth((20, 20))
     with pytest.raises(ValueError, match=r"`patch_radius` must be a number of voxels above 0, or None"):

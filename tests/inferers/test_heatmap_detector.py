@@ -95,7 +95,7 @@ def test_half_precision():
     torch.testing.assert_close(found["landmarks"], points, atol=1.0, rtol=0)
 
 
-@pytest.mark.parametrize("radius", [0, -1, None, "wide"])
+@pytest.mark.parametrize("radius", [0, -1, None, "wide", True])
 def test_radius(radius):
     with pytest.raises(ValueError, match="`radius` must be a number of voxels above 0"):
         HeatmapDetector(radius)

@@ -285,7 +285,8 @@ IMAGE, POINTS = torch.rand(3, 8, 6), torch.tensor([[2.0, 3.0], [5.0, 4.0]])
         ((IMAGE, POINTS[:0]), r"`landmarks` must be .* got shape \(1, 0, 2\)"),
         ((IMAGE, torch.zeros(2, 4)), "`landmarks` must be .* with D 2 or 3"),
         ((IMAGE * torch.nan, POINTS), "`templates` must be finite, got NaN or infinite values"),
-        ((IMAGE, POINTS, False, None, 0), "`chunk` must be at least 1, or None, got 0"),
+        ((IMAGE, POINTS, False, None, 0), "`chunk` must be a whole number of at least 1, or None, got 0"),
+        ((IMAGE, POINTS, False, None, 2.5), "`chunk` must be a whole number of at least 1, or None, got 2.5"),
     ],
 )
 def test_bad_templates(arguments, message):
@@ -304,6 +305,12 @@ def test_bad_templates(arguments, message):
 def test_bad_inputs(inputs, message):
     with pytest.raises(ValueError, match=message):
         LandmarkMatcher(IMAGE, POINTS)(inputs, Colours())
+
+
+@pytest.mark.parametrize("network", [torch.nn.Identity(), torch.neg])
+def test_network_without_strides(network):
+    with pytest.raises(ValueError, match="`network` must be an embedding network with `strides`, got"):
+        LandmarkMatcher(IMAGE, POINTS)(IMAGE[None], network)
 
 
 @pytest.mark.parametrize("weights", [(), (1, 1), (0,), (-1,), (torch.nan,)])
