@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_number, refusal
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+Array = TypeVar("Array", bound=np.ndarray | Tensor)
 
 
 def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
@@ -60,8 +60,8 @@ def to_mask(mask: np.ndarray | Tensor | None, image: Tensor) -> Tensor:
 def like(result: Tensor, array: Array) -> Array:
     """``result``, same shape and dtype, as the kind that ``array`` is; a MetaTensor passes its metadata on."""
     if isinstance(array, np.ndarray):
-        return result.cpu().numpy()
-    return torch.empty_like(array, dtype=result.dtype).copy_(result)
+        return cast(Array, result.cpu().numpy())
+    return cast(Array, torch.empty_like(array, dtype=result.dtype).copy_(result))
 
 
 def quantile(values: Tensor, q: float) -> float:
@@ -72,8 +72,8 @@ def quantile(values: Tensor, q: float) -> float:
 
 
 def are_numbers(values: object, count: int, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether ``values`` are ``count`` finite numbers from ``least`` to ``most``, in a sequence or an array."""
-    values = values.tolist() if isinstance(values, np.ndarray) else values
+    """Whether ``values`` are ``count`` finite numbers from ``least`` to ``most``, in a sequence, array or tensor."""
+    values = values.tolist() if isinstance(values, np.ndarray | Tensor) else values
     return isinstance(values, Sequence) and len(values) == count and all(is_number(x, least, most) for x in values)
 
 

@@ -28,6 +28,7 @@ def to_bins(pixels: Tensor, inside: Tensor, num_bins: int, value_range: tuple[fl
         low, high = ends.reshape(2, -1, *[1] * (pixels.ndim - 1))
     else:
         low, high = value_range
-    position = (pixels - low) * num_bins / (high - low)  # in this order whole numbers fall exactly on the edges of bins
+    # in this order whole numbers fall exactly on the edges of bins
+    position: Tensor = (pixels - low) * num_bins / (high - low)
     position = position.nan_to_num(nan=0)  # 0 / 0 where all percentiles are one value
     return position.clamp(0, num_bins - 1).int().masked_fill(~inside, num_bins)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_infoaug._numba import jit, over_threads
@@ -14,7 +17,16 @@ BOTH, MASK = SECOND + ONE, SECOND - ONE
 
 
 @jit
-def _by_voxel(bins, window, num_bins, table, steps, out, start, stop):
+def _by_voxel(
+    bins: NDArray[Any],
+    window: tuple[int, int, int],
+    num_bins: int,
+    table: NDArray[Any],
+    steps: NDArray[Any],
+    out: NDArray[Any],
+    start: int,
+    stop: int,
+) -> None:
     """Entropy along pairs ``start`` to ``stop`` of lines of axis 2 of ``bins`` (channel, z, y, x), neighbours along x.
 
     Two windows slide along y; the voxels of their y-slices enter and leave the histograms one by one.
@@ -68,7 +80,15 @@ def _by_voxel(bins, window, num_bins, table, steps, out, start, stop):
 
 
 @jit
-def _by_slice(bins, window, num_bins, table, out, start, stop):
+def _by_slice(
+    bins: NDArray[Any],
+    window: tuple[int, int, int],
+    num_bins: int,
+    table: NDArray[Any],
+    out: NDArray[Any],
+    start: int,
+    stop: int,
+) -> None:
     """Entropy along lines ``start`` to ``stop`` of axis 2 of ``bins`` (channel, z, y, x): the window slides along y.
 
     Each y keeps the histogram of its y-slice of the window, which follows x by adding and removing lines along z; whole

@@ -10,7 +10,7 @@ from typing import Any
 from monai_infoaug._require import refusal
 
 
-def read_entry(path: str | os.PathLike, key: str, accepted: str) -> Any:
+def read_entry(path: str | os.PathLike[str], key: str, accepted: str) -> Any:
     """The value of ``key`` in a JSON file, which must be ``accepted``.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.information._arrays import Array, like, to_mask, to_tensor
 from monai_infoaug.information._bins import check_bins, to_bins
 
@@ -83,9 +83,9 @@ def check_settings(window: int | Sequence[int], num_bins: int, value_range: tupl
     Raises:
         ValueError: for a window that is not odd, fewer than 2 bins or a range out of order.
     """
-    sides = np.atleast_1d(window)
-    odd = sides.dtype.kind in "iu" and sides.ndim == 1 and bool(np.all((sides > 0) & (sides % 2 == 1)))
-    if not odd:
+    sides = window.tolist() if isinstance(window, np.ndarray) else window
+    sides = sides if isinstance(sides, Sequence) else [sides]
+    if len(sides) == 0 or not all(is_count(side, 1) and side % 2 == 1 for side in sides):
         raise refusal("window", window, "odd and positive, one side or one an axis")
     check_bins(num_bins, value_range)
 

@@ -77,7 +77,7 @@ def assign_tiers(information: Array, thresholds: Sequence[float], mask: np.ndarr
     return like(tiers * to_mask(mask, values), information)
 
 
-def load_thresholds(path: str | os.PathLike) -> tuple[float, float]:
+def load_thresholds(path: str | os.PathLike[str]) -> tuple[float, float]:
     """Read thresholds from a JSON file such as ``{"thresholds": [2.27, 4.35]}``; other keys are ignored.
 
     Args:
@@ -96,7 +96,7 @@ def load_thresholds(path: str | os.PathLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def save_thresholds(path: str | os.PathLike, thresholds: Sequence[float]) -> None:
+def save_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float]) -> None:
     """Write thresholds where :func:`load_thresholds` reads them.
 
     Args:

@@ -18,9 +18,9 @@ class DerivedMapd(MapTransform):
 
     Args:
         transform: called with the entry, and with the mask if there is a ``mask_key``.
-        keys: of the entries.
-        output_key: one for each of ``keys``, or a name that is appended to each of several keys.
-        mask_key: of a mask that goes with all ``keys``. None: no mask.
+        keys: keys of the entries.
+        output_key: key of what is derived, one for each of ``keys``, or a name that is appended to each of several.
+        mask_key: key of a mask that goes with all ``keys``. None: no mask.
         allow_missing_keys: pass over keys that the data lacks.
     """
 

@@ -26,7 +26,8 @@ class CoordinateMap(Transform):
     ``ApplyTransformToPointsd`` moves points by an affine, which knows nothing of an elastic change.)
 
     Args:
-        world: in millimetres, by the affine of a MetaTensor (others have voxels of 1 mm); otherwise in voxels.
+        world: whether places are in millimetres, by the affine of a MetaTensor (others have voxels of 1 mm), or in
+            voxels.
 
     Example:
         >>> image = MetaTensor(torch.zeros(1, 2, 3), affine=torch.diag(torch.tensor([0.5, 2.0, 1.0])))
@@ -40,11 +41,16 @@ class CoordinateMap(Transform):
         self.world = world
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Args:
+        """Say where the voxels of one image lie.
+
+        Args:
             img: (C,H,W) or (C,H,W,D).
 
         Returns:
             (D,*S) float32 of the kind, device and metadata of ``img``.
+
+        Raises:
+            ValueError: for another rank.
         """
         img = up_to_date(img)
         if img.ndim not in (3, 4):
@@ -60,13 +66,14 @@ class CoordinateMapd(DerivedMapd):
     """Adds the coordinate map of each of ``keys``.
 
     Args:
-        keys: of the images.
-        coords_key: of the map: one for each of ``keys``, which must not exist yet. A single name and several keys make
-            ``image_coords``, ``label_coords``, ...
+        keys: keys of the images.
+        coords_key: key of the map, one for each of ``keys``, which must not exist yet. A single name and several keys
+            make ``image_coords``, ``label_coords``, ...
         world: see :py:class:`CoordinateMap`.
         allow_missing_keys: pass over keys that the data lacks.
 
     Raises:
+        ValueError: as :py:class:`CoordinateMap`, and for output keys that are not as many as ``keys``.
         KeyError: for a missing key, or an output key that exists.
 
     See Also:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,7 +11,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_numpy
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 
@@ -52,25 +51,29 @@ class BodyMask(Transform):
     backend = [TransformBackends.NUMPY]
 
     def __init__(self, threshold: float | str = "otsu") -> None:
-        number = isinstance(threshold, Real) and math.isfinite(threshold)
-        if not number and threshold != "otsu":
+        if not is_number(threshold) and not (isinstance(threshold, str) and threshold == "otsu"):
             raise refusal("threshold", repr(threshold), "a grey level or 'otsu'")
         self.threshold = threshold
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Args:
+        """Find the body in one image.
+
+        Args:
             img: (C,H,W) or (C,H,W,D), finite; of several channels the mean counts.
 
         Returns:
             (1,*S) uint8, 1 in the body, of the kind, device and metadata of ``img``. All is 1 where nothing exceeds the
             threshold.
+
+        Raises:
+            ValueError: for a wrong rank, an empty image, NaN or infinity.
         """
         img = up_to_date(img)
         array = convert_to_numpy(img)
-        if not (array.ndim in (3, 4) and array.size > 0):
+        if array.ndim not in (3, 4) or array.size == 0:
             raise refusal("img", f"shape {array.shape}", "channel first, 2D or 3D")
         grey = array.mean(0, dtype=np.float32)
-        if not bool(np.isfinite(grey).all()):
+        if not np.isfinite(grey).all():
             raise refusal("img", "NaN or infinity", "finite")
         body = self._above(grey)
         body = _filled(_largest(body)) if body.any() else np.ones_like(body)
@@ -108,13 +111,14 @@ class BodyMaskd(DerivedMapd):
     """Adds the body mask of each of ``keys``.
 
     Args:
-        keys: of the images.
-        foreground_key: of the mask: one for each of ``keys``, which must not exist yet. A single name and several keys
-            make ``image_foreground``, ``label_foreground``, ...
+        keys: keys of the images.
+        foreground_key: key of the mask, one for each of ``keys``, which must not exist yet. A single name and several
+            keys make ``image_foreground``, ``label_foreground``, ...
         threshold: see :class:`BodyMask`.
         allow_missing_keys: pass over keys that the data lacks.
 
     Raises:
+        ValueError: as :py:class:`BodyMask`, and for output keys that are not as many as ``keys``.
         KeyError: for a missing key, or an output key that exists.
 
     See Also:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
@@ -104,25 +105,32 @@ class InformationMap(Transform):
                 raise refusal(name, sizes, "None or positive, in mm, one number or one an axis")
 
     def __call__(self, img: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
-        """Args:
+        """Measure one image.
+
+        Args:
             img: (C,H,W) or (C,H,W,D), finite real numbers.
             mask: (1,*S) or (C,*S), not zero inside; outside pixels count in no histogram and get 0.
 
         Returns:
             (1,*S) float32, in bits, the mean of the channels' maps, of the kind and with the metadata of ``img``.
+
+        Raises:
+            ValueError: for an image or a mask that :func:`monai_infoaug.information.local_entropy` refuses, a window
+                that is larger than the image, or one in millimetres where they are not known.
+            TypeError: if ``img`` or ``mask`` is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        window = self.window if self.window_mm is None else self._window_in_voxels(img)
-        maps = local_entropy(img, window, self.num_bins, self.value_range, up_to_date(mask))
+        window = self.window if self.window_mm is None else self._in_voxels(self.window_mm, img)
+        maps: Any = local_entropy(img, window, self.num_bins, self.value_range, up_to_date(mask))
         return maps.mean(0, keepdims=True)
 
-    def _window_in_voxels(self, img: NdarrayOrTensor) -> tuple[int, ...]:
-        axes = np.ndim(img) - 1
-        known = self.pixdim is not None or isinstance(img, MetaTensor)
-        if not known:
-            raise refusal("pixdim", self.pixdim, "given with `window_mm` for an image without an affine")
-        spacing = affine_to_spacing(img.affine, axes).tolist() if self.pixdim is None else self.pixdim
-        pairs = zip(_per_axis("window_mm", self.window_mm, axes), _per_axis("pixdim", spacing, axes), strict=True)
+    def _in_voxels(self, window_mm: float | Sequence[float], img: NdarrayOrTensor) -> tuple[int, ...]:
+        axes, spacing = np.ndim(img) - 1, self.pixdim
+        if spacing is None:
+            if not isinstance(img, MetaTensor):
+                raise refusal("pixdim", None, "given with `window_mm` for an image without an affine")
+            spacing = affine_to_spacing(img.affine, axes).tolist()
+        pairs = zip(_per_axis("window_mm", window_mm, axes), _per_axis("pixdim", spacing, axes), strict=True)
         return tuple(max(3, int(side / size) // 2 * 2 + 1) for side, size in pairs)
 
 
@@ -169,12 +177,18 @@ class InformationTiers(Transform):
         check_quantiles(self.quantiles)
 
     def __call__(self, information: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
-        """Args:
+        """Split one information map.
+
+        Args:
             information: (1,*S), in bits.
             mask: (1,*S), not zero inside; outside the tier is 0.
 
         Returns:
             (1,*S) uint8, of the kind and with the metadata of ``information``.
+
+        Raises:
+            ValueError: for a map or a mask that :func:`monai_infoaug.information.assign_tiers` refuses.
+            TypeError: if one of them is no array or tensor of real numbers.
         """
         information, mask = up_to_date(information), up_to_date(mask)
         thresholds = self.thresholds
@@ -187,14 +201,15 @@ class InformationMapd(DerivedMapd):
     """Adds the information map of each of ``keys``.
 
     Args:
-        keys: of the images.
-        information_key: of the map: one for each of ``keys``, which must not exist yet. A single name and several keys
-            make ``image_information``, ``label_information``, ...
+        keys: keys of the images.
+        information_key: key of the map, one for each of ``keys``, which must not exist yet. A single name and several
+            keys make ``image_information``, ``label_information``, ...
         window, window_mm, num_bins, value_range, pixdim, file: see :class:`InformationMap`.
-        mask_key: of a mask that goes with all ``keys``. None: no mask.
+        mask_key: key of a mask that goes with all ``keys``. None: no mask.
         allow_missing_keys: pass over keys that the data lacks.
 
     Raises:
+        ValueError, OSError: as :class:`InformationMap`, and for output keys that are not as many as ``keys``.
         KeyError: for a missing key, or an output key that exists.
 
     See Also:
@@ -230,14 +245,15 @@ class InformationTiersd(DerivedMapd):
     """Adds the tiers of each information map under ``keys``.
 
     Args:
-        keys: of the information maps.
-        tiers_key: of the tiers: one for each of ``keys``, which must not exist yet. A single name and several keys make
-            ``image_information_tiers``, ...
+        keys: keys of the information maps.
+        tiers_key: key of the tiers, one for each of ``keys``, which must not exist yet. A single name and several keys
+            make ``image_information_tiers``, ...
         thresholds, quantiles, file: see :class:`InformationTiers`.
-        mask_key: of a mask that goes with all ``keys``. None: no mask.
+        mask_key: key of a mask that goes with all ``keys``. None: no mask.
         allow_missing_keys: pass over keys that the data lacks.
 
     Raises:
+        ValueError, OSError: as :class:`InformationTiers`, and for output keys that are not as many as ``keys``.
         KeyError: for a missing key, or an output key that exists.
 
     See Also:

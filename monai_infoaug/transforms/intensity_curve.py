@@ -10,7 +10,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import all_finite, refusal
+from monai_infoaug._require import all_finite, is_count, is_number, refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["RandIntensityCurve", "RandIntensityCurveD", "RandIntensityCurveDict", "RandIntensityCurved"]
@@ -39,14 +39,14 @@ class RandIntensityCurve(RandomizableTransform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, knots: int = 6, prob: float = 0.1) -> None:
-        if not (knots >= 2):
-            raise refusal("knots", knots, "at least 2")
-        if not (0 <= prob <= 1):
+        if not is_count(knots, 2):
+            raise refusal("knots", knots, "a whole number of at least 2")
+        if not is_number(prob, 0, 1):
             raise refusal("prob", prob, "in [0, 1]")
         RandomizableTransform.__init__(self, prob)
         self.knots, self._heights = knots, np.ones(knots - 1)
 
-    def randomize(self, data: None = None) -> None:
+    def randomize(self, data: None = None) -> None:  # noqa: ARG002
         """Draw whether to change, and the heights of the knots after the first."""
         super().randomize(None)
         self._heights = 1 - self.R.uniform(size=self.knots - 1)  # above 0
@@ -84,9 +84,13 @@ class RandIntensityCurved(Randomizable, MapTransform):
     """Dictionary version of :py:class:`RandIntensityCurve`: one curve for all keys.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         knots, prob: see :py:class:`RandIntensityCurve`.
         allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        ValueError: as :py:class:`RandIntensityCurve`.
+        KeyError: for a missing key.
 
     See Also:
         :py:class:`RandIntensityCurve`
@@ -103,6 +107,7 @@ class RandIntensityCurved(Randomizable, MapTransform):
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> RandIntensityCurved:
+        """Seed the array transform too; see MONAI's ``Randomizable``."""
         super().set_random_state(seed, state)
         self.curve.set_random_state(seed, state)
         return self

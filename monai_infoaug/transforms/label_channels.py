@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.networks import one_hot
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["LabelChannels", "LabelChannelsD", "LabelChannelsDict", "LabelChannelsd"]
@@ -20,7 +22,7 @@ class LabelChannels(Transform):
     """Label image to one channel a class: of class numbers, or of bits where classes overlap.
 
     Args:
-        num_classes: of class numbers 0, 1, ..., the background included.
+        num_classes: number of classes 0, 1, ..., the background included.
         bits: value of each class's bit, such as (1, 2, 4), in labels whose pixels may be of several classes. Exactly
             one of ``num_classes`` and ``bits``.
 
@@ -39,17 +41,16 @@ class LabelChannels(Transform):
     def __init__(self, num_classes: int | None = None, bits: Sequence[int] | None = None) -> None:
         if (num_classes is None) == (bits is None):
             raise refusal("num_classes", num_classes, "given, or `bits`, and not both")
-        if not (num_classes is None or num_classes >= 2):
-            raise refusal("num_classes", num_classes, "at least 2")
-        good = bits is None or (
-            lambda: len(set(bits)) == len(bits) > 0 and all(bit > 0 and bit & (bit - 1) == 0 for bit in bits)
-        )
-        if not good:
+        if num_classes is not None and not is_count(num_classes, 2):
+            raise refusal("num_classes", num_classes, "a whole number of at least 2")
+        if bits is not None and not _are_bits(bits):
             raise refusal("bits", bits, "different powers of two")
         self.num_classes, self.bits = num_classes, bits
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Args:
+        """Split one label image.
+
+        Args:
             img: label image (1, *S).
 
         Returns:
@@ -62,20 +63,32 @@ class LabelChannels(Transform):
         labels = convert_to_tensor(img, track_meta=False)
         if labels.ndim < 2 or len(labels) != 1:
             raise refusal("img", f"shape {tuple(labels.shape)}", "of shape (1, *S)")
-        values = set(labels.unique().tolist())
-        if self.bits is None:
-            accepted = f"class numbers from 0 to {self.num_classes - 1}"
-            odd = sorted(values - set(range(self.num_classes)))
+        if self.num_classes is not None:
+            channels = _classes(labels, self.num_classes)
         else:
-            accepted = f"made of the bits {tuple(self.bits)}"
-            odd = sorted(value for value in values if value != int(value) or int(value) & ~sum(self.bits))
-        if odd:
-            raise refusal("img", f"labels {odd[:5]}", accepted)
-        if self.bits is None:
-            channels = one_hot(labels, self.num_classes, dim=0)
-        else:
-            channels = torch.cat([labels.int() & bit != 0 for bit in self.bits])
+            channels = _parts(labels, self.bits or ())
         return convert_to_dst_type(channels.float(), img, dtype=torch.float32)[0]
+
+
+def _are_bits(bits: object) -> bool:
+    """Whether these are different powers of two."""
+    if not isinstance(bits, Sequence | np.ndarray) or not all(is_count(bit, 1) and not bit & (bit - 1) for bit in bits):
+        return False
+    return len(set(bits)) == len(bits) > 0
+
+
+def _classes(labels: Tensor, num_classes: int) -> Tensor:
+    odd = sorted(set(labels.unique().tolist()) - set(range(num_classes)))
+    if odd:
+        raise refusal("img", f"labels {odd[:5]}", f"class numbers from 0 to {num_classes - 1}")
+    return one_hot(labels, num_classes, dim=0)
+
+
+def _parts(labels: Tensor, bits: Sequence[int]) -> Tensor:
+    odd = [value for value in labels.unique().tolist() if value != int(value) or int(value) & ~sum(bits)]
+    if odd:
+        raise refusal("img", f"labels {odd[:5]}", f"made of the bits {tuple(bits)}")
+    return torch.cat([labels.int() & bit != 0 for bit in bits])
 
 
 class LabelChannelsd(MapTransform):
@@ -84,7 +97,11 @@ class LabelChannelsd(MapTransform):
     Args:
         keys: keys of the label images.
         num_classes, bits: see :py:class:`LabelChannels`.
-        allow_missing_keys: skip missing ``keys``.
+        allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        ValueError: as :py:class:`LabelChannels`.
+        KeyError: for a missing key.
 
     See Also:
         :py:class:`LabelChannels`
@@ -106,7 +123,7 @@ class LabelChannelsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.channels = LabelChannels(num_classes, bits)
 
-    def __call__(self, data: dict) -> dict:
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Change the label images of a dictionary; see :py:meth:`LabelChannels.__call__`."""
         out = dict(data)
         for key in self.key_iterator(out):

@@ -12,7 +12,7 @@ from monai.transforms.utils import scale_affine
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
 
@@ -29,8 +29,8 @@ class LandmarkHeatmap(Transform):
 
     Args:
         sigma: standard deviation, in the unit of the coordinates.
-        stride: voxels a cell along each axis. Cell ``j`` is centred on voxel ``stride * j + (stride - 1) / 2``, as
-            those of the networks.
+        stride: voxels a cell along each axis, a whole number of at least 1. Cell ``j`` is centred on voxel
+            ``stride * j + (stride - 1) / 2``, as those of the networks.
 
     Raises:
         ValueError: for a sigma that is not above 0, a stride below 1, or shapes that do not fit each other.
@@ -46,16 +46,18 @@ class LandmarkHeatmap(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, sigma: float, stride: int = 1) -> None:
-        if not (0 < sigma < float("inf")):
+        if not is_number(sigma) or sigma <= 0:
             raise refusal("sigma", sigma, "above 0 and finite")
-        if not (stride >= 1 and stride == int(stride)):
+        if not is_count(stride, 1):
             raise refusal("stride", stride, "a whole number of at least 1")
         self.sigma, self.stride = sigma, int(stride)
 
-    def __call__(
+    def __call__(  # type: ignore[override] # MONAI says one argument, its own transforms take several
         self, landmarks: NdarrayOrTensor, coords: NdarrayOrTensor, weights: NdarrayOrTensor | None = None
     ) -> NdarrayOrTensor:
-        """Args:
+        """Draw the maps of one image.
+
+        Args:
             landmarks: (L,D) in the unit of the coordinates, NaN where one is missing.
             coords: (D,*S), finite.
             weights: (L,), non-negative, 1 each if None.
@@ -63,6 +65,9 @@ class LandmarkHeatmap(Transform):
         Returns:
             (L,*ceil(S / stride)) float32 of the kind, device and metadata of ``coords``; a map is 0 where the landmark
             is missing, or further from every cell than a cell is wide: the image does not show it.
+
+        Raises:
+            ValueError: for shapes that do not fit each other, or negative weights.
         """
         coords = up_to_date(coords)
         x = convert_to_tensor(coords, dtype=torch.float32, track_meta=False)
@@ -70,21 +75,18 @@ class LandmarkHeatmap(Transform):
         if x.ndim != dims + 1 or dims not in (2, 3):
             raise refusal("coords", f"shape {tuple(x.shape)}", "(D,*S), D 2 or 3")
         points = convert_to_tensor(landmarks, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
-        accepted = f"(L,{dims}), L at least 1"
-        good = points.ndim == 2 and points.shape[1] == dims and len(points) > 0
-        if not good:
-            raise refusal("landmarks", f"shape {tuple(points.shape)}", accepted)
+        if points.ndim != 2 or points.shape[1] != dims or len(points) == 0:
+            raise refusal("landmarks", f"shape {tuple(points.shape)}", f"(L,{dims}), L at least 1")
 
         cells = (avg_pool2d if dims == 2 else avg_pool3d)(x[None], self.stride, ceil_mode=True)[0]
         squares = sum((c[None] - p.view(-1, *[1] * dims)) ** 2 for c, p in zip(cells, points.T, strict=True))
         near = squares.flatten(1).amin(1) <= _width(cells) ** 2  # False for NaN
         maps = (squares / (-2 * self.sigma**2)).flatten(1).softmax(1).view_as(squares)
         if weights is not None:
-            weights = convert_to_tensor(weights, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
-            good = weights.shape == (len(points),) and bool((weights >= 0).all())
-            if not good:
-                raise refusal("weights", weights.tolist(), f"{len(points)} numbers of at least 0")
-            maps = maps * weights.view(-1, *[1] * dims)
+            mass = convert_to_tensor(weights, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
+            if mass.shape != (len(points),) or not bool((mass >= 0).all()):
+                raise refusal("weights", mass.tolist(), f"{len(points)} numbers of at least 0")
+            maps = maps * mass.view(-1, *[1] * dims)
         out = convert_to_dst_type(maps.where(near.view(-1, *[1] * dims), torch.zeros_like(maps)), coords)[0]
         if isinstance(out, MetaTensor):
             padded = len(out.affine) - 1
@@ -102,16 +104,17 @@ class LandmarkHeatmapd(PointsMapd):
     """Dictionary version of :py:class:`LandmarkHeatmap`: adds the heat maps of landmarks.
 
     Args:
-        keys: of the landmarks.
+        keys: keys of the landmarks.
         sigma: standard deviation, in the unit of the coordinates.
         stride: voxels a cell along each axis.
-        coords_key: of the coordinates.
-        weights_key: of the weights. None: 1 each.
-        output_key: of the maps: one for each of ``keys``, which must not exist yet. A single name and several keys make
-            ``landmarks_heatmaps``, ...
+        coords_key: key of the coordinates.
+        weights_key: key of the weights. None: 1 each.
+        output_key: key of the maps, one for each of ``keys``, which must not exist yet. A single name and several keys
+            make ``landmarks_heatmaps``, ...
         allow_missing_keys: pass over ``keys`` that the data lacks; coordinates and weights may never miss.
 
     Raises:
+        ValueError: as :py:class:`LandmarkHeatmap`, and for output keys that are not as many as ``keys``.
         KeyError: for a missing key, or an output key that exists.
 
     See Also:

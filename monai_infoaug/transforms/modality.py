@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import ScaleIntensityRange, ScaleIntensityRangePercentiles, Transform
 from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from torch import Tensor
 
 from monai_infoaug._require import all_finite, refusal
+from monai_infoaug.information._arrays import are_numbers, is_ordered_pair
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.foreground import BodyMask
@@ -97,69 +99,84 @@ class ModalityPreset(Transform):
         if window is not None and modality != "ct":
             raise refusal("window", window, f"None for modality '{modality}'")
         self.window = FAT_TO_BONE if window is None else window
-        if not (len(self.window) == 2 and -np.inf < self.window[0] < self.window[1] < np.inf):
+        if not is_ordered_pair(self.window) or self.window[0] == self.window[1]:
             raise refusal("window", window, "two Hounsfield units (low, high), low < high")
-        if not (0 <= lower < upper <= 100):
+        if not are_numbers((lower, upper), 2, 0, 100) or lower >= upper:
             raise refusal("lower and upper", (lower, upper), "percentiles in order")
         self.modality, self.lower, self.upper = modality, lower, upper
         self.body = BodyMask(AIR_TO_BODY if modality == "ct" else "otsu") if modality in ("ct", "mr") else None
 
     def __call__(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
-        """Args:
+        """Scale one image.
+
+        Args:
             img: (C,H,W) or (C,H,W,D), finite.
 
         Returns:
-            the image, (C,*S) float32 in [0, 1], and its foreground, (1,*S) uint8, 1 inside, both of the kind, device
+            The image, (C,*S) float32 in [0, 1], and its foreground, (1,*S) uint8, 1 inside, both of the kind, device
             and metadata of ``img``.
 
         Raises:
-            ValueError: for values that cannot be of the modality.
+            ValueError: for a wrong rank, an empty image, NaN or infinity, or values that cannot be of the modality.
         """
         img = up_to_date(img)
         x = convert_to_tensor(img, dtype=torch.float32, track_meta=False)
         _require_image(x)
         if not all_finite(x):
             raise refusal("img", "NaN or infinity", "finite")
-        foreground = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else self.body(x)
-        scaled = getattr(self, f"_{self.modality}")(x, foreground)
-        scaled = convert_to_tensor(scaled, track_meta=False).clamp(0, 1)  # MONAI leaves alone what is (nearly) constant
-        return tuple(convert_to_dst_type(out, img, dtype=out.dtype)[0] for out in (scaled, foreground))
+        inside = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else convert_to_tensor(self.body(x))
+        scaled = convert_to_tensor(self._scaled(x, inside)).clamp(0, 1)  # MONAI leaves alone what is (nearly) constant
+        image, foreground = (convert_to_dst_type(out, img, dtype=out.dtype)[0] for out in (scaled, inside))
+        return image, foreground
 
-    def _ct(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
-        low, high = float(x.min()), float(x.max())
-        accepted = "in Hounsfield units for modality 'ct' (air -1000, fat -100, water 0)"
-        if not (low < 0):
-            raise refusal("img", f"values from {low:g} to {high:g}", accepted)
-        return ScaleIntensityRange(*self.window, 0.0, 1.0, clip=True)(x)
+    def _scaled(self, x: Tensor, foreground: Tensor) -> NdarrayOrTensor:
+        if self.modality == "ct":
+            return self._ct(x)
+        if self.modality == "mr":
+            return self._mr(x, foreground)
+        return self._rgb(x) if self.modality == "rgb" else self._by_percentiles(x)
 
-    def _mr(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
-        levels = ([percentile(channel[foreground[0] > 0], q) for q in (self.lower, self.upper)] for channel in x)
-        return torch.stack([ScaleIntensityRange(*pair, 0, 1, clip=True)(c) for c, pair in zip(x, levels, strict=True)])
+    def _ct(self, x: Tensor) -> NdarrayOrTensor:
+        least, most = float(x.min()), float(x.max())
+        if least >= 0:
+            accepted = "in Hounsfield units for modality 'ct' (air -1000, fat -100, water 0)"
+            raise refusal("img", f"values from {least:g} to {most:g}", accepted)
+        low, high = self.window
+        return ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(x)
 
-    def _xray(self, x: torch.Tensor, foreground: torch.Tensor | None = None) -> torch.Tensor:
+    def _mr(self, x: Tensor, foreground: Tensor) -> Tensor:
+        scaled = []
+        for channel in x:
+            levels: list[Any] = [percentile(channel[foreground[0] > 0], q) for q in (self.lower, self.upper)]
+            low, high = levels
+            scaled.append(convert_to_tensor(ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(channel)))
+        return torch.stack(scaled)
+
+    def _by_percentiles(self, x: Tensor) -> NdarrayOrTensor:
         return ScaleIntensityRangePercentiles(self.lower, self.upper, 0.0, 1.0, clip=True)(x)
 
-    def _rgb(self, x: torch.Tensor, foreground: torch.Tensor) -> torch.Tensor:
+    def _rgb(self, x: Tensor) -> NdarrayOrTensor:
         if len(x) != 3:
             raise refusal("img", f"{len(x)} channels", "of 3 channels for modality 'rgb'")
         low, high = float(x.min()), float(x.max())
         top = 255 if high > 2 else 1
         usual = -OVERSHOOT * top <= low and high <= (1 + OVERSHOOT) * top
-        return x / top if usual else self._xray(x)
+        return x / top if usual else self._by_percentiles(x)
 
 
 class ModalityPresetd(DerivedMapd):
     """Scales each of ``keys`` to [0, 1] and adds its foreground.
 
     Args:
-        keys: of the images.
+        keys: keys of the images.
         modality: ``"ct"``, ``"mr"``, ``"xray"`` or ``"rgb"``.
-        foreground_key: of the foreground: one for each of ``keys``, which must not exist yet. A single name and several
-            keys make ``image_foreground``, ``label_foreground``, ...
+        foreground_key: key of the foreground, one for each of ``keys``, which must not exist yet. A single name and
+            several keys make ``image_foreground``, ``label_foreground``, ...
         window, lower, upper: see :class:`ModalityPreset`.
         allow_missing_keys: pass over keys that the data lacks.
 
     Raises:
+        ValueError: as :class:`ModalityPreset`, and for foreground keys that are not as many as ``keys``.
         KeyError: for a missing key, or a foreground key that exists.
 
     See Also:
@@ -186,9 +203,9 @@ class ModalityPresetd(DerivedMapd):
         transform = ModalityPreset(modality, window, lower, upper)
         super().__init__(transform, keys, foreground_key, None, allow_missing_keys)
 
-    def derive(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
+    def derive(self, img: NdarrayOrTensor, *masks: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
         """The scaled image and its foreground."""
-        return self.transform(img)
+        return self.transform(img, *masks)
 
 
 ModalityPresetD = ModalityPresetDict = ModalityPresetd

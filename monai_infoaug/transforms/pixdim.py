@@ -9,10 +9,11 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from monai.utils import TransformBackends, convert_to_tensor
+from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
+from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.transforms._pending import up_to_date
 
 __all__ = ["AssignPixdim", "AssignPixdimD", "AssignPixdimDict", "AssignPixdimd"]
@@ -43,25 +44,33 @@ class AssignPixdim(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, pixdim: float | Sequence[float] | None, origin: float | Sequence[float] = 0.0) -> None:
-        positive = pixdim is None or (lambda: np.isfinite(pixdim).all() and np.greater(pixdim, 0).all())
-        if not positive:
+        if pixdim is not None and not all(is_number(side) and side > 0 for side in _listed(pixdim)):
             raise refusal("pixdim", pixdim, "positive and finite, or None")
-        if not np.isfinite(origin).all():
+        if not all(is_number(place) for place in _listed(origin)):
             raise refusal("origin", origin, "finite")
-        if pixdim is None and np.any(origin):
+        if pixdim is None and any(_listed(origin)):
             raise refusal("origin", origin, "0 without a `pixdim`")
         self.pixdim = None if pixdim is None else np.asarray(pixdim, np.float64)
         self.origin = np.asarray(origin, np.float64)
 
     def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
-        """Return the image (C, *S) as a MetaTensor with the new affine and frame; its other metadata stay."""
+        """Give one image its millimetres.
+
+        Args:
+            img: (C, *S).
+
+        Returns:
+            The image as a MetaTensor with the new affine and frame; its other metadata stay.
+
+        Raises:
+            ValueError: for another number of ``pixdim`` or ``origin`` than the image has axes.
+        """
         if self.pixdim is None:
             return convert_to_tensor(img, track_meta=True)
         dims = img.ndim - 1
         for name, values in (("pixdim", self.pixdim), ("origin", self.origin)):
-            accepted = f"one number or {dims}, one an axis of the image"
             if values.size not in (1, dims):
-                raise refusal(name, values.tolist(), accepted)
+                raise refusal(name, values.tolist(), f"one number or {dims}, one an axis of the image")
         affine = torch.eye(4, dtype=torch.float64)  # MONAI's own readers give four rows in 2D too
         affine.diagonal()[:dims] = torch.as_tensor(self.pixdim)
         affine[:dims, -1] = torch.as_tensor(self.origin)
@@ -71,14 +80,22 @@ class AssignPixdim(Transform):
         return out
 
 
+def _listed(values: float | Sequence[float]) -> tuple[float, ...]:
+    return ensure_tuple(values.tolist() if isinstance(values, np.ndarray | Tensor) else values)
+
+
 class AssignPixdimd(MapTransform):
     """Dictionary version of :py:class:`AssignPixdim`.
 
     Args:
-        keys: images.
+        keys: keys of the images.
         pixdim: millimetres a pixel. None: as the file says.
         origin: millimetres of the centre of the first pixel.
-        allow_missing_keys: whether a missing key is passed over.
+        allow_missing_keys: pass over keys that the data lacks.
+
+    Raises:
+        ValueError: as :py:class:`AssignPixdim`.
+        KeyError: for a missing key.
 
     See Also:
         :py:class:`AssignPixdim`
@@ -97,6 +114,7 @@ class AssignPixdimd(MapTransform):
         self.assign = AssignPixdim(pixdim, origin)
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Change the images of a dictionary; see :py:meth:`AssignPixdim.__call__`."""
         out = dict(data)
         for key in self.key_iterator(out):
             out[key] = self.assign(out[key])

@@ -9,7 +9,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms.coordinate_map import CoordinateMap
@@ -36,12 +36,16 @@ class PointLabels(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, radius: float = 0.0) -> None:
-        if not (0 <= radius < float("inf")):
+        if not is_number(radius, 0):
             raise refusal("radius", radius, "a finite number of at least 0")
         self.radius = radius
 
-    def __call__(self, points: NdarrayOrTensor, classes: NdarrayOrTensor, img: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Args:
+    def __call__(  # type: ignore[override] # MONAI says one argument, its own transforms take several
+        self, points: NdarrayOrTensor, classes: NdarrayOrTensor, img: NdarrayOrTensor
+    ) -> NdarrayOrTensor:
+        """Label the voxels of one image.
+
+        Args:
             points: (N,D) in millimetres by the affine of a MetaTensor (others have voxels of 1 mm).
             classes: (N,) whole numbers from 0 on.
             img: (C,*S).
@@ -56,18 +60,16 @@ class PointLabels(Transform):
         img = up_to_date(img)
         coords = convert_to_tensor(CoordinateMap()(img), dtype=torch.float32, track_meta=False)
         dims, device = len(coords), coords.device
-        points = convert_to_tensor(points, dtype=torch.float32, device=device, track_meta=False, wrap_sequence=True)
-        classes = convert_to_tensor(classes, dtype=torch.int64, device=device, track_meta=False, wrap_sequence=True)
-        points = points.reshape(-1, dims) if points.numel() == 0 else points
-        good = points.ndim == 2 and points.shape[1] == dims
-        if not good:
-            raise refusal("points", f"shape {tuple(points.shape)}", f"(N,{dims})")
-        good = classes.shape == (len(points),) and bool((classes >= 0).all())
-        if not good:
-            raise refusal("classes", classes.tolist(), f"{len(points)} numbers from 0 on")
+        places = convert_to_tensor(points, dtype=torch.float32, device=device, track_meta=False, wrap_sequence=True)
+        kinds = convert_to_tensor(classes, dtype=torch.int64, device=device, track_meta=False, wrap_sequence=True)
+        places = places.reshape(-1, dims) if places.numel() == 0 else places
+        if places.ndim != 2 or places.shape[1] != dims:
+            raise refusal("points", f"shape {tuple(places.shape)}", f"(N,{dims})")
+        if kinds.shape != (len(places),) or not bool((kinds >= 0).all()):
+            raise refusal("classes", kinds.tolist(), f"{len(places)} numbers from 0 on")
         labels, own = torch.zeros(1, *coords.shape[1:], dtype=torch.int64, device=device), []
         nearest = torch.full_like(labels, self.radius**2, dtype=torch.float32)
-        for point, kind in zip(points, classes + 1, strict=True):  # point by point, for volumes of any size
+        for point, kind in zip(places, kinds + 1, strict=True):  # point by point, for volumes of any size
             squares = (coords - point.view(-1, *[1] * dims)).square().sum(0, keepdim=True)
             labels[squares <= nearest] = kind
             nearest = torch.minimum(nearest, squares)
@@ -88,15 +90,16 @@ class PointLabelsd(PointsMapd):
     """Dictionary version of :py:class:`PointLabels`: adds the label image of points.
 
     Args:
-        keys: of the points.
-        classes_key: of their classes.
-        image_key: of the image that they are points of.
+        keys: keys of the points.
+        classes_key: key of their classes.
+        image_key: key of the image that they are points of.
         radius: see :py:class:`PointLabels`.
-        output_key: of the label image: one for each of ``keys``, which must not exist yet. A single name and several
-            keys make ``points_known``, ...
+        output_key: key of the label image, one for each of ``keys``, which must not exist yet. A single name and
+            several keys make ``points_known``, ...
         allow_missing_keys: pass over ``keys`` that the data lacks; classes and image may never miss.
 
     Raises:
+        ValueError: as :py:class:`PointLabels`, and for output keys that are not as many as ``keys``.
         KeyError: for a missing key, or an output key that exists.
 
     See Also:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,11 +64,10 @@ def _for_continuous(transforms: str | Mapping[str, Callable] | Callable | None) 
     return cast(Callable, transforms)
 
 
-def _strength_of_tiers(strengths: object, argument: str) -> Mapping[str, float]:
+def _strength_of_tiers(strengths: Any, argument: str) -> Mapping[str, float]:
     """The strength of each tier, from a mapping that has them or three numbers in order."""
     by_tier = dict(zip(TIERS, strengths, strict=True)) if are_numbers(strengths, len(TIERS)) else strengths
-    named = isinstance(by_tier, Mapping) and set(by_tier) == set(TIERS)
-    if not named or not all(is_number(strength, 0) for strength in by_tier.values()):
+    if not isinstance(by_tier, Mapping) or set(by_tier) != set(TIERS) or not are_numbers([*by_tier.values()], 3, 0):
         raise refusal(argument, strengths, f"a number of at least 0 for each of {TIERS}")
     return by_tier
 

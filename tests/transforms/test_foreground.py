@@ -132,7 +132,7 @@ def test_dictionary():
         BodyMaskd("t1", "t2")(data)
 
 
-@pytest.mark.parametrize("threshold", ["air", np.nan, np.inf, None])
+@pytest.mark.parametrize("threshold", ["air", np.nan, np.inf, None, True, np.zeros(2)])
 def test_bad_threshold(threshold):
     with pytest.raises(ValueError, match="`threshold` must be a grey level or 'otsu'"):
         BodyMask(threshold)

@@ -52,7 +52,14 @@ def test_one_curve_for_all_keys():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"knots": 1}, "`knots` must be at least 2"), ({"prob": 2}, r"`prob` must be in \[0, 1\]")],
+    [
+        ({"knots": 1}, "`knots` must be a whole number of at least 2"),
+        ({"knots": 2.5}, "`knots` must be"),
+        ({"knots": "6"}, "`knots` must be"),
+        ({"prob": 2}, r"`prob` must be in \[0, 1\]"),
+        ({"prob": None}, "`prob` must be"),
+        ({"prob": True}, "`prob` must be"),
+    ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):

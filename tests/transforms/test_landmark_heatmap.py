@@ -96,7 +96,7 @@ def test_affine_of_the_cells():
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("sigma", 0), ("sigma", NAN), ("sigma", "1"), ("stride", 0), ("stride", 1.5)]
+    ("name", "wrong"), [("sigma", 0), ("sigma", NAN), ("sigma", "1"), ("stride", 0), ("stride", 1.5), ("stride", "2")]
 )
 def test_bad_settings(name, wrong):
     with pytest.raises(ValueError, match=f"`{name}` must be"):

@@ -139,6 +139,8 @@ def test_dictionary():
         ({"modality": "mr", "window": (0, 1)}, "`window` must be None for modality 'mr'"),
         ({"modality": "ct", "window": (1, 1)}, "`window` must be two Hounsfield units"),
         ({"modality": "ct", "window": (1,)}, "`window` must be two Hounsfield units"),
+        ({"modality": "ct", "window": 5}, "`window` must be two Hounsfield units"),
+        ({"modality": "ct", "window": ("0", "1")}, "`window` must be two Hounsfield units"),
         ({"modality": "mr", "lower": 90, "upper": 10}, "`lower and upper` must be percentiles in order"),
         ({"modality": "mr", "upper": "99"}, "`lower and upper` must be percentiles in order"),
     ],

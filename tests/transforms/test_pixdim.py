@@ -91,7 +91,7 @@ def test_dictionary():
         AssignPixdimd(("image", "mask"), 0.5)(data)
 
 
-@pytest.mark.parametrize("pixdim", [0, -1, [1, 0], np.nan, np.inf, [1, np.nan], "wide"])
+@pytest.mark.parametrize("pixdim", [0, -1, [1, 0], np.nan, np.inf, [1, np.nan], "wide", [[1], 2], True])
 def test_pixdim_that_is_none(pixdim):
     with pytest.raises(ValueError, match="`pixdim` must be positive and finite, or None"):
         AssignPixdim(pixdim)
@@ -104,3 +104,14 @@ def test_numbers_that_do_not_fit():
         AssignPixdim(1, origin=(0, 0))(torch.zeros(1, 4, 4, 4))
     with pytest.raises(ValueError, match="`origin` must be finite"):
         AssignPixdim(1, origin=np.inf)
+    with pytest.raises(ValueError, match="`origin` must be finite"):
+        AssignPixdim(1, origin=("left", 0))
+    with pytest.raises(ValueError, match="`origin` must be 0 without a `pixdim`"):
+        AssignPixdim(None, origin=(0, 1))
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_numbers_in_any_kind_of_sequence(kind):
+    out = AssignPixdim(kind([0.5, 1.5]), kind([1.0, 0.0]))(torch.zeros(1, 4, 4))
+    np.testing.assert_allclose(out.pixdim[:2], (0.5, 1.5))
+    np.testing.assert_allclose(out.affine[:2, -1], (1, 0))
