@@ -41,7 +41,7 @@ from benchmarks import landmark_matching
 from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
 from benchmarks._runs import kept_result, named, print_difference, run_bundle, side_by_side
 from monai_infoaug._require import refusal
-from monai_infoaug.commands.match import TemplateMatcher
+from monai_infoaug.commands.template_matcher import TemplateMatcher
 from monai_infoaug.data import LandmarkTable, image_name, read_landmarks, write_landmarks
 
 BUNDLE = "landmark_detection"

@@ -34,18 +34,23 @@ def demo(args: argparse.Namespace) -> None:
 
 def init(args: argparse.Namespace) -> None:
     """Copy a bundle, or list them."""
-    from monai_infoaug.bundles import copy_bundle, describe_bundles
+    from monai_infoaug.bundles import bundle_overlays, copy_bundle, describe_bundles, find_bundle, training_command
 
     if args.list or args.bundle is None:
         for name, line in describe_bundles().items():
             print(f"{name}\n    {line}")
+            if overlays := bundle_overlays(find_bundle(name)):
+                print(f"    Methods: {', '.join(overlays)}")
         return
     folder = copy_bundle(args.bundle, args.dir or args.bundle)
     print(
         f"Copied {args.bundle} to {folder}. Its page is {folder / 'docs' / 'README.md'}. To train:\n"
         f"  cd {shlex.quote(str(folder))}\n"
-        "  python -m monai.bundle run --config_file configs/train.json --dataset_dir IMAGES --output_dir OUT"
+        f"  {training_command(folder)}"
     )
+    if overlays := bundle_overlays(folder):
+        commands = "\n".join(f"  {training_command(folder, overlay)}" for overlay in overlays)
+        print(f"Or by one of its methods:\n{commands}")
 
 
 def match(args: argparse.Namespace) -> int:
@@ -105,6 +110,20 @@ def setting(text: str) -> tuple[str, Any]:
     if not (key and sign):
         raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text}")
     return key, plain(value)
+
+
+def add_measuring(command: argparse.ArgumentParser) -> None:
+    """The options of the commands that measure information: how images are read, scaled, measured and changed."""
+    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
+    command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
+    command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
+    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
+    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
+    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
+    command.add_argument(
+        "--intensity", default="rich", metavar="NAME", help="rich, published or cross_contrast (%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -182,8 +201,8 @@ def make_parser() -> argparse.ArgumentParser:
         default=3.0,
         metavar="VOXELS",
         help="a landmark whose match, searched in the template in turn, is found farther than this from it is low, in "
-        "voxels of the working resolution (%(default)s: on cephalometric images, 17%% of the landmarks are then low, "
-        "with 42%% of the errors above 5 mm and 69%% of those above 10 mm among them)",
+        "voxels of the working resolution (%(default)s; the page of the bundle landmark_pretraining says how many of "
+        "the large errors that catches)",
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     command.set_defaults(run=match)
@@ -196,22 +215,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("path", metavar="IMAGE", help="2D or 3D, grey or RGB; or a folder with a DICOM series")
     command.add_argument("--out", default="inspect.html", metavar="FILE", help="the page (%(default)s)")
-    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
-    command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
+    add_measuring(command)
     command.add_argument("--origin", type=float, default=0.0, metavar="MM", help="of the first pixel's centre")
-    command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
-    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
-    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
-    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
     command.add_argument(
         "--thresholds", type=float, nargs=2, metavar=("T1", "T2"), help="in bits (tertiles of the foreground)"
     )
-    command.add_argument(
-        "--intensity", default="rich", metavar="NAME", help="rich, published or cross_contrast (%(default)s)"
-    )
     command.add_argument("--axis", type=int, default=-1, metavar="N", help="along which a volume is cut (the last)")
     command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and views (%(default)s)")
     command.set_defaults(run=inspect)
 
     command = commands.add_parser(
@@ -223,15 +233,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--data", required=True, metavar="DIR", help="folder of training images")
     command.add_argument("--out", default="calibration.json", metavar="FILE", help="what is written (%(default)s)")
-    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
-    command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
-    command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
-    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
-    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
-    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
-    command.add_argument(
-        "--intensity", default="rich", metavar="NAME", help="rich, published or cross_contrast (%(default)s)"
-    )
+    add_measuring(command)
     command.add_argument(
         "--alpha",
         type=float,
@@ -245,7 +247,6 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--images", type=int, default=20, dest="num_images", metavar="N", help="that are drawn (%(default)s)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
     command.add_argument(
         "--checkpoint",
         metavar="FILE",

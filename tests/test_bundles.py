@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
+from pathlib import Path
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
-from monai_infoaug.bundles import copy_bundle, describe_bundles, find_bundle
+from monai_infoaug.bundles import (
+    MOVED,
+    bundle_overlays,
+    copy_bundle,
+    describe_bundles,
+    find_bundle,
+    load_network,
+    read_config,
+    training_command,
+)
 
 
 def test_every_bundle_is_described_in_a_line():
@@ -42,3 +56,99 @@ def test_unknown_bundles_and_used_folders(tmp_path):
         with pytest.raises(ValueError, match=f"`folder` must be new or empty, got '{folder}'"):
             copy_bundle("landmark_pretraining", folder)
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_name_of_old_says_what_it_is_called_now(name):
+    with pytest.raises(
+        ValueError, match=rf"`bundle` must be segmentation, .*configs/{MOVED[name]}\.json, got '{name}'"
+    ):
+        find_bundle(name)
+    assert MOVED[name] in bundle_overlays(find_bundle("segmentation"))
+
+
+def test_overlays_are_the_configurations_that_not_every_bundle_has():
+    assert bundle_overlays(find_bundle("segmentation")) == sorted(MOVED.values())
+    assert bundle_overlays(find_bundle("landmark_pretraining")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "overlay"),
+    [(name, overlay) for name in describe_bundles() for overlay in (None, *bundle_overlays(find_bundle(name)))],
+)
+def test_training_commands_name_files_and_settings_that_are_there(name, overlay):
+    folder = find_bundle(name)
+    words = shlex.split(training_command(folder, overlay))
+    assert words[:5] == ["python", "-m", "monai.bundle", "run", "--config_file"]
+    files = ast.literal_eval(words[5]) if words[5].startswith("[") else [words[5]]
+    config = ConfigParser()
+    config.read_config([folder / file for file in files])
+    given = {word.removeprefix("--") for word in words[6::2]}
+    assert given <= set(config.get())
+    to_be_given = [key for key, value in config.get().items() if str(value).startswith("/workspace/")]
+    assert {*to_be_given, "output_dir"} <= given
+
+
+def checkpoint_of(path: Path, network: dict | None = None, **settings) -> Path:
+    torch.save({"network": network or {}, "settings": settings}, path)
+    return path
+
+
+def test_settings_come_from_the_user_then_the_checkpoint_then_the_bundle(tmp_path):
+    checkpoint = checkpoint_of(tmp_path / "c.pt", bundle="landmark_pretraining", features=[8] * 5, working_pixdim=0.5)
+    config = read_config(checkpoint, settings={"working_pixdim": 0.7, "pixdim": [0.1, 0.2]})
+    assert (config["working_pixdim"], config["pixdim"]) == (0.7, [0.1, 0.2])
+    assert config["features"] == [8] * 5
+    assert config["batch_size"] == 8  # of the bundle
+
+
+def test_a_checkpoint_of_a_bundle_elsewhere(tmp_path):
+    """A file must not say which folder's configuration is run."""
+    copy_bundle("landmark_pretraining", tmp_path / "mine")
+    checkpoint = checkpoint_of(tmp_path / "c.pt", bundle=str(tmp_path / "mine"))
+    with pytest.raises(ValueError, match="`bundle` must be one of"):
+        read_config(checkpoint)
+    assert read_config(checkpoint, tmp_path / "mine")["features"] == [32, 48, 64, 96, 128]
+
+
+@pytest.mark.parametrize("overlay", [None, *MOVED.values()])
+def test_the_overlay_that_a_checkpoint_names_is_read(tmp_path, overlay):
+    checkpoint = checkpoint_of(tmp_path / "c.pt", bundle="segmentation", overlay=overlay, working_pixdim=1.5)
+    files = [find_bundle("segmentation") / "configs" / f"{name}.json" for name in ("train", overlay) if name]
+    expected = ConfigParser()
+    expected.read_config(files)
+    expected["working_pixdim"] = 1.5
+    expected.get_parsed_content("imports")
+    assert read_config(checkpoint).get() == expected.get()
+    assert expected["settings"]["bundle"] == "segmentation"
+    assert expected["settings"]["overlay"] == overlay
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"bundle": "segmentation", "overlay": "../evil"},
+            "`overlay of .*` must be one of attention_guided, .*got '../evil'",
+        ),
+        ({"bundle": "landmark_pretraining", "overlay": "segmenter"}, "must be none, for .* has none, got 'segmenter'"),
+        ({"bundle": "segmenter_segmentation"}, "`bundle` must be segmentation"),
+        ({"colour": 1}, "`settings of .*` must be among those of the bundle: .*, got 'colour'"),
+        ({"modality": "$print(1)"}, "`settings of .*` must be names with numbers"),
+    ],
+)
+def test_checkpoints_that_say_what_is_not_there(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(checkpoint_of(tmp_path / "c.pt", **settings))
+
+
+def test_network_of_a_checkpoint(tmp_path):
+    settings = {"bundle": "landmark_pretraining", "features": [4] * 5}
+    config = read_config(checkpoint_of(tmp_path / "c.pt", **settings))
+    state = config.get_parsed_content("network_def").state_dict()
+    checkpoint = checkpoint_of(tmp_path / "c.pt", state, **settings)
+    network = load_network(read_config(checkpoint), checkpoint)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    other = checkpoint_of(tmp_path / "other.pt", bundle="segmentation")
+    with pytest.raises(ValueError, match=r"other\.pt` must be a checkpoint of an embedding network .*of a BasicUNet"):
+        load_network(read_config(other), other)

@@ -12,6 +12,7 @@ import pytest
 import monai_infoaug
 from monai_infoaug import __main__ as command_line
 from monai_infoaug.__main__ import main, require_extra
+from monai_infoaug.bundles import find_bundle
 
 MATCH = ["match", "--checkpoint", "c.pt", "--template", "t.png", "--landmarks", "t.csv", "images"]
 
@@ -120,14 +121,48 @@ def test_init_copies_and_says_what_is_next(folder, capsys, tmp_path, monkeypatch
     copied = tmp_path / (folder or ["landmark_pretraining"])[0]
     assert (copied / "configs" / "train.json").exists()
     assert shlex.split(said[1]) == ["cd", copied.name]
-    assert said[2].split()[:4] == [
-        "python",
-        "-m",
-        "monai.bundle",
-        "run",
-    ]
+    assert (
+        said[2] == "  python -m monai.bundle run --config_file configs/train.json --dataset_dir IMAGES --output_dir OUT"
+    )
+    assert len(said) == 3
     assert main(["init", "landmark_pretraining", *folder]) == 2  # it is no longer empty
     assert "must be new or empty" in capsys.readouterr().err
+
+
+def test_init_says_how_to_train_by_each_method(capsys, tmp_path):
+    assert main(["init", "segmentation", str(tmp_path / "mine")]) == 0
+    methods = [line for line in capsys.readouterr().out.splitlines() if "['configs/train.json','configs/" in line]
+    assert len(methods) == 4
+    assert all(line.endswith("--dataset_dir IMAGES --labels_dir LABELS --output_dir OUT") for line in methods)
+    assert main(["init"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said[said.index("segmentation") + 2]
+        == "    Methods: attention_guided, label_efficient, local_contrast, segmenter"
+    )
+
+
+def test_the_name_that_a_bundle_had_is_told_in_one_line(capsys, tmp_path):
+    assert main(["init", "label_efficient_segmentation", str(tmp_path / "mine")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "monai-infoaug init: `bundle` must be segmentation, trained with its configs/label_efficient.json"
+    )
+    assert said.count("\n") == 1
+
+
+def test_what_low_landmarks_tell_is_said_on_one_page(capsys):
+    """Figures in the help, in a docstring and on a page had become three sets of them."""
+    pytest.importorskip("tqdm", reason="matching needs the extra train")
+    from monai_infoaug.commands.match import match_images
+
+    with pytest.raises(SystemExit):
+        main(["match", "--help"])
+    page = (find_bundle("landmark_pretraining") / "docs" / "README.md").read_text(encoding="utf-8")
+    assert "errors above 5 mm" in page
+    for text in (capsys.readouterr().out, match_images.__doc__):
+        assert "landmark_pretraining" in text
+        assert "%" not in text
 
 
 def test_arguments_reach_match(monkeypatch):
@@ -142,18 +177,20 @@ def test_arguments_reach_match(monkeypatch):
     assert seen == [("c.pt", "t.png", "t.csv", ["images", "more"], "here", "b", settings, 0.5, 3.0, "cpu")]
 
 
-def test_help_imports_nothing_heavy():
+def test_help_and_init_import_nothing_heavy():
     code = (
         "import sys\n"
         "from monai_infoaug.__main__ import main\n"
         "try: main(['demo', '--help'])\n"
         "except SystemExit: pass\n"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'numpy', 'matplotlib')))"
+        "if any(name in sys.modules for name in ('torch', 'monai', 'numpy', 'matplotlib')): sys.exit(1)\n"
+        "main(['init', '--list'])\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'matplotlib')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_python_m_runs_the_command_line():
-    run = subprocess.run([sys.executable, "-m", "monai_infoaug", "--version"], capture_output=True, text=True)
-    assert run.returncode == 0
+    command = [sys.executable, "-m", "monai_infoaug", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == f"monai-infoaug {monai_infoaug.__version__}"

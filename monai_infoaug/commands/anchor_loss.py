@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from monai_infoaug._grid import level_features, sample_at
 from monai_infoaug.losses import PixelInfoNCELoss
 from monai_infoaug.transforms import RandPairedViewsd
 
-__all__ = ["anchor_losses", "fit_curve", "loss_cuts"]
+__all__ = ["anchor_losses", "fit_curve", "information_grid", "loss_cuts"]
 
 ANCHORS = 500  # of an image
 TEMPERATURE, RADIUS = 0.1, 2.0  # of the loss that the bundles train with; cells within which nothing is a negative
@@ -37,12 +38,12 @@ def anchor_losses(
     The views are turned by up to 15 degrees, scaled by up to 15 % and changed by ``intensity``.
 
     Args:
-        network: with ``strides``, from an image (1, C, *S) to levels.
+        network: network with ``strides``, from an image (1, C, *S) to levels.
         image: (C, *S), as the network was trained on.
         information: (1, *S) bits.
         foreground: (1, *S), not zero inside.
         intensity: array transform.
-        seed: of the views and anchors.
+        seed: seed of the views and anchors.
 
     Returns:
         (N,) bits; (N,) losses and (N,) cosines of the two embeddings of each anchor, means over the levels.
@@ -62,7 +63,7 @@ def anchor_losses(
     points = [pair[f"points_view{k}"][pair["points_valid"]][None] for k in (1, 2)]
     levels = [network(pair[f"image_view{k}"][None]) for k in (1, 2)]
     bits = sample_at(pair["information_view1"][None], points[0].mT)[0, 0]
-    return bits, *_contrasts(levels, points, network.strides)
+    return bits, *_contrasts(levels, points, cast("Sequence[int]", network.strides))
 
 
 def _contrasts(
@@ -70,19 +71,26 @@ def _contrasts(
 ) -> tuple[Tensor, Tensor]:
     """Losses and cosines (N,) of the points (1, N, D) of view 1 against those of view 2, means over the levels."""
     contrast, found = PixelInfoNCELoss(TEMPERATURE, symmetric=False), []
-    for *pair, stride in zip(*levels, strides, strict=True):
-        features = [level_features(level, at, stride) for level, at in zip(pair, points, strict=True)]
-        losses, _ = contrast.of_points(*features, points[0], radius=RADIUS * stride)
-        found.append(torch.cat([losses, cosine_similarity(*features, dim=-1)]))
-    return tuple(torch.stack(found).mean(0))
+    for level1, level2, stride in zip(*levels, strides, strict=True):
+        features1, features2 = level_features(level1, points[0], stride), level_features(level2, points[1], stride)
+        losses, _ = contrast.of_points(features1, features2, points[0], radius=RADIUS * stride)
+        found.append(torch.cat([losses, cosine_similarity(features1, features2, dim=-1)]))
+    losses, cosines = torch.stack(found).mean(0)
+    return losses, cosines
 
 
-def fit_curve(bits: Sequence[float], values: Sequence[float]) -> Polynomial:
+def fit_curve(bits: np.ndarray, values: np.ndarray) -> Polynomial:
     """A smooth curve of the loss, say, over the information: the cubic of least squares."""
     return Polynomial.fit(bits, values, 3)
 
 
-def loss_cuts(bits: Sequence[float], losses: Sequence[float]) -> tuple[float, float] | None:
+def information_grid(bits: np.ndarray, count: int) -> np.ndarray:
+    """Evenly spaced values between the 1 and 99 percentile, where a curve is to be trusted."""
+    low, high = np.quantile(bits, (0.01, 0.99))
+    return np.linspace(low, high, count)
+
+
+def loss_cuts(bits: np.ndarray, losses: np.ndarray) -> tuple[float, float] | None:
     """The thresholds (t1, t2) where the smooth curve of the loss crosses the mean loss.
 
     Looked for between the 1 and 99 percentile of ``bits``.
@@ -95,6 +103,10 @@ def loss_cuts(bits: Sequence[float], losses: Sequence[float]) -> tuple[float, fl
         >>> [round(cut, 2) for cut in loss_cuts(bits, (bits - 2) ** 2)]
         [0.83, 3.17]
     """
-    grid = np.linspace(*np.quantile(bits, (0.01, 0.99)), 2001)
-    crossings = np.flatnonzero(np.diff(fit_curve(bits, losses)(grid) > np.mean(losses)))
-    return tuple(((grid[crossings] + grid[crossings + 1]) / 2).tolist()) if len(crossings) == 2 else None
+    grid = information_grid(bits, 2001)
+    above = fit_curve(bits, losses)(grid) > losses.mean()
+    crossings = np.flatnonzero(above[1:] != above[:-1])
+    if len(crossings) != 2:
+        return None
+    t1, t2 = ((grid[crossings] + grid[crossings + 1]) / 2).tolist()
+    return t1, t2

@@ -27,7 +27,7 @@ from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContra
 from torch import Tensor, nn
 from torch.nn.functional import normalize, unfold
 
-from monai_infoaug._require import refusal, require_device
+from monai_infoaug._require import is_count, refusal, require_device
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_landmarks
@@ -105,7 +105,7 @@ def load_slices(indices: Sequence[int]) -> list[dict[str, Tensor]]:
         raise ImportError("The brain comes with nilearn, which is missing: pip install monai_infoaug[demo]") from error
     if not path.is_file():
         raise refusal("nilearn", f"one without {BRAIN}", "a version that ships the MNI152 template")
-    volume = LoadImage()(path).as_tensor()[:, 21:213, :160] / 255
+    volume = LoadImage()(str(path)).as_tensor()[:, 21:213, :160] / 255
     return [{"image": volume[None, x], "brain": volume[None, x] > 0} for x in indices]
 
 
@@ -114,7 +114,8 @@ def pretrain(network: nn.Module, pairs: SeededDataset, epochs: int, device: str 
     loader = DataLoader(pairs, batch_size=8, shuffle=True, num_workers=2, persistent_workers=True)
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=epochs * len(loader))
-    handlers = [EpochSetter([pairs]), LrScheduleHandler(schedule, print_lr=False, epoch_level=False)]
+    rate = LrScheduleHandler(schedule, print_lr=False, epoch_level=False)  # type: ignore[arg-type]  # torch's old name
+    handlers = [EpochSetter([pairs]), rate]
     trainer = PixelContrastiveTrainer(
         device, epochs, loader, network, optimizer, amp=has_fast_half(device), train_handlers=handlers
     )
@@ -140,7 +141,7 @@ class PatchEmbedding(nn.Module):
     """Normalised cross-correlation as an embedding network: it is the cosine of two patches less their means.
 
     Args:
-        size: odd side of the patches, beyond the border zero.
+        size: odd side of the patches, which are zero beyond the border.
 
     Shape:
         (B, 1, H, W) to a list of one level (B, size * size, H, W).
@@ -153,6 +154,7 @@ class PatchEmbedding(nn.Module):
         self.size = size
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """The one level, of unit length."""
         patches = unfold(image, self.size, padding=self.size // 2)
         patches -= patches.mean(1, keepdim=True)  # in place: large patches fill a gigabyte
         return [normalize(patches, dim=1, out=patches).unflatten(2, image.shape[2:])]
@@ -162,8 +164,11 @@ class PatchEmbedding(nn.Module):
 def match(network: nn.Module, pairs: Sequence[dict[str, Tensor]], device: str = "cpu") -> Tensor:
     """Where the network sees the points of view 1 in view 2: (pairs, points, 2) in voxels."""
     network, matcher = network.to(device).eval(), PairMatcher()
-    inputs = [[pair[name].to(device) for name in ("image_view1", "image_view2", "points_view1")] for pair in pairs]
-    return torch.cat([matcher(views, network)["landmarks"].cpu() for views in inputs])
+    found = []
+    for pair in pairs:
+        view1, view2, points = (pair[name].to(device) for name in ("image_view1", "image_view2", "points_view1"))
+        found.append(matcher((view1, view2, points), network)["landmarks"].cpu())
+    return torch.cat(found)
 
 
 def run_demo(
@@ -173,9 +178,9 @@ def run_demo(
 
     Args:
         out: folder for the files, made where it is missing.
-        seed: of the network's weights and the training pairs; the changed copies have their own, fixed one.
-        epochs: over the training slices.
-        device: of the network.
+        seed: seed of the network's weights and the training pairs; the changed copies have their own, fixed one.
+        epochs: passes over the training slices.
+        device: device of the network.
 
     Returns:
         Name of each method to its errors (points,) in mm.
@@ -185,9 +190,9 @@ def run_demo(
         ImportError: without nilearn.
         OSError: if ``out`` cannot be made.
     """
-    if not (seed >= 0):
+    if not is_count(seed):
         raise refusal("seed", seed, "at least 0")
-    if not (epochs >= 1):
+    if not is_count(epochs, 1):
         raise refusal("epochs", epochs, "at least 1")
     require_device(device)
     out = Path(out)

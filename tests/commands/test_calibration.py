@@ -9,20 +9,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor
-from monai.data.utils import set_rnd
 
 pytest.importorskip("tqdm", reason="the command shows its progress with tqdm")
 pytest.importorskip("matplotlib", reason="the command draws with matplotlib")
 
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import find_bundle
-from monai_infoaug.commands import calibration
+from monai_infoaug.commands import _registration, _strengths, calibration
 from monai_infoaug.commands.calibration import calibrate
-from monai_infoaug.information import assign_tiers, local_entropy, mutual_information
-from monai_infoaug.transforms import InformationMap, InformationTiers, RandTierIntensity
-from monai_infoaug.transforms.tier_intensity import preset
+from monai_infoaug.information import assign_tiers, local_entropy
+from monai_infoaug.transforms import InformationMap, InformationTiers, RandTierIntensity, intensity_preset
+from tests.commands.scenes import anatomy, folder_of, save_checkpoint
 
 TIERS = ("low", "medium", "high")
 
@@ -31,29 +28,8 @@ TIERS = ("low", "medium", "high")
 def one_draw():
     """Of each change: what is shown here needs no more, and takes an eighth of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "DRAWS", 1)
+        patch.setattr(_strengths, "DRAWS", 1)
         yield
-
-
-def anatomy(shape: tuple[int, ...], shift: float = 0, noise: float = 0, seed: int = 0) -> np.ndarray:
-    """Blobs in [0, 255] on an empty ground, with a texture that is flat, coarse and fine from one side to the other."""
-    generator = np.random.default_rng(0)  # the same anatomy each time
-    grid = np.stack(np.meshgrid(*(np.arange(n) - shift for n in shape), indexing="ij"))
-    image = np.zeros(shape)
-    for _ in range(30):
-        centre = generator.uniform(0, 1, len(shape)) * shape
-        width = (0.3 - 0.25 * centre[0] / shape[0]) * min(shape) / 2
-        distance = sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True))
-        image += generator.uniform(0.3, 1) * np.exp(-distance / (2 * width**2))
-    image += noise * np.random.default_rng(seed).normal(size=shape)
-    return (255 * image / image.max()).clip(0, 255).astype(np.uint8)
-
-
-def folder_of(path: Path, arrays: list[np.ndarray], suffix: str = ".png", channels: bool = False) -> Path:
-    path.mkdir(exist_ok=True)
-    for number, array in enumerate(arrays):
-        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=channels), path / f"{number}{suffix}")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +111,13 @@ def test_transforms_take_the_file(calibrated):
     assert torch.equal(information, InformationMap(5, value_range=found["information"]["value_range"])(image))
     tiers = InformationTiers(file=out)(information)
     assert torch.equal(tiers, assign_tiers(information, found["thresholds"]))
-    by_hand = {tier: preset("rich", strength) for tier, strength in found["intensity"]["strengths"].items()}
+    by_hand = {tier: intensity_preset("rich", strength) for tier, strength in found["intensity"]["strengths"].items()}
     changed = RandTierIntensity(file=out).set_random_state(0)(image, tiers=tiers)
     assert torch.equal(changed, RandTierIntensity(by_hand).set_random_state(0)(image, tiers=tiers).clamp(0, 1))
 
 
 def test_volumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "REGISTERED", 500)
+    monkeypatch.setattr(_registration, "REGISTERED", 500)
     arrays = [anatomy((26, 28, 24), shift, 0.02, seed) for seed, shift in enumerate((0, 1))]
     data = folder_of(tmp_path / "volumes", arrays, ".nii.gz")
     found = calibrate(data, tmp_path / "found.json", "mr", window=3, intensity="cross_contrast")
@@ -157,82 +133,6 @@ def test_colours(tmp_path):
     found = calibrate(data, tmp_path / "found.json", intensity="published")
     assert found["made_from"]["modality"] == "rgb"
     assert RandTierIntensity(file=tmp_path / "found.json").clip
-
-
-@pytest.mark.parametrize("shape", [(3, 40, 45), (1, 14, 15, 13)])
-def test_patches_are_cut_around_their_centres(shape):
-    image, side = torch.rand(shape), {3: 33, 4: 11}[len(shape)]
-    centres = torch.stack([torch.randint(side // 2, n - side // 2, (5,)) for n in shape[1:]], 1)
-    for patch, centre in zip(calibration._patches(image, centres), centres.tolist(), strict=True):
-        box = tuple(slice(c - side // 2, c + side // 2 + 1) for c in centre)
-        assert torch.equal(patch, image[(slice(None), *box)])
-
-
-def test_patches_lie_in_their_tier_in_the_foreground(monkeypatch):
-    monkeypatch.setattr(calibration, "MAX_VOXELS", 3000)
-    image, tiers = torch.rand(2, 90, 70), torch.randint(0, 3, (1, 90, 70))
-    tiers[:, :30] = 3  # outside
-    view = calibration._view(image, tiers, np.random.RandomState(0))
-    assert view.image.shape[1:].numel() <= 3300
-    assert torch.equal(view.image, image[(slice(None), *view.part)])
-    for tier, centres in enumerate(view.centres):
-        assert len(centres) == 24
-        assert len(centres.unique(dim=0)) == 24
-        assert (tiers[0][view.part][tuple(centres.T)] == tier).all()
-        assert calibration._patches(view.image, centres).shape == (24, 2, 33, 33)
-
-
-def test_curves_are_of_the_draw_that_leaves_least(monkeypatch):
-    monkeypatch.setattr(calibration, "STRENGTHS", (0.5, 1.0))
-    monkeypatch.setattr(calibration, "DRAWS", 4)
-    generator = np.random.RandomState(0)
-    views = [
-        calibration._view(torch.from_numpy(anatomy((50, 48), s)[None] / 255.0), torch.full((1, 50, 48), s), generator)
-        for s in (0, 2)
-    ]
-    patches = [calibration._tier_patches(view.image, view) for view in views]
-    own = calibration._mean([[calibration._bits(p, p, (0.0, 0.9)) for p in tiers] for tiers in patches])
-    strengths, curves = calibration._weakened(views, patches, "rich", (0.0, 0.9), own, np.zeros(3), 7)
-    assert strengths == [0, 0.5, 1]
-    assert np.isnan(curves[:, 1]).all()  # a tier that no image has
-    for tier, view in ((0, views[0]), (2, views[1])):
-        for strength, bits in zip(strengths, curves[:, tier], strict=True):
-            draws = []
-            for draw in range(4):
-                changed = view.image
-                if strength:
-                    change = preset("rich", strength)
-                    set_rnd(change, 7 + 2 * draw + (tier == 2))
-                    changed = change(view.image).clamp(0, 1)
-                each = []
-                for x, y in view.centres[tier].tolist():
-                    box = (slice(None), slice(x - 16, x + 17), slice(y - 16, y + 17))
-                    each.append(mutual_information(view.image[box], changed[box], 16, (0.0, 0.9)))
-                draws.append(np.mean(each))
-            assert bits == pytest.approx(min(draws), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("bits", "stop", "expected"),
-    [((3, 2, 1), 1.5, 0.75), ((3, 2, 1), 2, 0.5), ((3, 2, 1), 0.5, 1), ((3, 1, 2), 1.5, 0.375), ((3, 2, 1), 4, 0)],
-)
-def test_crossing(bits, stop, expected):
-    assert calibration._crossing([0, 0.5, 1], np.array(bits), stop) == expected
-
-
-@pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.3, 0.5)])
-def test_registration_finds_the_same_place(turned, spacing):
-    """Of an image that is shifted, stored the other way round and without a part of its frame."""
-    first = MetaTensor(torch.from_numpy(anatomy((90, 80))).float()[None], affine=np.diag([*spacing, 1]))
-    array, affine = torch.from_numpy(anatomy((90, 80), 4)).float()[None], np.diag([*spacing, 1])
-    if turned:
-        array = array.flip(1)
-        affine[0, 0], affine[0, 2] = -spacing[0], 89 * spacing[0]
-    second = MetaTensor(array, affine=affine)
-    transform = calibration._registered(calibration._coarse(first), calibration._coarse(second))
-    for point in np.random.RandomState(0).uniform(25, 60, (20, 2)) * spacing:
-        np.testing.assert_allclose(transform.TransformPoint(point), point + 4 * np.array(spacing), atol=1.0)
 
 
 @pytest.mark.parametrize(
@@ -314,14 +214,10 @@ def test_command_passes_everything_on(images, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """Of an untrained network."""
-    torch.manual_seed(0)
-    config = ConfigParser()
-    config.read_config(find_bundle("landmark_pretraining") / "configs" / "train.json")
     settings = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.8}
-    config["features"] = settings["features"]
-    path = tmp_path_factory.mktemp("checkpoint") / "trained.pt"
-    torch.save({"network": config.get_parsed_content("network_def").state_dict(), "settings": settings}, path)
-    return path
+    return save_checkpoint(
+        tmp_path_factory.mktemp("checkpoint") / "trained.pt", find_bundle("landmark_pretraining"), settings
+    )
 
 
 @pytest.mark.slow
@@ -333,10 +229,13 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
         given.append((bits, losses))
         return cuts
 
-    monkeypatch.setattr(calibration, "STRENGTHS", (4.0,))
+    monkeypatch.setattr(_strengths, "STRENGTHS", (4.0,))
     plain = calibrate(images, tmp_path / "plain.json", working_pixdim=0.8)
     monkeypatch.setattr(calibration, "loss_cuts", loss_cuts)
+    load, loaded = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
     found = calibrate(images, tmp_path / "found.json", checkpoint=checkpoint)
+    assert len(loaded) == 1
     made_from = found["made_from"]
     assert (made_from["modality"], made_from["working_pixdim"], made_from["checkpoint"]) == ("xray", 0.8, "trained.pt")
     assert found["thresholds"] == (cuts or plain["thresholds"])

@@ -20,11 +20,12 @@ from monai.transforms import Compose, Rand2DElastic
 
 from monai_infoaug import transforms
 from monai_infoaug.__main__ import main
-from monai_infoaug.commands.inspection import _display, inspect_image
+from monai_infoaug.commands._page_pictures import for_screen
+from monai_infoaug.commands.inspection import inspect_image
 from monai_infoaug.transforms import RandTierIntensity
 
 LEVELS = 254
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def write(path: Path, size=(40, 32), channels=1, seed=0, spacing=None, kind=np.uint8) -> Path:
@@ -138,7 +139,7 @@ def test_volumes_are_drawn_as_radiologists_look_at_them(plane, codes):
     image = torch.zeros(1, 4, 4, 4)
     image[(0, *(3 if code in "LPI" else 0 for code in codes))] = 1
     image = MetaTensor(image, affine=affine)
-    volumes, _ = _display(dict.fromkeys(("image", "information", "foreground", "tiers"), image), world.index(plane))
+    volumes, _ = for_screen(dict.fromkeys(("image", "information", "foreground", "tiers"), image), world.index(plane))
     assert volumes["image"].nonzero()[0, 2:].tolist() == [3, 3]
 
 
@@ -243,8 +244,8 @@ def test_constant_image_has_one_tier(tmp_path):
 
 
 def test_large_maps_are_thinned_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("monai_infoaug.commands.inspection.MAX_VOXELS", 500)
-    monkeypatch.setattr("monai_infoaug.commands.inspection.MAX_PIXELS", 100)
+    monkeypatch.setattr("monai_infoaug.commands._page_pictures.MAX_VOXELS", 500)
+    monkeypatch.setattr("monai_infoaug.commands._page_pictures.MAX_PIXELS", 100)
     path = write(tmp_path / "volume.nrrd", size=(20, 16, 11), kind=np.float32)
     page = inspected(tmp_path, path, window=3)
     maps = page["maps"]
@@ -381,8 +382,8 @@ def in_browser(page: Path, folder: Path, fragment: str = "") -> str:
         pytest.skip("needs Chromium")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    run = subprocess.run([browser, *options, f"{page.as_uri()}{fragment}"], capture_output=True, text=True, timeout=60)
-    return run.stdout
+    command = [browser, *options, f"{page.as_uri()}{fragment}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def test_thresholds_in_the_browser(tmp_path):

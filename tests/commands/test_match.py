@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor
+
+pytest.importorskip("tqdm", reason="matching needs the extra train")
+pytest.importorskip("matplotlib", reason="matching draws with matplotlib")
 
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import copy_bundle, find_bundle
+from monai_infoaug.commands.match import distinct_names, match_images
+from monai_infoaug.commands.template_matcher import TemplateMatcher
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from tests.commands.scenes import save_checkpoint, smooth
 
-pytest.importorskip("tqdm", reason="matching needs the extra train")
-
-from monai_infoaug.commands.match import TemplateMatcher, distinct_names, match_images, read_config
-
-CEPH = Path(__file__).parents[2] / "shared" / "data" / "ceph"
 SETTINGS = {
     "bundle": "landmark_pretraining",
     "modality": "xray",
@@ -33,28 +32,10 @@ LABELS, POINTS = ("sella", "nasion", "chin"), np.array([[10.0, 8.0], [20.5, 30.2
 LIKE_PNG = {"pixdim": 0.5}
 
 
-def save_checkpoint(path: Path, bundle: Path, settings: dict) -> Path:
-    """A checkpoint of an untrained network: enough to find a template in itself."""
-    torch.manual_seed(0)
-    config = ConfigParser()
-    config.read_config(bundle / "configs" / "train.json")
-    config["features"] = settings["features"]
-    torch.save({"network": config.get_parsed_content("network_def").state_dict(), "settings": settings}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     return save_checkpoint(folder / "checkpoint.pt", find_bundle("landmark_pretraining"), SETTINGS)
-
-
-def smooth(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    coarse = np.random.default_rng(seed).random([s // 4 for s in shape])
-    fine = torch.nn.functional.interpolate(
-        torch.tensor(coarse)[None, None], shape, mode=["bilinear", "trilinear"][len(shape) - 2]
-    )
-    return (255 * fine[0, 0].numpy()).astype(np.uint8)
 
 
 @pytest.fixture
@@ -205,24 +186,11 @@ def test_faults_in_what_all_images_share(checkpoint, folder, change, message):
     assert not (folder / "out").exists()
 
 
-def test_settings_come_from_the_user_then_the_checkpoint_then_the_bundle(checkpoint):
-    config = read_config(checkpoint, settings={"working_pixdim": 0.7, "pixdim": [0.1, 0.2]})
-    assert (config["working_pixdim"], config["pixdim"]) == (0.7, [0.1, 0.2])
-    assert config["features"] == SETTINGS["features"]
-    assert config["batch_size"] == 8  # of the bundle
-
-
-def test_a_checkpoint_without_settings_and_one_of_a_bundle_elsewhere(checkpoint, folder):
+def test_a_checkpoint_without_settings(checkpoint, folder):
     bare = folder / "bare.pt"
     torch.save(torch.load(checkpoint, weights_only=True)["network"], bare)
     settings = {key: value for key, value in SETTINGS.items() if key != "bundle"}
     assert run(bare, folder, settings={**settings, **LIKE_PNG}) == {}
-    # a file must not say which folder's configuration is run
-    copy_bundle("landmark_pretraining", folder / "mine")
-    torch.save(torch.load(checkpoint, weights_only=True) | {"settings": {"bundle": str(folder / "mine")}}, bare)
-    with pytest.raises(ValueError, match="`bundle` must be one of"):
-        read_config(bare)
-    assert read_config(bare, folder / "mine")["features"] == [32, 48, 64, 96, 128]
 
 
 def test_only_what_the_template_shows(checkpoint, folder):
@@ -303,22 +271,3 @@ def test_exit_status(checkpoint, folder, capsys):
     said = capsys.readouterr().err
     assert said.startswith("monai-infoaug match: `settings` must be")
     assert said.count("\n") == 1
-
-
-@pytest.mark.skipif(not CEPH.exists(), reason="cephalometric images not at hand")
-def test_real_images(checkpoint, tmp_path):
-    matcher = TemplateMatcher(
-        checkpoint,
-        CEPH / "train" / "115.jpg",
-        CEPH / "train_landmarks_mm.csv",
-        settings={"pixdim": 0.3, "origin": 0.1, "working_pixdim": 1.25},
-    )
-    truth = read_landmarks(CEPH / "train_landmarks_mm.csv", "115")
-    itself = matcher(matcher.read(CEPH / "train" / "115.jpg"))
-    assert np.linalg.norm(itself.world - truth.points["115"], axis=1).max() < 5  # 4 pixels, without training
-    other = matcher(matcher.read(CEPH / "train" / "121.jpg"))
-    assert isinstance(matcher.image, MetaTensor)
-    assert matcher.labels == list(truth.labels)
-    assert np.isfinite(other.world).all()
-    assert other.scores.mean() < itself.scores.mean()
-    assert other.round_trips.mean() > itself.round_trips.mean()

@@ -1,0 +1,77 @@
+"""Reading an image for a command, and the check of settings before any is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from monai.data import MetaTensor
+from monai.utils import ensure_tuple
+
+from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug.commands._steps import Step, run, step
+from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.transforms import InformationMap, ModalityPreset
+from monai_infoaug.transforms.intensity_presets import require_preset
+
+
+def read_image(
+    path: str | os.PathLike, pixdim: float | Sequence[float] | None, origin: float | Sequence[float] = 0.0
+) -> tuple[MetaTensor, list[Step]]:
+    """Read an image as the bundles do.
+
+    Args:
+        path: 2D or 3D, grey or RGB; or a folder with a DICOM series.
+        pixdim: millimetres a pixel. None: as the file says.
+        origin: millimetres of the first pixel's centre, with ``pixdim``.
+
+    Returns:
+        The image (C, *S), a volume of one slice in 2D, and the steps that have read it.
+
+    Raises:
+        ValueError: naming a file that cannot be read, or an image that cannot be drawn.
+    """
+    steps = [
+        step("monai.transforms.LoadImaged", keys="image", reader=step("monai_infoaug.data.SimpleITKReader")),
+        step("monai.transforms.EnsureChannelFirstd", keys="image"),
+    ]
+    if pixdim is not None or origin != 0:
+        steps.append(step("monai_infoaug.transforms.AssignPixdimd", keys="image", pixdim=pixdim, origin=origin))
+    try:
+        item = run(steps, {"image": os.fspath(path)})
+    except (OSError, RuntimeError):
+        SimpleITKReader().read(path)  # says in one line what is wrong, where MONAI lists what it tried
+        raise
+    shape = tuple(item["image"].shape)
+    if len(shape) not in (3, 4) or shape[0] not in (1, 3):
+        raise refusal("path", f"{path} of shape {shape}", "a 2D or 3D image with one channel or three")
+    if shape[3:] == (1,):  # a radiograph in DICOM is a volume of one slice
+        steps.append(step("monai.transforms.SqueezeDimd", keys="image", dim=-1))
+        item = run(steps[-1:], item)
+    return item["image"], steps
+
+
+def require_measurable(
+    window: int | Sequence[int],
+    window_mm: float | Sequence[float] | None,
+    num_bins: int,
+    modality: str | None,
+    intensity: str,
+    working_pixdim: float | Sequence[float] | None,
+    seed: int,
+) -> None:
+    """Refuse settings that no image can go with.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    InformationMap(window if window_mm is None else None, window_mm, num_bins)
+    if modality is not None:
+        ModalityPreset(modality)
+    require_preset(intensity, "intensity")
+    if working_pixdim is not None:
+        sides = ensure_tuple(working_pixdim)
+        if not all(is_number(side) and side > 0 for side in sides):
+            raise refusal("working_pixdim", working_pixdim, "positive, in mm")
+    if not is_count(seed):
+        raise refusal("seed", seed, "at least 0")

@@ -1,0 +1,142 @@
+"""A trained network with an annotated template, which finds the template's landmarks in other images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monai.utils.enums import MetaKeys
+from torch import Tensor
+
+from monai_infoaug._require import is_number, naming, refusal, require_device
+from monai_infoaug.bundles import load_network, read_config
+from monai_infoaug.data import landmark_datalist
+from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
+from monai_infoaug.handlers.checkpoint import read_checkpoint
+from monai_infoaug.inferers import match_points, to_voxels, to_world
+
+__all__ = ["Match", "TemplateMatcher"]
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The L landmarks of the template in one image.
+
+    Args:
+        world: (L, D) positions in millimetres of the image's affine.
+        space: how its axes run, "RAS" or "LPS", if the image says so.
+        scores: (L,) mean cosines of the embeddings, in [-1, 1].
+        round_trips: (L,) voxels between a landmark of the template and where its match is found in the template.
+        low: (L,) whether somebody should look at it.
+    """
+
+    world: np.ndarray
+    space: str | None
+    scores: np.ndarray
+    round_trips: np.ndarray
+    low: np.ndarray
+
+
+class TemplateMatcher:
+    """A network, its preprocessing and the template, ready for any number of images.
+
+    Args:
+        checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device: see
+            :py:func:`monai_infoaug.commands.match.match_images`.
+
+    Attributes:
+        labels: names of the L landmarks that the template shows.
+        image: the preprocessed template (C, *S).
+        points: (1, L, D) landmarks in its voxels.
+
+    Raises:
+        ValueError: for a fault in checkpoint, settings, template or table.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike,
+        template: str | os.PathLike,
+        landmarks: str | os.PathLike,
+        bundle: str | os.PathLike | None = None,
+        settings: Mapping[str, Any] | None = None,
+        min_score: float = -1.0,
+        max_round_trip: float = 3.0,
+        device: str = "cpu",
+    ) -> None:
+        require_device(device)
+        if not is_number(min_score, -1, 1):
+            raise refusal("min_score", min_score, "a cosine, from -1 to 1")
+        if not is_number(max_round_trip) or max_round_trip <= 0:
+            raise refusal("max_round_trip", max_round_trip, "above 0, in voxels")
+        if not Path(template).exists():
+            raise refusal("template", f"'{template}'", "an image file")
+        states = read_checkpoint(checkpoint)
+        self.config = read_config(checkpoint, bundle, settings, states)
+        self.min_score, self.max_round_trip, self.device = min_score, max_round_trip, device
+        with naming("the bundle's configuration"):
+            self.preprocess = Compose(self.config.get_parsed_content("preprocessing_transforms"))
+        self.network = load_network(self.config, checkpoint, states).to(device).eval()
+        self.strides: Sequence[float] = self.network.strides  # type: ignore[assignment]  # checked by load_network
+        with naming(f"template {template}"):
+            self.image = self.read(template)
+            space = self.image.meta.get(MetaKeys.SPACE) or "RAS"
+            item, dims = landmark_datalist(template, landmarks, space)[0], self.image.ndim - 1
+            world = np.asarray(item["landmarks"])
+            shown = np.isfinite(world).all(1)
+            if not shown.any():
+                raise refusal(str(landmarks), "none", "a table with a landmark of the template")
+            if world.shape[1] != dims:
+                raise refusal(str(landmarks), f"{world.shape[1]} coordinates", f"{dims} a landmark")
+            self.labels = [label for label, is_shown in zip(item["labels"], shown, strict=True) if is_shown]
+            self.points = torch.as_tensor(self.inside(world[shown]), dtype=torch.float32, device=device)[None]
+            self.levels = self.embed(self.image)
+
+    def inside(self, world: np.ndarray) -> np.ndarray:
+        """Landmarks of the template (L, D) in voxels.
+
+        Raises:
+            ValueError: naming one that lies outside.
+        """
+        size, voxels = np.array(self.image.shape[1:]), to_voxels(torch.as_tensor(world), self.image).numpy()
+        for label, point, voxel in zip(self.labels, world, voxels, strict=True):
+            if (voxel < -0.5).any() or (voxel > size - 0.5).any():
+                pixdim = self.image.pixdim.tolist()[: size.size]
+                extent, mm = (" x ".join(f"{x:g}" for x in axes) for axes in (size, pixdim))
+                got = f"{label!r} at {point.round(2).tolist()} mm, voxel {voxel.round(1).tolist()}"
+                raise refusal("landmarks", got, f"inside of the template of {extent} voxels of {mm} mm")
+        return voxels
+
+    def read(self, path: str | os.PathLike) -> MetaTensor:
+        """Read and preprocess an image.
+
+        Raises:
+            ValueError: for a format that carries no millimetres, if the settings give none.
+        """
+        if self.config.get("pixdim", 1.0) is None and str(path).lower().endswith(WITHOUT_MILLIMETRES):
+            raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG and BMP do not say millimetres")
+        return self.preprocess({"image": str(path)})["image"]
+
+    @torch.no_grad()
+    def embed(self, image: MetaTensor) -> list[Tensor]:
+        """Levels of the embedding of an image (C, *S)."""
+        return self.network(image.as_tensor()[None].to(self.device))
+
+    @torch.no_grad()
+    def __call__(self, image: MetaTensor) -> Match:
+        """Find the landmarks in a preprocessed image (C, *S)."""
+        levels = self.embed(image)
+        given = {"weights": self.config.get("level_weights"), "patch_radius": self.config.get("patch_radius")}
+        found, scores = match_points(self.levels, self.points, levels, self.strides, image.shape[1:], **given)
+        back, _ = match_points(levels, found, self.levels, self.strides, self.image.shape[1:], **given)
+        trips = (back - self.points).norm(dim=-1)
+        low = (trips > self.max_round_trip) | (scores < self.min_score)
+        world, score, trip = (x[0].double().cpu().numpy().round(4) for x in (to_world(found, image), scores, trips))
+        return Match(world, image.meta.get(MetaKeys.SPACE), score, trip, low[0].cpu().numpy())
