@@ -179,6 +179,15 @@ def test_images_that_do_not_do(arrays, named, tmp_path):
         calibrate(data, tmp_path / "found.json")
 
 
+@pytest.mark.parametrize(
+    "given", [{"alpha": "1"}, {"keep": None}, {"num_images": 2.5}, {"seed": 1.5}, {"working_pixdim": [1, "1"]}]
+)
+def test_settings_of_a_wrong_type_are_named(given, images, tmp_path):
+    named = "images" if "num_images" in given else next(iter(given))
+    with pytest.raises(ValueError, match=f"^`{named}` must be"):
+        calibrate(images, tmp_path / "found.json", **given)
+
+
 def test_unreadable_image_is_named(images, tmp_path):
     data = folder_of(tmp_path / "data", [anatomy((40, 40))])
     (data / "9.png").write_text("no image")

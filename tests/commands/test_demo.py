@@ -165,3 +165,10 @@ def test_another_nilearn_is_named(monkeypatch):
     monkeypatch.setattr(demo, "BRAIN", "datasets/data/moon.nii.gz")
     with pytest.raises(ValueError, match=r"nilearn.*moon\.nii\.gz"):
         demo.load_slices((50,))
+
+
+@pytest.mark.parametrize("given", [{"seed": 0.5}, {"epochs": "3"}])
+def test_settings_of_a_wrong_type_are_named(given, tmp_path):
+    with pytest.raises(ValueError, match=f"^`{next(iter(given))}` must be at least"):
+        demo.run_demo(tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()

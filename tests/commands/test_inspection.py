@@ -340,6 +340,21 @@ def test_slices_that_a_volume_lacks(arguments, named, tmp_path, capsys):
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("named", "given"),
+    [
+        ("seed", {"seed": "1"}),
+        ("axis", {"axis": "z"}),
+        ("slice", {"index": 0.5}),
+        ("working_pixdim", {"working_pixdim": True}),
+    ],
+)
+def test_settings_of_a_wrong_type_are_named(named, given, tmp_path):
+    path = write(tmp_path / "volume.nrrd", size=(11, 10, 9))
+    with pytest.raises(ValueError, match=f"^`{named}` must be"):
+        inspect_image(path, tmp_path / "page.html", **given)
+
+
 @pytest.mark.parametrize("name", ["missing.png", "broken.png", "broken.nii.gz", "four.nrrd"])
 def test_unreadable_files_are_named(name, tmp_path, capsys):
     path = tmp_path / name

@@ -66,6 +66,12 @@ def test_a_checkpoint_is_read_once(given, monkeypatch):
     assert len(loaded) == 1
 
 
+@pytest.mark.parametrize("limits", [{"min_score": "0.5"}, {"max_round_trip": None}, {"max_round_trip": np.inf}])
+def test_limits_of_a_wrong_type_are_named(given, limits):
+    with pytest.raises(ValueError, match=f"^`{next(iter(limits))}` must be"):
+        TemplateMatcher(**given, **limits)
+
+
 @pytest.mark.skipif(not CEPH.exists(), reason="cephalometric images not at hand")
 def test_real_images(checkpoint):
     matcher = TemplateMatcher(
