@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 __all__ = [
     "all_gather_cat",
@@ -53,6 +52,22 @@ def item_generators(count: int, *seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(int(state[0])) for state in states]
 
 
+class _AllGather(torch.autograd.Function):
+    """The values of each process, whose gradient is the sum of what it is in all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
+        parts = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(parts, values)
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        total = torch.stack(gradients)
+        dist.all_reduce(total)
+        return total[rank()]
+
+
 def all_gather_cat(values: Tensor, axis: int = 0) -> Tensor:
     """Gather with gradients what has one shape in all processes. Each process must call it.
 
@@ -63,7 +78,7 @@ def all_gather_cat(values: Tensor, axis: int = 0) -> Tensor:
     Returns:
         Values of all processes, one process after the other along the axis.
     """
-    return torch.cat(all_gather(values.contiguous()), axis) if world_size() > 1 else values
+    return torch.cat(_AllGather.apply(values.contiguous()), axis) if world_size() > 1 else values
 
 
 def all_gather_ragged(values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -98,3 +99,20 @@ def free_port() -> Callable[[], int]:
             return free.getsockname()[1]
 
     return new
+
+
+def _with_one_thread(rank: int, function: Callable, *args: Any) -> None:
+    torch.set_num_threads(1)  # OpenMP's threads do not come along with a fork
+    function(rank, *args)
+
+
+@pytest.fixture(scope="session")
+def in_two_processes() -> Callable[..., None]:
+    """Call a function with ranks 0 and 1 and the same further arguments, each in a process of its own."""
+    # a fork need not import PyTorch and MONAI again, which takes most of a minute on a busy machine; CUDA forbids it
+    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+
+    def call(function: Callable, *args: Any) -> None:
+        torch.multiprocessing.start_processes(_with_one_thread, (function, *args), nprocs=2, start_method=method)
+
+    return call

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,7 +81,6 @@ def batches() -> list[list[torch.Tensor]]:
 
 
 def process(rank: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)  # OpenMP's other threads do not come along
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     for _ in range(2):  # the second does nothing
@@ -100,11 +98,9 @@ def process(rank: int, port: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(free_port, tmp_path_factory):
+def parts(in_two_processes, free_port, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    # a fork need not import PyTorch and MONAI again, which takes most of a minute on a busy machine; CUDA forbids it
-    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
-    torch.multiprocessing.start_processes(process, (free_port(), folder), nprocs=2, start_method=method)
+    in_two_processes(process, free_port(), folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import pytest
 import torch
@@ -222,14 +221,11 @@ def _rank(rank, store, given, results):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
+def test_two_processes_are_one(in_two_processes, tmp_path):
     given = views(batch=4)
     given[1][:2] = -1  # one process has fewer anchors
     given[1][0, 0, 0, 0] = 1
-    # a fork need not import PyTorch again; CUDA forbids it
-    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
-    arguments = tmp_path / "store", given, tmp_path / "result"
-    torch.multiprocessing.start_processes(_rank, arguments, nprocs=2, start_method=method)
+    in_two_processes(_rank, tmp_path / "store", given, tmp_path / "result")
     inputs = [given[0].requires_grad_(), given[2].requires_grad_()]
     whole = PixelSupConLoss(0.3, "batch", ignore_index=-1)(inputs[0], given[1], inputs[1], given[3])
     whole.backward()
