@@ -88,6 +88,8 @@ def _smooth(image: Tensor, sigma: float) -> Tensor:
 
 def _map(data: NdarrayOrTensor, name: str, x: Tensor) -> Tensor:
     """A map ``(1,*S)`` beside the image ``x``, on its device."""
+    if not isinstance(data, np.ndarray | Tensor):
+        raise refusal(name, type(data).__name__, "an array or a tensor", TypeError)
     values = convert_to_tensor(up_to_date(data), track_meta=False, device=x.device)
     wanted = (1, *x.shape[1:])
     if tuple(values.shape) != wanted:
@@ -228,6 +230,7 @@ class RandTierIntensity(RandomizableTransform):
 
         Raises:
             ValueError: if what the mode needs is missing, or an input has the wrong shape, values, NaN or infinity.
+            TypeError: for what is no array or tensor, a complex image, or a transform that gives no such image back.
         """
         if not isinstance(img, np.ndarray | Tensor):
             raise refusal("img", type(img).__name__, "an array or a tensor", TypeError)

@@ -330,6 +330,7 @@ DICTIONARY, SMALLER, LISTED = RandGaussianNoised("image"), lambda x: x[:, 1:], l
         (ValueError, "`information` must be of shape", lambda: RandTierIntensity()(IMAGE, IMAGE, TIERS)),
         (ValueError, "`tiers` must be 0, 1 or 2", lambda: RandTierIntensity()(IMAGE, tiers=TIERS + 1)),
         (ValueError, "`tiers` must be 0, 1 or 2", lambda: RandTierIntensity()(IMAGE, tiers=TIERS / 2)),
+        (TypeError, "`tiers` must be an array", lambda: RandTierIntensity()(IMAGE, tiers=TIERS.tolist())),
         (ValueError, "`tier` must be 0", lambda: RandTierIntensity(mode="anchor")(IMAGE, tier=255)),
         (ValueError, "`img` must be finite", lambda: RandTierIntensity()(NAN, tiers=TIERS)),
         (ValueError, "`information` must be finite", lambda: RandTierIntensity()(IMAGE, NAN[:1], TIERS)),
