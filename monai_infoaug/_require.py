@@ -45,7 +45,12 @@ def is_number(value: object, least: float = -math.inf, most: float = math.inf) -
         >>> [is_number(value, 0) for value in (0.5, -1, "0.5", True, float("nan"), float("inf"))]
         [True, False, False, False, False, False]
     """
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and least <= float(value) <= most
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and least <= float(value) <= most
+    )
 
 
 def is_count(value: object, least: int = 0) -> bool:
@@ -91,7 +96,7 @@ def require_shares(shares: Sequence[float] | None) -> None:
     """
     if shares is None:
         return
-    three = np.shape(shares) == (3,) and all(is_number(share, 0) for share in shares)
+    three = isinstance(shares, (Sequence, np.ndarray)) and len(shares) == 3 and all(is_number(s, 0) for s in shares)
     if not three or not math.isclose(sum(shares), 1, rel_tol=1e-5):
         raise refusal("shares", shares, "three shares (low, medium, high), not negative, that sum to one")
 

@@ -44,7 +44,9 @@ def test_shares_that_sum_to_one(shares):
     require_shares(shares)
 
 
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.6, -0.1), (1, 1, 1), "abc", 1, ("a", 0, 1), [np.nan, 0.5, 0.5]])
+@pytest.mark.parametrize(
+    "shares", [(0.5, 0.5), (0.5, 0.6, -0.1), (1, 1, 1), "abc", 1, ("a", 0, 1), [np.nan, 0.5, 0.5], [[1], [0, 1], 0]]
+)
 def test_other_shares(shares):
     with pytest.raises(ValueError, match="`shares` must be three shares"):
         require_shares(shares)
