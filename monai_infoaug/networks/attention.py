@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from monai_infoaug._require import refusal
+from monai_infoaug.networks.pixel_embedding import attribute_of
 
 __all__ = ["AttentionEmbedding", "AttentionSegmenter"]
 
@@ -15,8 +16,8 @@ class _Attention(nn.Module):
     """An image several times, each time with the mask of one class as another channel.
 
     Args:
-        coarse: see :py:class:`AttentionSegmenter`.
-        background: see there.
+        coarse: coarse network, see :py:class:`AttentionSegmenter`.
+        background: whether it has the background, see there.
     """
 
     def __init__(self, coarse: nn.Module, background: bool = True) -> None:
@@ -33,17 +34,17 @@ class _Attention(nn.Module):
         with torch.no_grad():
             logits = self.coarse(image)
             if not torch.jit.is_scripting():
-                enough = logits.shape[2:] == image.shape[2:] and logits.shape[1] > int(self.background)
-                accepted = (
-                    "a network that gives each pixel a channel a class" + ", and the background" * self.background
-                )
-                if not enough:
-                    raise refusal("coarse", f"one that gives {tuple(logits.shape)}", accepted)
+                self._require_classes(logits, image)
             masks = logits.softmax(1)[:, 1:] if self.background else logits.sigmoid()
             masks = masks.to(image.dtype)
             present = (masks > 0.5).flatten(2).any(2)
         images = image.unsqueeze(1).expand([-1, masks.shape[1]] + [-1] * (image.ndim - 1))
         return torch.cat([images, masks.unsqueeze(2)], 2).flatten(0, 1), present
+
+    def _require_classes(self, logits: Tensor, image: Tensor) -> None:
+        if logits.shape[2:] != image.shape[2:] or logits.shape[1] <= int(self.background):
+            accepted = "a network that gives each pixel a channel a class" + ", and the background" * self.background
+            raise refusal("coarse", f"one that gives {tuple(logits.shape)}", accepted)
 
 
 class AttentionSegmenter(_Attention):
@@ -80,6 +81,7 @@ class AttentionSegmenter(_Attention):
         self.train(self.training)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Logits of an image, see Shape."""
         attended, present = self.attend(image)
         logits = self.network(attended)
         if not torch.jit.is_scripting() and logits.shape[1] != 1:
@@ -96,7 +98,8 @@ class AttentionEmbedding(_Attention):
     in an image gets the embedding zero, which that loss leaves out.
 
     Args:
-        coarse, background: see :py:class:`AttentionSegmenter`.
+        coarse: coarse network, see :py:class:`AttentionSegmenter`.
+        background: whether it has the background, see there.
         heads: embedding of (B, C + 1, *S), such as ``EmbeddingHeads(pooled=True)`` with one layer.
 
     Attributes:
@@ -114,12 +117,14 @@ class AttentionEmbedding(_Attention):
 
     def __init__(self, coarse: nn.Module, heads: nn.Module, background: bool = True) -> None:
         super().__init__(coarse, background)
-        if len(heads.strides) != 1:
-            raise refusal("heads", f"those of {len(heads.strides)} levels", "heads of one level")
+        levels = len(attribute_of(heads, "strides"))
+        if levels != 1:
+            raise refusal("heads", f"those of {levels} levels", "heads of one level")
         self.heads, self.strides = heads, (1,)
         self.train(self.training)
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        """Embeddings of an image, see Shape."""
         attended, present = self.attend(image)
         embedding = self.heads(attended)[0].flatten(1).unflatten(0, present.shape)
         return [(embedding * present[..., None]).mT]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from monai_infoaug._grid import level_shares
-from monai_infoaug._require import refusal
-from monai_infoaug.networks.pixel_embedding import pad_to_multiple
+from monai_infoaug._require import is_count, refusal
+from monai_infoaug.networks.pixel_embedding import attribute_of, pad_to_multiple
 
 __all__ = ["DenseDescriptor"]
 
@@ -42,7 +42,8 @@ class DenseDescriptor(nn.Module):
         (B, C, *S) to (B, levels * F, *ceil(S / stride)).
 
     Raises:
-        ValueError: for a stride that does not fit the network's, or weights that do not fit its levels.
+        ValueError: for a network without strides, a stride that does not fit them, or weights that do not fit its
+            levels.
 
     Example:
         >>> from monai_infoaug.networks import PixelEmbeddingNet
@@ -61,14 +62,15 @@ class DenseDescriptor(nn.Module):
         self, network: nn.Module, stride: int | None = None, level_weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        self.network, self.strides = network, tuple(network.strides)
+        self.network, self.strides = network, tuple(attribute_of(network, "strides"))
         self.stride = min(self.strides) if stride is None else stride
-        if not (self.stride >= 1 and all(0 in (s % self.stride, self.stride % s) for s in self.strides)):
+        if not is_count(self.stride, 1) or not all(0 in (s % self.stride, self.stride % s) for s in self.strides):
             raise refusal("stride", stride, f"a divisor or a multiple of each of the network's strides {self.strides}")
         self.roots = tuple(sqrt(share) for share in level_shares(level_weights, len(self.strides)))
 
     def forward(self, image: Tensor) -> Tensor:
-        levels = self.network.embed(image) if hasattr(self.network, "embed") else self.network(image)
+        """Descriptors of an image, see Shape."""
+        levels = self.network.embed(image) if hasattr(self.network, "embed") else self.network(image)  # type: ignore[operator]
         mode = "bilinear" if image.ndim == 4 else "trilinear"
         parts: list[Tensor] = []
         for i, (stride, root) in enumerate(zip(self.strides, self.roots, strict=True)):
@@ -80,7 +82,7 @@ class DenseDescriptor(nn.Module):
                 parts.append(part)
         return torch.cat(parts, dim=1)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The network's."""
         return self.network.state_dict(*args, **kwargs)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import at_places
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 
 __all__ = ["EmbeddingHeads"]
@@ -30,7 +30,7 @@ class EmbeddingHeads(nn.Module):
     ``find_unused_parameters=True`` if the network goes on after the last layer that is embedded.
 
     Args:
-        backbone: network that takes (B, in_channels, *S).
+        backbone: network to embed with, which takes (B, in_channels, *S).
         layers: names in ``backbone.named_modules()`` of modules that give (B, C, *S_l). A module that is called
             more than once counts with its last output; what the network then changes in place is seen changed.
         embedding_dim: channels F of each embedding.
@@ -39,10 +39,10 @@ class EmbeddingHeads(nn.Module):
             and strides are found out (in eval mode, without gradients; training modes are put back).
         hidden: channels of the hidden convolutions of each head, see :py:class:`PixelProjectionHead`; (256, 256) with
             256 for ``embedding_dim`` are those of [1].
-        pooled: one embedding an image: that of the mean over the cells.
-        with_output: give the backbone's output, too, to train both at once.
-        normalized: scale each embedding to unit norm. False leaves that to a loss that does it for the pixels that it
-            takes alone, such as ``PixelSupConLoss``.
+        pooled: whether to give one embedding an image: that of the mean over the cells.
+        with_output: whether to give the backbone's output, too, to train both at once.
+        normalized: whether to scale each embedding to unit norm. False leaves that to a loss that does it for the
+            pixels that it takes alone, such as ``PixelSupConLoss``.
 
     Attributes:
         strides: voxels of the image a cell of each embedding, from fine to coarse.
@@ -88,21 +88,21 @@ class EmbeddingHeads(nn.Module):
         super().__init__()
         self.pooled, self.with_output, self.normalized = pooled, with_output, normalized
         self.takes_places = not pooled
-        if not (embedding_dim >= 1):
-            raise refusal("embedding_dim", embedding_dim, "at least 1")
+        if not is_count(embedding_dim, 1):
+            raise refusal("embedding_dim", embedding_dim, "a whole number of at least 1")
         names = [name for name, _ in backbone.named_modules()]
         self.layers = ensure_tuple(layers)
         if len(self.layers) == 0:
             raise refusal("layers", layers, "at least one module name of the backbone")
         for layer in self.layers:
-            accepted = get_close_matches(layer, names, n=5, cutoff=0.4) or names[1:]
             if layer not in names:
+                accepted = get_close_matches(layer, names, n=5, cutoff=0.4) or names[1:]
                 raise refusal("layers", repr(layer), f"module names of the backbone, such as {accepted}")
         self.backbone = backbone
 
         _, maps = self._probe(in_channels, tuple(spatial_size))
         strides = {layer: self._stride(layer, maps.get(layer), tuple(spatial_size)) for layer in self.layers}
-        self.layers = tuple(sorted(self.layers, key=strides.get))
+        self.layers = tuple(sorted(self.layers, key=strides.__getitem__))
         self.strides = tuple(strides[layer] for layer in self.layers)
 
         widths = (*hidden, embedding_dim)
@@ -111,11 +111,20 @@ class EmbeddingHeads(nn.Module):
         )
 
     def forward(self, image: Tensor, places: Sequence[Tensor] | None = None) -> list[Tensor] | tuple[Any, list[Tensor]]:
+        """Embed an image, see Shape.
+
+        Args:
+            image: (B, in_channels, *S).
+            places: pixels to embed of each layer; None: all.
+
+        Returns:
+            Embeddings of each layer, or a pair of the backbone's output and them.
+        """
         output, maps = self._feature_maps(image)
         if self.pooled:
             axes = tuple(range(2, image.ndim))
             maps = {layer: features.mean(axes, keepdim=True) for layer, features in maps.items()}
-        chosen = [None] * len(self.layers) if places is None else places
+        chosen: Sequence[Tensor | None] = [None] * len(self.layers) if places is None else places
         embeddings = [
             head(maps[layer]) if at is None else _embedded_at(head, maps[layer], at)
             for head, layer, at in zip(self.heads, self.layers, chosen, strict=True)
@@ -131,7 +140,7 @@ class EmbeddingHeads(nn.Module):
             for layer in self.layers:
                 handles.append(
                     self.backbone.get_submodule(layer).register_forward_hook(
-                        lambda module, inputs, output, layer=layer: maps.__setitem__(layer, output)
+                        lambda _module, _inputs, output, layer=layer: maps.__setitem__(layer, output)
                     )
                 )
             output = self.backbone(image)
@@ -163,9 +172,8 @@ class EmbeddingHeads(nn.Module):
             raise refusal("layers", got, "modules that give one map (B, C, *S)")
         strides = {size / cells for size, cells in zip(spatial_size, shape[2:], strict=True)}
         stride = strides.pop()
-        accepted = "modules of one whole-number stride, and `spatial_size` divisible by it"
         if strides or stride != int(stride):
-            raise refusal("layers", got, accepted)
+            raise refusal("layers", got, "modules of one whole-number stride, and `spatial_size` divisible by it")
         return int(stride)
 
 

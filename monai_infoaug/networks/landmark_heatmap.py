@@ -7,7 +7,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
 __all__ = ["LandmarkHeatmapNet"]
@@ -25,7 +25,7 @@ class LandmarkHeatmapNet(nn.Module):
     and not used; ``DistributedDataParallel`` needs ``find_unused_parameters=True``.
 
     Args:
-        trunk: a ``PixelEmbeddingNet``, or a ``GlobalLocalEmbeddingNet`` of such.
+        trunk: network whose features are used, a ``PixelEmbeddingNet``, or a ``GlobalLocalEmbeddingNet`` of such.
         num_landmarks: number L of landmarks.
 
     Attributes:
@@ -46,12 +46,13 @@ class LandmarkHeatmapNet(nn.Module):
 
     def __init__(self, trunk: PixelEmbeddingNet | GlobalLocalEmbeddingNet, num_landmarks: int) -> None:
         super().__init__()
-        nets = list(trunk.networks) if isinstance(trunk, GlobalLocalEmbeddingNet) else [trunk]
-        strange = [type(net).__name__ for net in nets if not isinstance(net, PixelEmbeddingNet)]
-        if strange:
+        parts = trunk.networks if isinstance(trunk, GlobalLocalEmbeddingNet) else [trunk]
+        nets = [net for net in parts if isinstance(net, PixelEmbeddingNet)]
+        if len(nets) < len(parts):
+            strange = [type(net).__name__ for net in parts if not isinstance(net, PixelEmbeddingNet)]
             raise refusal("trunk", strange, "a PixelEmbeddingNet, or a GlobalLocalEmbeddingNet of such")
-        if not (num_landmarks >= 1):
-            raise refusal("num_landmarks", num_landmarks, "at least 1")
+        if not is_count(num_landmarks, 1):
+            raise refusal("num_landmarks", num_landmarks, "a whole number of at least 1")
         self.trunk, self.level_strides, self.stride = trunk, trunk.strides, min(trunk.strides)
         self.heads = nn.ModuleList(
             Convolution(net.spatial_dims, net.width, num_landmarks, kernel_size=1, conv_only=True)
@@ -60,6 +61,7 @@ class LandmarkHeatmapNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        """Logits of an image, see Shape."""
         maps = self.trunk.feature_maps(image)
         mode = "bilinear" if image.ndim == 4 else "trilinear"
         logits = torch.zeros(1, device=image.device)

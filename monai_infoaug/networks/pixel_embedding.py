@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -10,10 +11,22 @@ from monai.networks.blocks import Convolution, UpSample
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
+
+
+def attribute_of(network: nn.Module, name: str) -> Any:
+    """What an embedding network says of itself, such as its ``strides``.
+
+    Raises:
+        ValueError: for a network that does not.
+    """
+    value = getattr(network, name, None)
+    if value is None:
+        raise refusal("network", type(network).__name__, f"an embedding network with `{name}`")
+    return value
 
 
 def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
@@ -36,6 +49,7 @@ class Unshuffle(nn.Module):
     """(B, C, *S) of even size to (B, C * 2**D, *S/2): MONAI's ``pixelunshuffle``, but scriptable."""
 
     def forward(self, image: Tensor) -> Tensor:
+        """Move each 2 x 2 (x 2) voxels to the channels."""
         x = image
         for axis in range(2, image.ndim):
             x = x.unflatten(axis, (-1, 2))
@@ -58,8 +72,8 @@ class PixelEmbeddingNet(nn.Module):
         strides: strides of the embeddings, from fine to coarse, each one of the stages'.
         norm: MONAI's normalisation of the convolutions (name, or name and arguments), or None.
         act: MONAI's activation.
-        self_similarity: look at :py:class:`SelfSimilarity` [2] instead of the grey levels, for images of several
-            contrasts.
+        self_similarity: whether to look at :py:class:`SelfSimilarity` [2] instead of the grey levels, for images of
+            several contrasts.
 
     Attributes:
         width: channels of the feature maps that the embedding heads see.
@@ -134,10 +148,11 @@ class PixelEmbeddingNet(nn.Module):
         )
         self.instance_norm = norm is not None and "instance" in norm
         if not self.instance_norm:  # it would copy to and fro; everything else is faster with channels last
-            self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)
+            self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
     # what follows is written in the part of Python that TorchScript knows
     def forward(self, image: Tensor) -> list[Tensor]:
+        """Embed an image, see Shape."""
         levels: list[Tensor] = []
         maps = self.feature_maps(image)
         for i, head in enumerate(self.heads.values()):
@@ -168,17 +183,11 @@ class PixelEmbeddingNet(nn.Module):
 
     def _require_image(self, image: Tensor) -> None:
         if image.ndim != self.spatial_dims + 2 or image.shape[1] != self.in_channels:
-            raise refusal(
-                "image",
-                f"shape {tuple(image.shape)}",
-                f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions",
-            )
-        if not (max(image.shape[2:]) > self.divisor or not self.instance_norm):
-            raise refusal(
-                "image",
-                f"spatial size {tuple(image.shape[2:])}",
-                f"larger than {self.divisor} along an axis, for instance normalisation at stride {self.divisor}",
-            )
+            accepted = f"(B, {self.in_channels}, *S) with {self.spatial_dims} spatial dimensions"
+            raise refusal("image", f"shape {tuple(image.shape)}", accepted)
+        if self.instance_norm and max(image.shape[2:]) <= self.divisor:
+            accepted = f"larger than {self.divisor} along an axis, for instance normalisation at stride {self.divisor}"
+            raise refusal("image", f"spatial size {tuple(image.shape[2:])}", accepted)
 
 
 class GlobalLocalEmbeddingNet(nn.Module):
@@ -217,19 +226,24 @@ class GlobalLocalEmbeddingNet(nn.Module):
         self, networks: Sequence[nn.Module], scales: Sequence[int] = (1, 2), roi_size: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        if not (len(networks) == len(scales) > 0 and all(s >= 1 for s in scales)):
-            raise refusal("scales", tuple(scales), f"one factor of at least 1 for each of the {len(networks)} networks")
-        divisors = [net.divisor for net in networks] if roi_size is not None else []
-        good = all(size % divisor == 0 and size >= 2 * divisor for size in roi_size or () for divisor in divisors)
-        if not good:
-            raise refusal("roi_size", roi_size, f"multiples, at least the double, of {divisors}")
+        if not 0 < len(networks) == len(scales) or not all(is_count(scale, 1) for scale in scales):
+            accepted = f"one factor of at least 1 for each of the {len(networks)} networks"
+            raise refusal("scales", tuple(scales), accepted)
+        if roi_size is not None:
+            divisors = [attribute_of(net, "divisor") for net in networks]
+            if not all(
+                is_count(size, 2 * divisor) and size % divisor == 0 for size in roi_size for divisor in divisors
+            ):
+                raise refusal("roi_size", roi_size, f"multiples, at least the double, of {divisors}")
         self.networks, self.scales = nn.ModuleList(networks), tuple(scales)
         self.roi_size = None if roi_size is None else tuple(roi_size)
-        self.view_levels = tuple((i, stride) for i, net in enumerate(networks) for stride in net.strides)
+        strides = [attribute_of(net, "strides") for net in networks]
+        self.view_levels = tuple((i, stride) for i, own in enumerate(strides) for stride in own)
         self.strides = tuple(scales[i] * stride for i, stride in self.view_levels)
 
     @torch.jit.unused  # a script knows no variable number of arguments
     def forward(self, *images: Tensor) -> list[Tensor]:
+        """Embed one image, or one for each network, see Shape."""
         if len(images) not in (1, len(self.networks)):
             raise refusal("images", len(images), f"1 or {len(self.networks)} tensors")
         if len(images) == 1:
@@ -252,21 +266,25 @@ class GlobalLocalEmbeddingNet(nn.Module):
     def _in_windows(self, net: nn.Module, image: Tensor) -> list[Tensor]:
         if self.roi_size is None or all(n <= roi for n, roi in zip(image.shape[2:], self.roi_size, strict=True)):
             return net(image)
-        fits = all(n % net.divisor == 0 for n in image.shape[2:])
-        padded = image if fits else pad_to_multiple(image, net.divisor)  # so that windows begin where cells begin
+        divisor: int = attribute_of(net, "divisor")
+        fits = all(n % divisor == 0 for n in image.shape[2:])
+        padded = image if fits else pad_to_multiple(image, divisor)  # so that windows begin where cells begin
         window = [min(n, roi) for n, roi in zip(padded.shape[2:], self.roi_size, strict=True)]
-        steps = [7 * n // (8 * net.divisor) * net.divisor for n in window]
+        steps = [7 * n // (8 * divisor) * divisor for n in window]
         overlap = [(n - step - 0.5) / n for n, step in zip(window, steps, strict=True)]  # MONAI rounds the step down
-        blended = sliding_window_inference(padded, window, 1, net, overlap, "gaussian")
-        levels = []
-        for level, stride in zip(blended if isinstance(blended, tuple) else [blended], net.strides, strict=True):
-            level /= level.norm(dim=1, keepdim=True)  # in place: it may take the better part of the memory
-            levels.append(level[(..., *(slice(-(-n // stride)) for n in image.shape[2:]))])
-        return levels
+        blended: Any = sliding_window_inference(padded, window, 1, net, overlap, "gaussian")
+        levels: list[Tensor] = list(blended) if isinstance(blended, tuple) else [blended]
+        for level in levels:
+            level.div_(level.norm(dim=1, keepdim=True))  # in place: it may take the better part of the memory
+        batch = (slice(None), slice(None))
+        return [
+            level[(*batch, *(slice(-(-n // stride)) for n in image.shape[2:]))]
+            for level, stride in zip(levels, attribute_of(net, "strides"), strict=True)
+        ]
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:
         """What the embedding heads of all networks see of one image (B, C, *S), one map a level."""
         maps: list[Tensor] = []
         for net, scale in zip(self.networks, self.scales, strict=True):
-            maps += net.feature_maps(shrink(image, scale))
+            maps += net.feature_maps(shrink(image, scale))  # type: ignore[operator]
         return maps

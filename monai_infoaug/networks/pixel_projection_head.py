@@ -8,7 +8,7 @@ from itertools import pairwise
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 __all__ = ["PixelProjectionHead"]
 
@@ -18,7 +18,7 @@ class PixelProjectionHead(nn.Sequential):
 
     Args:
         spatial_dims: 1, 2 or 3.
-        in_channels: of the features.
+        in_channels: channels of the features.
         widths: output channels of each convolution; the default is that of [1], (256, 128) that of [2].
 
     Shape:
@@ -39,8 +39,8 @@ class PixelProjectionHead(nn.Sequential):
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, widths: Sequence[int] = (256, 256, 256)) -> None:
-        if not (len(widths) >= 1 and min(widths) >= 1):
-            raise refusal("widths", widths, "one or more numbers of at least 1")
+        if not isinstance(widths, Sequence) or not widths or not all(is_count(width, 1) for width in widths):
+            raise refusal("widths", widths, "one or more whole numbers of at least 1")
         channels = (in_channels, *widths)
         convolutions = [
             Convolution(spatial_dims, inputs, outputs, kernel_size=1, conv_only=True)

@@ -14,7 +14,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize, pad
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 __all__ = ["MaskTransformer", "Segmenter", "TokenClassifier", "VisionTransformer"]
 
@@ -59,11 +59,11 @@ class _Block(TransformerBlock):
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float, drop_path: float) -> None:
         super().__init__(hidden_size, 4 * hidden_size, num_heads, dropout, qkv_bias=True)
-        self.norm_cross_attn = nn.Identity()
+        self.register_module("norm_cross_attn", nn.Identity())
         self.attn.input_rearrange, self.attn.out_rearrange = _Split(num_heads), _Merge()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
@@ -82,30 +82,30 @@ def _initialize(module: nn.Module) -> None:
 
 
 class VisionTransformer(nn.Module):
-    """Encoder of images as a grid of tokens [2], for images of any size.
+    r"""Encoder of images as a grid of tokens [1], for images of any size.
 
     Position embeddings are learnt for ``img_size`` and interpolated linearly for other sizes.
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: C.
+        in_channels: number C of channels of an image.
         img_size: size of the images that the position embeddings are for, multiples of the patch.
         patch_size: pixels of a token along each axis.
-        hidden_size: F, channels of a token.
-        num_layers: transformer blocks.
-        num_heads: of the attention, a divisor of ``hidden_size``; None: one every 64 channels.
-        num_prefix: tokens besides those of patches: 1, the class token, or 2 for distilled networks.
-        dropout: probability.
+        hidden_size: number F of channels of a token.
+        num_layers: number of transformer blocks.
+        num_heads: number of heads of the attention, a divisor of ``hidden_size``; None: one every 64 channels.
+        num_prefix: number of tokens besides those of patches: 1, the class token, or 2 for distilled networks.
+        dropout: probability of dropout.
         drop_path: stochastic depth, the probability to leave out the last block; earlier ones stay more often.
 
     Shape:
-        (B, C, \\*S), with S multiples of the patch, to (B, F, \\*S / patch): the final norm of the tokens of patches.
+        (B, C, \*S), with S multiples of the patch, to (B, F, \*S / patch): the final norm of the tokens of patches.
 
     Raises:
         ValueError: for sizes that are no multiples of the patch, or a number of heads that does not divide F.
 
     References:
-        2. Dosovitskiy et al., "An image is worth 16x16 words: transformers for image recognition at scale", ICLR 2021.
+        1. Dosovitskiy et al., "An image is worth 16x16 words: transformers for image recognition at scale", ICLR 2021.
     """
 
     def __init__(
@@ -125,11 +125,12 @@ class VisionTransformer(nn.Module):
         if spatial_dims not in (2, 3):
             raise refusal("spatial_dims", spatial_dims, "2 or 3")
         size, self.patch_size = ensure_tuple_rep(img_size, spatial_dims), ensure_tuple_rep(patch_size, spatial_dims)
-        whole = all(s > 0 and s % p == 0 for s, p in zip(size, self.patch_size, strict=True))
-        if not whole:
+        if not all(is_count(patch, 1) for patch in self.patch_size):
+            raise refusal("patch_size", patch_size, "a whole number of at least 1, or one for each axis")
+        if not all(is_count(s, 1) and s % patch == 0 for s, patch in zip(size, self.patch_size, strict=True)):
             raise refusal("img_size", img_size, f"positive multiples of the patch {self.patch_size}")
         heads = max(1, hidden_size // 64) if num_heads is None else num_heads
-        if hidden_size % heads != 0:
+        if not is_count(heads, 1) or hidden_size % heads:
             raise refusal("num_heads", heads, f"a divisor of the {hidden_size} channels")
         self.num_heads, self.mode = heads, LINEAR[spatial_dims]
         grid = [s // p for s, p in zip(size, self.patch_size, strict=True)]
@@ -145,9 +146,10 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(parameter, std=0.02)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Tokens of an image, see Shape."""
         grid = self.patches(image)
         size = grid.shape[2:]
-        position = self.position
+        position: Tensor = self.position
         if size != position.shape[2:]:
             position = interpolate(position, size, mode=self.mode, align_corners=False)
         tokens = (grid + position).flatten(2).transpose(1, 2)
@@ -160,11 +162,14 @@ class TokenClassifier(nn.Module):
     """The linear decoder of Segmenter [1]: each token by itself.
 
     Args:
-        hidden_size: F, channels of a token.
-        out_channels: K, classes.
+        hidden_size: number F of channels of a token.
+        out_channels: number K of classes.
 
     Shape:
-        (B, F, \\*G) to logits (B, K, \\*G).
+        (B, N, F) to logits (B, N, K).
+
+    References:
+        1. Strudel et al., "Segmenter: transformer for semantic segmentation", ICCV 2021, arXiv:2105.05633.
     """
 
     def __init__(self, hidden_size: int, out_channels: int) -> None:
@@ -173,6 +178,7 @@ class TokenClassifier(nn.Module):
         self.apply(_initialize)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of tokens, see Shape."""
         return self.head(tokens)
 
 
@@ -182,14 +188,17 @@ class MaskTransformer(nn.Module):
     The logits are normalised over the classes by a layer norm.
 
     Args:
-        hidden_size: F, channels of a token.
-        out_channels: K, classes.
-        num_layers: transformer blocks.
-        num_heads: of the attention, a divisor of ``hidden_size``.
-        dropout: probability.
+        hidden_size: number F of channels of a token.
+        out_channels: number K of classes.
+        num_layers: number of transformer blocks.
+        num_heads: number of heads of the attention, a divisor of ``hidden_size``.
+        dropout: probability of dropout.
 
     Shape:
-        (B, F, \\*G) to logits (B, K, \\*G).
+        (B, N, F) to logits (B, N, K).
+
+    References:
+        1. Strudel et al., "Segmenter: transformer for semantic segmentation", ICCV 2021, arXiv:2105.05633.
     """
 
     def __init__(
@@ -209,6 +218,7 @@ class MaskTransformer(nn.Module):
         nn.init.normal_(self.classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of tokens, see Shape."""
         number, classes = self.classes.shape[1], self.classes.expand(tokens.shape[0], -1, -1)
         tokens = self.norm(self.blocks(torch.cat([self.projection(tokens), classes], 1)))
         patches, classes = tokens[:, :-number] @ self.of_patches, tokens[:, -number:] @ self.of_classes
@@ -216,7 +226,7 @@ class MaskTransformer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Segments images of any size with a vision transformer and a linear or a mask decoder [1].
+    r"""Segments images of any size with a vision transformer and a linear or a mask decoder [1].
 
     Published widths (``hidden_size``, ``num_layers``), with patches of 16: Tiny 192, 12; Small 384, 12; Base 768, 12;
     Large 1024, 24. Train it with stochastic gradient descent and ``torch.optim.lr_scheduler.PolynomialLR(power=0.9)``.
@@ -224,18 +234,19 @@ class Segmenter(nn.Module):
 
     Args:
         spatial_dims: 2 or 3.
-        in_channels: C.
-        out_channels: K, classes.
-        img_size: see :py:class:`VisionTransformer`; images of other sizes are padded with zeros to whole patches.
-        decoder: "mask" or "linear".
+        in_channels: number C of channels of an image.
+        out_channels: number K of classes.
+        img_size: size of the images, see :py:class:`VisionTransformer`; images of other sizes are padded with zeros to
+            whole patches.
+        decoder: what makes logits of the tokens, "mask" or "linear".
         overlapping: whether a pixel may be of several classes, or of none: each logit is then relative to that of one
             class more, which stands for none. (Logits that are normalised over the classes cannot all be low at once.)
-        decoder_layers: blocks of the mask decoder.
-        decoder_dropout: probability in the mask decoder.
+        decoder_layers: number of blocks of the mask decoder.
+        decoder_dropout: probability of dropout in the mask decoder.
         encoder: other settings of :py:class:`VisionTransformer`, such as ``patch_size`` and ``hidden_size``.
 
     Shape:
-        (B, C, \\*S) to logits (B, K, \\*S), interpolated linearly between the tokens.
+        (B, C, \*S) to logits (B, K, \*S), interpolated linearly between the tokens.
 
     Raises:
         ValueError: for another decoder, and see :py:class:`VisionTransformer`.
@@ -267,12 +278,14 @@ class Segmenter(nn.Module):
         self.encoder = VisionTransformer(spatial_dims, in_channels, img_size, **encoder)
         self.overlapping, out_channels = overlapping, out_channels + overlapping
         size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads
-        if decoder == "mask":
-            self.decoder = MaskTransformer(size, out_channels, decoder_layers, heads, decoder_dropout)
-        else:
-            self.decoder = TokenClassifier(size, out_channels)
+        self.decoder = (
+            MaskTransformer(size, out_channels, decoder_layers, heads, decoder_dropout)
+            if decoder == "mask"
+            else TokenClassifier(size, out_channels)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
+        """Logits of an image, see Shape."""
         rests = [0, 0]
         for axis, patch in enumerate(self.encoder.patch_size):
             rests = [0, -image.shape[axis + 2] % patch] + rests  # noqa: RUF005, for TorchScript
@@ -308,7 +321,7 @@ class Segmenter(nn.Module):
         state = {name if whole else f"encoder.{name}": value for name, value in state.items()}
         state = {_renamed(name): value for name, value in state.items() if not re.match(UNUSED, name)}
         needed = {f"encoder.{name}" for name in ("cls_token", "pos_embed", "patches.weight")}
-        if not (needed <= set(state)):
+        if not needed <= set(state):
             raise refusal("checkpoint", f"one with {sorted(state)[:3]}", "one of ViT, DeiT or Segmenter")
         tokens = [state.pop(name) for name in ("encoder.cls_token", "encoder.dist_token") if name in state]
         position, number, own = state.pop("encoder.pos_embed"), len(tokens), self.state_dict()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_count, refusal
 
 __all__ = ["SelfSimilarity"]
 
@@ -20,7 +20,7 @@ class SelfSimilarity(nn.Module):
 
     Args:
         distance: voxels to the neighbours.
-        radius: of the patches, cubes of ``2 * radius + 1`` voxels.
+        radius: radius of the patches, cubes of ``2 * radius + 1`` voxels.
 
     Shape:
         (B, C, *S), two or three spatial dimensions D, to (B, 2 * D * C, *S) in (0, 1], each channel's descriptor after
@@ -42,14 +42,15 @@ class SelfSimilarity(nn.Module):
 
     def __init__(self, distance: int = 1, radius: int = 1) -> None:
         super().__init__()
-        if not (distance >= 1):
-            raise refusal("distance", distance, "at least 1")
-        if not (radius >= 0):
-            raise refusal("radius", radius, "at least 0")
+        if not is_count(distance, 1):
+            raise refusal("distance", distance, "a whole number of at least 1")
+        if not is_count(radius):
+            raise refusal("radius", radius, "a whole number of at least 0")
         self.distance, self.radius = distance, radius
 
     # written in the part of Python that TorchScript knows
     def forward(self, image: Tensor) -> Tensor:
+        """Descriptors of an image, see Shape."""
         x = image.float()
         dims = x.ndim - 2
         wide = pad(x, [self.distance] * (2 * dims), mode="replicate")

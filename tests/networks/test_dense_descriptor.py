@@ -153,6 +153,11 @@ def test_stride_that_does_not_fit(stride):
         DenseDescriptor(network(), stride)
 
 
+def test_a_network_without_strides_is_named():
+    with pytest.raises(ValueError, match="`network` must be an embedding network with `strides`, got Conv2d"):
+        DenseDescriptor(torch.nn.Conv2d(1, 1, 1))
+
+
 @pytest.mark.parametrize("weights", [[1], [1, 1, 1], [0, 0], [1, -1]])
 def test_weights_that_do_not_fit(weights):
     with pytest.raises(ValueError, match="`level_weights` must be 2 numbers"):

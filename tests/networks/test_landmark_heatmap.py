@@ -118,7 +118,7 @@ def test_another_trunk(both):
         LandmarkHeatmapNet(given, 3)
 
 
-@pytest.mark.parametrize("number", [0, -1, None])
+@pytest.mark.parametrize("number", [0, -1, None, "3"])
 def test_number_of_landmarks(number):
-    with pytest.raises(ValueError, match=f"`num_landmarks` must be at least 1, got {number}"):
+    with pytest.raises(ValueError, match=f"`num_landmarks` must be a whole number of at least 1, got {number}"):
         LandmarkHeatmapNet(trunk(), number)

@@ -166,13 +166,13 @@ def test_windows_blend_into_the_whole(size):
     assert_same_levels(windows(part), whole(part))  # no larger than a window
 
 
-@pytest.mark.parametrize("roi_size", [(20, 32), (8, 32)])
+@pytest.mark.parametrize("roi_size", [(20, 32), (8, 32), ("16", 32)])
 def test_windows_that_do_not_fit_the_networks(roi_size):
     with pytest.raises(ValueError, match=r"`roi_size` must be multiples, at least the double, of \[8, 8\]"):
         GlobalLocalEmbeddingNet([small(), small()], roi_size=roi_size)
 
 
-@pytest.mark.parametrize("scales", [(), (1,), (1, 2, 4), (1, 0)])
+@pytest.mark.parametrize("scales", [(), (1,), (1, 2, 4), (1, 0), (1, 1.5), (1, "2")])
 def test_scales_that_do_not_fit_the_networks(scales):
     with pytest.raises(ValueError, match="`scales` must be one factor of at least 1 for each of the 2 networks"):
         GlobalLocalEmbeddingNet([small(), small()], scales=scales)

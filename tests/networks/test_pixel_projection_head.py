@@ -23,7 +23,7 @@ def test_widths(dims, widths, channels):
     torch.testing.assert_close(alone, y[(..., *(slice(1, 2),) * dims)])
 
 
-@pytest.mark.parametrize("widths", [(), (0, 4)])
+@pytest.mark.parametrize("widths", [(), (0, 4), 8, ("8",)])
 def test_bad_widths_are_named(widths):
     with pytest.raises(ValueError, match="`widths` must be one or more"):
         PixelProjectionHead(2, 64, widths)

@@ -290,7 +290,10 @@ def test_windows_and_export():
     [
         ({"spatial_dims": 1}, "`spatial_dims` must be 2 or 3, got 1"),
         ({"img_size": 21}, r"`img_size` must be positive multiples of the patch \(4, 4\), got 21"),
+        ({"img_size": "16"}, r"`img_size` must be positive multiples of the patch \(4, 4\), got 16"),
+        ({"patch_size": 0}, "`patch_size` must be a whole number of at least 1, or one for each axis, got 0"),
         ({"num_heads": 5}, "`num_heads` must be a divisor of the 12 channels, got 5"),
+        ({"num_heads": 0}, "`num_heads` must be a divisor of the 12 channels, got 0"),
         ({"decoder": "best"}, "`decoder` must be 'mask' or 'linear', got 'best'"),
     ],
 )

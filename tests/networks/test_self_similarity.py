@@ -74,7 +74,7 @@ def test_embeddings_that_do_not_see_an_inversion():
             assert torch.allclose(level, inverted, atol=1e-3) == blind
 
 
-@pytest.mark.parametrize(("name", "value"), [("distance", 0), ("radius", -1)])
+@pytest.mark.parametrize(("name", "value"), [("distance", 0), ("distance", "1"), ("radius", -1), ("radius", 0.5)])
 def test_settings_out_of_range(name, value):
-    with pytest.raises(ValueError, match=rf"`{name}` must be at least .*got {value}"):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a whole number of at least .*got {value}"):
         SelfSimilarity(**{name: value})
