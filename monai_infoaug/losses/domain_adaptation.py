@@ -14,7 +14,7 @@ __all__ = ["DomainAdaptationLoss"]
 
 
 class DomainAdaptationLoss(nn.Module):
-    r"""Labels of the source, own segmentations of the target, and contrast of patches within and across both [1].
+    """Labels of the source, own segmentations of the target, and contrast of patches within and across both [1].
 
     Args:
         supervised: loss of (logits, labels) for the source.
@@ -24,10 +24,10 @@ class DomainAdaptationLoss(nn.Module):
         contrast_weight: weight of ``contrast``, likewise.
 
     Shape:
-        - output: a pair of logits (M + N, C, \*S) and a list of one map of embeddings, of M source images and N
+        - output: a pair of logits (M + N, C, *S) and a list of one map of embeddings, of M source images and N
           target images.
-        - targets: mapping with ``label`` (M, 1, \*S); ``found`` (N, 1, \*S), the segmentations that stand for labels
-          in the contrast; ``tiers`` (M + N, 1, \*S) if the contrast asks for them; and what ``own`` needs.
+        - targets: mapping with ``label`` (M, 1, *S); ``found`` (N, 1, *S), the segmentations that stand for labels
+          in the contrast; ``tiers`` (M + N, 1, *S) if the contrast asks for them; and what ``own`` needs.
         - returned: scalar.
 
     Raises:
@@ -67,8 +67,8 @@ class DomainAdaptationLoss(nn.Module):
         """Compare, see Shape.
 
         Args:
-            output: of the network.
-            targets: of both domains.
+            output: logits and embeddings of the images of both domains.
+            targets: labels of the source, and what the network finds in the target.
 
         Returns:
             The loss, a scalar.

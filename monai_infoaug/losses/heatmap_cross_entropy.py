@@ -51,9 +51,9 @@ class HeatmapCrossEntropyLoss(nn.Module):
         """Compare, see Shape.
 
         Args:
-            logits: of the landmarks.
-            target: distributions of the landmarks.
-            weights: weights of the landmarks, those of the targets if None.
+            logits: logits of each landmark's cells.
+            target: distribution of each landmark over the cells.
+            weights: weight of each landmark, the mass of its target if None.
 
         Returns:
             The loss, a scalar.

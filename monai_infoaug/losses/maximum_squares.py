@@ -11,7 +11,7 @@ __all__ = ["MaximumSquaresLoss"]
 
 
 class MaximumSquaresLoss(nn.Module):
-    r"""Minus half the squared probabilities [1]: it rewards confidence, and its gradient falls where there is little.
+    """Minus half the squared probabilities [1]: it rewards confidence, and its gradient falls where there is little.
 
     Entropy, too, rewards confidence, but its gradient is largest where the network is all but sure, so that easy pixels
     drown the others.
@@ -22,7 +22,7 @@ class MaximumSquaresLoss(nn.Module):
         alpha: exponent of that weight, from 0 to 1.
 
     Shape:
-        - logits: (B, C, \*S), at least two classes that exclude each other.
+        - logits: (B, C, *S), at least two classes that exclude each other.
         - output: scalar from -1 / 2C (all pixels sure; without ``image_wise``) to -1 / 2C^2, the mean over classes and
           pixels, at least float32 under every autocast.
 
@@ -48,7 +48,7 @@ class MaximumSquaresLoss(nn.Module):
         """Measure confidence, see Shape.
 
         Args:
-            logits: of the classes.
+            logits: logits of the classes.
 
         Returns:
             The loss, a scalar.

@@ -13,7 +13,7 @@ __all__ = ["NegativeLearningLoss"]
 
 
 class NegativeLearningLoss(nn.Module):
-    r"""-log(1 - p) of a class that a pixel is said not to be [1]: a wrong label seldom makes a wrong complement.
+    """-log(1 - p) of a class that a pixel is said not to be [1]: a wrong label seldom makes a wrong complement.
 
     The complement is drawn anew in each call, among the classes other than the label:
 
@@ -30,8 +30,8 @@ class NegativeLearningLoss(nn.Module):
         over_processes: whether the mean is that over the pixels of all processes, each of which must call the loss.
 
     Shape:
-        - logits: (B, C, \*S), at least two classes that exclude each other.
-        - labels: (B, 1, \*S), classes from 0 to C - 1, or ``ignore_index``.
+        - logits: (B, C, *S), at least two classes that exclude each other.
+        - labels: (B, 1, *S), classes from 0 to C - 1, or ``ignore_index``.
         - output: scalar, mean over the pixels that have a part, at least float32 under every autocast; 0 without any.
 
     Raises:
@@ -72,7 +72,7 @@ class NegativeLearningLoss(nn.Module):
         """Compare, see Shape.
 
         Args:
-            logits: of the classes.
+            logits: logits of the classes.
             labels: what the pixels are said to be.
 
         Returns:

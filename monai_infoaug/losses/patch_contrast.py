@@ -20,21 +20,21 @@ POOL: dict[int, Callable[..., Tensor]] = {2: adaptive_avg_pool2d, 3: adaptive_av
 def label_pyramids(
     labels: Tensor, num_classes: int, patch_size: int, levels: int = 3, ignore_index: int = -1
 ) -> Tensor:
-    r"""Spatial pyramids [1] of the classes in each patch: class histograms of its halves, quarters and so on.
+    """Spatial pyramids [1] of the classes in each patch: class histograms of its halves, quarters and so on.
 
     Half the L1 distance of two pyramids is their disparity, from 0 for patches with the same classes at the same places
     to 1: one minus the overlap of the histograms of each level, with weights 1/2, 1/4, ... from the finest level on;
     the two coarsest ones weigh the same.
 
     Args:
-        labels: (B, 1, \*S), classes from 0 to ``num_classes`` - 1, or ``ignore_index``, which counts as one more.
+        labels: (B, 1, *S), classes from 0 to ``num_classes`` - 1, or ``ignore_index``, which counts as one more.
         num_classes: number K of classes.
         patch_size: pixels of a patch along each axis; what is left over at the far border has no part.
         levels: number L of levels, of which number l divides each axis by 2^l; 1 is one histogram of the whole patch.
         ignore_index: label of pixels without one.
 
     Returns:
-        Numbers (B, F, \*G), not negative, of which the F of a patch sum to 1. The first K + 1 are the histogram of the
+        Numbers (B, F, *G), not negative, of which the F of a patch sum to 1. The first K + 1 are the histogram of the
         whole patch, times its weight.
 
     Raises:
@@ -84,7 +84,7 @@ def _require_whole_cells(patch_size: int, levels: int) -> None:
 
 
 class PatchContrastLoss(nn.Module):
-    r"""Contrast of patches by what their labels look like [1], within an image, between images, and between domains.
+    """Contrast of patches by what their labels look like [1], within an image, between images, and between domains.
 
     Two patches are alike if their :py:func:`label_pyramids` overlap by at least ``positive``, and differ if by at most
     ``negative``; other pairs have no part. With the cosine similarities s of the patches' mean embeddings, divided by
@@ -109,9 +109,9 @@ class PatchContrastLoss(nn.Module):
             of which must call the loss with images of the same shape; so that several processes train as one.
 
     Shape:
-        - embeddings: (B, F, \*S / stride); the patch must be a multiple of the stride.
-        - labels: (B, 1, \*S), classes from 0 to K - 1, or ``ignore_index``.
-        - tiers: (B, 1, \*S) with 0 low, 1 medium, 2 high information, for a sampler that asks for them.
+        - embeddings: (B, F, *S / stride); the patch must be a multiple of the stride.
+        - labels: (B, 1, *S), classes from 0 to K - 1, or ``ignore_index``.
+        - tiers: (B, 1, *S) with 0 low, 1 medium, 2 high information, for a sampler that asks for them.
         - output: scalar, mean over the patches that have some that are alike and some that differ; 0 without any. At
           least float32 under every autocast.
 
@@ -145,7 +145,7 @@ class PatchContrastLoss(nn.Module):
     ) -> None:
         super().__init__()
         _require_whole_cells(patch_size, levels)
-        if not (is_number(negative, 0) and is_number(positive, most=1) and negative < positive):
+        if not is_number(negative, 0) or not is_number(positive, most=1) or negative >= positive:
             raise refusal("negative and positive", (negative, positive), "overlaps in order, from 0 to 1")
         if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
@@ -169,9 +169,9 @@ class PatchContrastLoss(nn.Module):
         """Compare, see Shape.
 
         Args:
-            embeddings: of the images.
-            labels: of the images.
-            tiers: of the images, for a sampler that asks for them.
+            embeddings: embeddings of the images' pixels.
+            labels: classes of the pixels.
+            tiers: tiers of the pixels, for a sampler that asks for them.
 
         Returns:
             The loss, a scalar.

@@ -16,7 +16,7 @@ __all__ = ["RectifiedLabelLoss"]
 
 
 class RectifiedLabelLoss(nn.Module):
-    r"""Negative learning from all found labels, plus cross-entropy with the reliable ones [1].
+    """Negative learning from all found labels, plus cross-entropy with the reliable ones [1].
 
     Negative learning stands wrong labels, cross-entropy learns fast from right ones.
 
@@ -27,8 +27,8 @@ class RectifiedLabelLoss(nn.Module):
         over_processes: whether the means are those over the pixels of all processes, each of which must call the loss.
 
     Shape:
-        - logits: (B, C, \*S).
-        - targets: mapping with ``found``, classes (B, 1, \*S), and ``reliable``, the same with ``ignore_index``
+        - logits: (B, C, *S).
+        - targets: mapping with ``found``, classes (B, 1, *S), and ``reliable``, the same with ``ignore_index``
           elsewhere.
         - output: scalar, each part a mean over its own pixels; without a reliable pixel the second part is 0.
 
@@ -66,7 +66,7 @@ class RectifiedLabelLoss(nn.Module):
         """Compare, see Shape.
 
         Args:
-            logits: of the classes.
+            logits: logits of the classes.
             targets: found and reliable labels.
 
         Returns:

@@ -82,7 +82,7 @@ def _initialize(module: nn.Module) -> None:
 
 
 class VisionTransformer(nn.Module):
-    r"""Encoder of images as a grid of tokens [1], for images of any size.
+    """Encoder of images as a grid of tokens [1], for images of any size.
 
     Position embeddings are learnt for ``img_size`` and interpolated linearly for other sizes.
 
@@ -99,7 +99,7 @@ class VisionTransformer(nn.Module):
         drop_path: stochastic depth, the probability to leave out the last block; earlier ones stay more often.
 
     Shape:
-        (B, C, \*S), with S multiples of the patch, to (B, F, \*S / patch): the final norm of the tokens of patches.
+        (B, C, *S), with S multiples of the patch, to (B, F, *S / patch): the final norm of the tokens of patches.
 
     Raises:
         ValueError: for sizes that are no multiples of the patch, or a number of heads that does not divide F.
@@ -226,7 +226,7 @@ class MaskTransformer(nn.Module):
 
 
 class Segmenter(nn.Module):
-    r"""Segments images of any size with a vision transformer and a linear or a mask decoder [1].
+    """Segments images of any size with a vision transformer and a linear or a mask decoder [1].
 
     Published widths (``hidden_size``, ``num_layers``), with patches of 16: Tiny 192, 12; Small 384, 12; Base 768, 12;
     Large 1024, 24. Train it with stochastic gradient descent and ``torch.optim.lr_scheduler.PolynomialLR(power=0.9)``.
@@ -246,7 +246,7 @@ class Segmenter(nn.Module):
         encoder: other settings of :py:class:`VisionTransformer`, such as ``patch_size`` and ``hidden_size``.
 
     Shape:
-        (B, C, \*S) to logits (B, K, \*S), interpolated linearly between the tokens.
+        (B, C, *S) to logits (B, K, *S), interpolated linearly between the tokens.
 
     Raises:
         ValueError: for another decoder, and see :py:class:`VisionTransformer`.

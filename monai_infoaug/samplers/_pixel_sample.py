@@ -30,7 +30,7 @@ class PixelSample:
         self.parts: list[Tensor] = []
 
     def add(self, maps: Tensor) -> None:
-        r"""Draw from images (B, K, \*S)."""
+        """Draw from images (B, K, *S)."""
         draws = item_generators(len(maps), self.seed, world_size() * len(self.parts))
         for image, generator in zip(maps.flatten(2), draws, strict=True):
             drawn = torch.randperm(image.shape[1], generator=generator)[: self.pixels_per_image]

@@ -74,10 +74,10 @@ class DistributionAlignment:
         self._factors: Tensor | None = None  # of what was counted in so far
 
     def update(self, probabilities: Tensor) -> None:
-        r"""Count images in.
+        """Count images in.
 
         Args:
-            probabilities: (B, C, \*S), of classes that exclude each other, the first the background.
+            probabilities: (B, C, *S), of classes that exclude each other, the first the background.
         """
         self._check(probabilities)
         self._sample.add(probabilities[:, 1:].detach())
@@ -115,13 +115,13 @@ class DistributionAlignment:
         return (bias - bias.mean()).exp().detach()
 
     def __call__(self, probabilities: Tensor) -> Tensor:
-        r"""Scale probabilities.
+        """Scale probabilities.
 
         Args:
-            probabilities: (B, C, \*S), as those that were counted in.
+            probabilities: (B, C, *S), as those that were counted in.
 
         Returns:
-            (B, C, \*S) float32, with the expected shares.
+            (B, C, *S) float32, with the expected shares.
         """
         self._check(probabilities)
         probabilities = probabilities.detach().float()

@@ -70,11 +70,11 @@ class ReliablePixels:
         self._thresholds: Tensor | None = None  # of what was counted in so far
 
     def update(self, probabilities: Tensor, tiers: Tensor | None = None) -> None:
-        r"""Count images in.
+        """Count images in.
 
         Args:
-            probabilities: (B, C, \*S), of classes that exclude each other.
-            tiers: (B, 1, \*S), 0 to 2; None: no distinction.
+            probabilities: (B, C, *S), of classes that exclude each other.
+            tiers: (B, 1, *S), 0 to 2; None: no distinction.
         """
         confidence, found, tier = self._maps(probabilities, tiers)
         self._sample.add(torch.cat([confidence, found.to(confidence), tier.to(confidence)], 1))
@@ -107,14 +107,14 @@ class ReliablePixels:
         return thresholds
 
     def __call__(self, probabilities: Tensor, tiers: Tensor | None = None) -> Tensor:
-        r"""Choose from images.
+        """Choose from images.
 
         Args:
-            probabilities: (B, C, \*S), as those that were counted in.
-            tiers: (B, 1, \*S), 0 to 2, if those came with tiers.
+            probabilities: (B, C, *S), as those that were counted in.
+            tiers: (B, 1, *S), 0 to 2, if those came with tiers.
 
         Returns:
-            Labels (B, 1, \*S): the most probable class where it is reliable, elsewhere ``ignore_index``.
+            Labels (B, 1, *S), the most probable class where it is reliable, elsewhere ``ignore_index``.
         """
         thresholds = self.thresholds().to(probabilities.device)
         with_tiers = len(thresholds) > 1
