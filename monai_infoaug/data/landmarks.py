@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from monai.config import PathLike
 from monai.utils import convert_to_numpy, ensure_tuple
 from numpy.typing import ArrayLike
 
+from monai_infoaug._files import write_whole
 from monai_infoaug._require import refusal
 from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, some
 
@@ -154,13 +156,15 @@ def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
 
     Raises:
         ValueError: for another suffix, or several images for a format of 3D Slicer.
+        OSError: naming the file and the reason; what was there before is then as it was.
     """
     path = Path(path)
     _, write = _format(path)
     if len(table.points) > 1 and not path.name.lower().endswith(".csv"):
         raise refusal("table", some(list(table.points)), f"of one image for {path.name}")
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        write(file, list(_rows(table)))
+    text = io.StringIO(newline="")
+    write(text, list(_rows(table)))
+    write_whole(path, text.getvalue())
 
 
 def _format(path: Path) -> tuple[Callable[[TextIO, Path], Iterator[Row]], Callable[[TextIO, Sequence[Row]], None]]:
