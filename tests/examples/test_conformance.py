@@ -1,4 +1,7 @@
-"""Every example bundle against MONAI's bundle specification and the rules of its model zoo; new ones are found here."""
+"""Every example bundle against MONAI's bundle specification and the rules of its model zoo; new ones are found here.
+
+A bundle with overlays is looked at with each of them, and without any. What runs, runs with each of them.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.bundle import ConfigParser, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.data import load_net_with_metadata
 
 import monai_infoaug
+from monai_infoaug.bundles import bundle_overlays
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.handlers import load_weights
 from tests.examples.bundle_runs import EXAMPLES, complete, workflow
@@ -29,28 +34,54 @@ from tests.examples.bundle_runs import EXAMPLES, complete, workflow
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT.parent / "shared" / "schema" / "meta_schema_20240725.json"
 BUNDLES = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__")
-WORKFLOWS = {"train": ["train"], "eval": ["train", "evaluate"], "infer": ["train", "inference"]}
+THEN = {"train": [], "eval": ["evaluate"], "infer": ["inference"]}  # kind of a workflow to what comes after train.json
+
+
+class Case(NamedTuple):
+    """A bundle, and one of its overlays, if it has any."""
+
+    bundle: Path
+    overlay: str | None
+
+    def __str__(self) -> str:
+        return f"{self.bundle.name}-{self.overlay}" if self.overlay else self.bundle.name
+
+    def names(self, *then: str) -> list[str]:
+        """Configurations: ``train.json``, the overlay, then others."""
+        return ["train", *([self.overlay] if self.overlay else []), *then]
+
+    def files(self, *then: str) -> list[str]:
+        return [str(self.bundle / "configs" / f"{name}.json") for name in self.names(*then)]
+
+
+CASES = [Case(bundle, overlay) for bundle in BUNDLES for overlay in (None, *bundle_overlays(bundle))]
+RUN = [case for case in CASES if case.overlay or not bundle_overlays(case.bundle)]  # with all stages
 
 # settings of a run that takes a second or two on images of 1 mm; windows of 32 voxels slide along one axis
 SIZE = {2: (72, 72), 3: (40, 32, 32)}
-QUICK = {
-    "working_pixdim": 1.0,
-    "batch_size": 2,
-    "max_epochs": 1,
-    "val_interval": 1,
-    "val_images": 1,
-    "num_workers": 0,
-}
+QUICK = {"working_pixdim": 1.0, "batch_size": 2, "num_workers": 0}
+# at a higher rate or in bfloat16 differences of rounding would grow with every step, as they do from stage to stage
+ALIKE = {"max_epochs": 2, "val_interval": 2, "val_images": 3, "learning_rate": 5e-5, "amp": False}
 LABELS = ("a", "b")
+UNET = {"modality": "xray", "features": [4] * 6, "roi_size": [32] * 3, "samples_per_epoch": 2}  # all is foreground
+SEGMENTATION = UNET | {"widths": [8, 8], "test_every": None, "val_every": None}
+PLANE = {"spatial_dims": 2, "pixdim": 1.0, "roi_size": [32, 32]}
 SMALL = {
     "landmark_detection": {
         "pixdim": 1.0,
         "image_size": [72, 72],
         "features": [4] * 5,
         "labels": list(LABELS),
-        "draws": 4,
+        "samples_per_epoch": 2,
     },
-    "landmark_pretraining": {"pixdim": 1.0, "view_size": [64, 64], "features": [4] * 5, "num_points": 20},
+    "landmark_pretraining": {
+        "pixdim": 1.0,
+        "view_size": [64, 64],
+        "features": [4] * 5,
+        "num_points": 20,
+        "max_epochs": 20,
+        "val_interval": 20,
+    },
     "landmark_matching_3d": {
         "num_points": 20,
         "view_size": [32] * 3,
@@ -60,68 +91,71 @@ SMALL = {
         "patch_radius": 4,
         "repeats": 1,
     },
-}
-SEGMENTATION = {
-    "features": [4] * 6,
-    "roi_size": [32] * 3,
-    "widths": [8, 8],
-    "draws": 4,
-    "test_every": None,
-    "val_every": None,
-}
-SMALL |= {
-    "segmenter_segmentation": {
+    "source_free_adaptation": UNET | {"confidence_epochs": 1},
+    "patch_contrast_adaptation": UNET | {"widths": [8, 8]},
+    "segmentation-label_efficient": SEGMENTATION | {"pixels_per_image": 50, "pretrain_epochs": 1},
+    "segmentation-local_contrast": SEGMENTATION
+    | PLANE
+    | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
+    "segmentation-attention_guided": SEGMENTATION
+    | PLANE
+    | {"coarse_features": [4] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
+    "segmentation-segmenter": PLANE
+    | {
         "decoder": "mask",
         "patch_size": 8,
         "hidden_size": 16,
         "num_layers": 2,
-        "roi_size": [32, 32],
-        "pixdim": 1.0,
+        "drop_path": 0.0,  # each process draws for itself what it leaves out
+        "network_def#decoder_dropout": 0.0,
         "label_bits": [1, 2],
         "classes": list(LABELS),
-        "draws": 4,
+        "samples_per_epoch": 2,
         "test_every": None,
         "val_every": None,
     },
-    "source_free_adaptation": {"features": [4] * 6, "roi_size": [32] * 3, "draws": 4, "confidence_epochs": 1},
-    "patch_contrast_adaptation": {"features": [4] * 6, "roi_size": [32] * 3, "draws": 4, "widths": [8, 8]},
-    "label_efficient_segmentation": SEGMENTATION | {"number": 50, "pretrain_epochs": 1},
-    "local_contrast_segmentation": SEGMENTATION | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
-    "attention_guided_segmentation": SEGMENTATION
-    | {"coarse_features": [4] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
 }
-
-NOTHING_DROPPED = {"segmenter_segmentation": {"drop_path": 0.0, "decoder": "linear"}}
 STAGES = [f"{name}#trainer" for name in ("coarse", "contrast", "global", "local", "pretrain", "confidence", "train")]
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
 missing = [
     name for name in ("ignite", "tensorboard", "matplotlib", "tqdm", "scipy", "einops") if find_spec(name) is None
 ]
 needs_train = pytest.mark.skipif(bool(missing), reason=f"workflows need {missing}: install monai_infoaug[train]")
 
 
-def config(bundle: Path, *names: str) -> ConfigParser:
+def config(case: Case, *then: str) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config([bundle / "configs" / f"{name}.json" for name in names])
-    parser.read_meta(bundle / "configs" / "metadata.json")
+    parser.read_config(case.files(*then))
+    parser.read_meta(case.bundle / "configs" / "metadata.json")
     return parser
+
+
+def base_network(case: Case) -> bool:
+    """Whether an overlay leaves the network as it is."""
+    return config(case)["network_def"] == config(case._replace(overlay=None))["network_def"]
+
+
+NETWORKS = [case for case in CASES if not case.overlay or not base_network(case)]
 
 
 def metadata(bundle: Path) -> dict:
     return json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
 
 
-def exported(bundle: Path) -> str:
+def exported(case: Case) -> str:
     """The network that gives one tensor."""
-    return "descriptor" if "descriptor" in config(bundle, "train") else "network_def"
+    return "descriptor" if "descriptor" in config(case) else "network_def"
 
 
-def segments(bundle: Path) -> bool:
-    return "evaluation_labels" in config(bundle, "train", "evaluate")
+def segments(case: Case) -> bool:
+    return "evaluation_labels" in config(case, "evaluate")
 
 
-def spatial_dims(bundle: Path) -> int:
-    return len(metadata(bundle)["network_data_format"]["inputs"]["image"]["spatial_shape"])
+def spatial_dims(case: Case) -> int:
+    """Of the images that it is trained on here."""
+    shape = metadata(case.bundle)["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return SMALL[str(case)].get("spatial_dims", len(shape))
 
 
 def pieces(content: object) -> Iterator[tuple[str, str]]:
@@ -166,11 +200,11 @@ def test_metadata_versions(bundle):
     assert meta["name"]
 
 
-@every_bundle
+@every_case
 @needs_train
-@pytest.mark.parametrize("names", WORKFLOWS.values(), ids="+".join)
-def test_names_in_configs_exist(bundle, names):
-    parser = config(bundle, *names)
+@pytest.mark.parametrize("then", [*THEN.values(), ["multi_gpu_train"]], ids=lambda then: "+".join(["train", *then]))
+def test_names_in_configs_exist(case, then):
+    parser = config(case, *then)
     strings = list(pieces(parser.config))
     targets = {value for key, value in strings if key == "_target_"}
     assert targets
@@ -180,14 +214,14 @@ def test_names_in_configs_exist(bundle, names):
     assert [ref for ref in referenced if ref not in parser] == []
 
 
-@every_bundle
-def test_model_zoo_keys(bundle):
+@every_case
+def test_model_zoo_keys(case):
     train = ["bundle_root", "device", "dataset_dir", "output_dir", "network_def", "val_interval"]
     train += [f"train#{key}" for key in ("trainer", "trainer#max_epochs", "dataset", "dataset#data", "handlers")]
     train += [f"validate#{key}" for key in ("evaluator", "handlers", "dataset", "key_metric", "preprocessing")]
     infer = ["bundle_root", "device", "network_def", "inferer", "output_dir", "preprocessing", "dataset", "evaluator"]
-    for names, keys in ((["train"], train), (["train", "inference"], infer)):
-        parser = config(bundle, *names)
+    for then, keys in ((THEN["train"], train), (THEN["infer"], infer)):
+        parser = config(case, *then)
         assert [key for key in keys if key not in parser] == []
         assert "initialize" in parser
         assert "run" in parser
@@ -201,17 +235,31 @@ def shape(pattern: list, n: int) -> list[int]:
     return [eval(str(length), {"n": n}) for length in pattern]
 
 
-@every_bundle
+# The metadata speak of the hippocampus, as the defaults do; a Segmenter's are those of radiographs.
+HIPPOCAMPUS = {
+    "segmentation-segmenter": {
+        "spatial_dims": 3,
+        "classes": ["anterior", "posterior"],
+        "label_bits": "$None",
+        "roi_size": [40, 56, 40],
+        "patch_size": 8,
+    }
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
 @torch.no_grad()
-def test_output_is_as_the_metadata_say(bundle):
-    if "einops" in metadata(bundle)["required_packages_version"]:
+def test_output_is_as_the_metadata_say(case):
+    if case.overlay == "segmenter":
         pytest.importorskip("einops", reason="the network needs the extra train")
-    meta, train = (str(bundle / "configs" / f"{name}.json") for name in ("metadata", "train"))
-    verify_net_in_out(net_id=exported(bundle), meta_file=meta, config_file=train, device="cpu")
-    formats = metadata(bundle)["network_data_format"]
+    meta, settings = case.bundle / "configs" / "metadata.json", HIPPOCAMPUS.get(str(case), {})
+    verify_net_in_out(exported(case), str(meta), case.files(), device="cpu", **settings)
+    formats = metadata(case.bundle)["network_data_format"]
     given, expected = formats["inputs"]["image"], formats["outputs"]["pred"]
-    network = config(bundle, "train").get_parsed_content(exported(bundle)).eval()
-    for n in (1, 2) if spatial_dims(bundle) == 2 else (1,):
+    parser = config(case)
+    parser.update(settings)
+    network = parser.get_parsed_content(exported(case)).eval()
+    for n in (1, 2) if len(given["spatial_shape"]) == 2 else (1,):
         low, high = given["value_range"]
         image = low + (high - low) * torch.rand(1, given["num_channels"], *shape(given["spatial_shape"], n))
         pred = network(image)
@@ -220,11 +268,21 @@ def test_output_is_as_the_metadata_say(bundle):
         assert low <= pred.min() < pred.max() <= high
 
 
-@pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name)
+class Trained(NamedTuple):
+    """What trained a case in one process, and what came of it."""
+
+    case: Case
+    settings: dict
+    annotated: dict  # settings of a template
+    report: Path
+    written: int  # files
+
+
+@pytest.fixture(scope="module", params=RUN, ids=str)
 def trained(request, tmp_path_factory):
-    """A bundle, trained for an epoch on random images, and its settings: the test pattern of the model zoo."""
-    bundle, folder = request.param, tmp_path_factory.mktemp(request.param.name)
-    dims, generator = spatial_dims(bundle), np.random.default_rng(0)
+    """The test pattern of the model zoo: a short training on random images."""
+    case, folder = request.param, tmp_path_factory.mktemp(str(request.param))
+    dims, generator = spatial_dims(case), np.random.default_rng(0)
     (folder / "images").mkdir()
     for i in range(3):
         array = generator.integers(0, 255, SIZE[dims], np.uint8)
@@ -237,13 +295,10 @@ def trained(request, tmp_path_factory):
     for image in (folder / "images").iterdir():  # half of the brightest are of each class
         bright = sitk.ReadImage(image) > 200
         sitk.WriteImage(bright + (bright & (sitk.ReadImage(image) > 228)), folder / "labels" / image.name)
-    settings = {
-        "bundle_root": str(bundle),
-        "dataset_dir": str(folder / "images"),
-        "output_dir": str(folder / "out"),
-    }
-    parser = config(bundle, "train")
-    settings |= {key: value for key, value in QUICK.items() if key in parser} | SMALL.get(bundle.name, {})
+    out = folder / "out"
+    settings = {"bundle_root": str(case.bundle), "dataset_dir": str(folder / "images"), "output_dir": str(out)}
+    parser = config(case)
+    settings |= QUICK | ALIKE | SMALL[str(case)]
     annotated = {"template": str(template), "template_landmarks": table}
     settings |= {"labels_dir": str(folder / "labels")} if "labels_dir" in parser else {}
     settings |= {"landmarks": table} if "landmarks" in parser else {}
@@ -252,13 +307,21 @@ def trained(request, tmp_path_factory):
         parser.update(settings)
         settings["source"] = str(folder / "source.pt")
         torch.save({"network": parser.get_parsed_content("network_def").state_dict()}, settings["source"])
-    assert [key for key in settings if key not in parser] == []
-    run(bundle, "train", settings)
-    return bundle, settings, annotated
+    assert [key for key in settings if key.partition("#")[0] not in parser] == []
+    train_and_report(0, 1, 0, case, settings, folder / "of1")
+    return Trained(case, settings, annotated, folder / "of1.0", files_in(out))
 
 
-def run(bundle: Path, kind: str, settings: dict) -> None:
-    flow = complete(workflow(bundle.name, *WORKFLOWS[kind], kind=kind, **settings))
+def files_in(folder: str | Path) -> int:
+    return sum(path.is_file() for path in Path(folder).rglob("*"))
+
+
+def run(case: Case, kind: str, settings: dict) -> None:
+    flow = complete(workflow(case.bundle.name, *case.names(*THEN[kind]), kind=kind, **settings))
+    check(flow, kind)
+
+
+def check(flow: ConfigWorkflow, kind: str) -> None:
     assert torch.get_num_threads() == 1  # no more than the process may use
     if kind != "eval":  # as in the model zoo: `evaluate.json` on top of `train.json` is no workflow of its own
         assert flow.check_properties() == []
@@ -275,7 +338,7 @@ def run_as_one_of(rank: int, port: int, *arguments) -> None:
     run(*arguments)
 
 
-def train_and_report(rank: int, count: int, port: int, bundle: str, settings: dict, report: Path) -> None:
+def train_and_report(rank: int, count: int, port: int, case: Case, settings: dict, report: Path) -> None:
     """One of several processes, or the only one: the losses, the network and what validation found."""
     from ignite.engine import Events
 
@@ -283,7 +346,7 @@ def train_and_report(rank: int, count: int, port: int, bundle: str, settings: di
     if count > 1:
         meet(rank, count, port)
     torch.set_num_threads(1)
-    flow = workflow(bundle, "train", *several, **settings)
+    flow = workflow(case.bundle.name, *case.names(*several), **settings)
     losses = []
     try:
         flow.initialize()
@@ -300,55 +363,51 @@ def train_and_report(rank: int, count: int, port: int, bundle: str, settings: di
         state = flow.parser.get_parsed_content("network_def").state_dict()
         metrics = flow.parser.get_parsed_content("validate#evaluator").state.metrics
         torch.save({"losses": losses / count, "network": state, "metrics": metrics}, f"{report}.{rank}")
+        check(flow, "train")
     finally:
         flow.finalize()  # the other process must not wait for this one
 
 
 @pytest.fixture(scope="module")
 def two_processes():
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    """They are forked from one that has imported all that takes long, and has begun no thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["monai_infoaug.handlers", "monai.bundle", "torch.utils.tensorboard"])
+    with context.Pool(2) as pool:
         yield pool
 
 
 @pytest.mark.slow
 @needs_train
 def test_two_processes_train_as_one(trained, two_processes, free_port, tmp_path):
-    bundle, settings, _ = trained
-    results, epochs = [], 20 if bundle.name == "landmark_pretraining" else 2
-    for count in (1, 2):
-        # at a higher rate or in bfloat16 differences of rounding grow with every step, as they do from stage to stage
-        own = settings | {"max_epochs": epochs, "val_interval": epochs, "val_images": 3, "learning_rate": 5e-5}
-        own |= {"amp": False} | NOTHING_DROPPED.get(bundle.name, {}) | ({"draws": 2} if "draws" in own else {})
-        own |= {"output_dir": str(tmp_path / f"{count}"), "cache_dir": str(tmp_path / "cache") if count > 1 else None}
-        given = (count, free_port(), bundle.name, own, tmp_path / f"of{count}")
-        if count == 1:
-            train_and_report(0, *given)
-        else:
-            for process in [two_processes.apply_async(train_and_report, (rank, *given)) for rank in range(count)]:
-                process.get()
-        results.append([torch.load(f"{given[-1]}.{rank}", weights_only=True) for rank in range(count)])
-    (one,), (first, second) = results
-    assert len(set(one["losses"].tolist())) == len(first["losses"]) >= epochs
-    torch.testing.assert_close(
-        first["losses"], one["losses"], rtol=1e-5 if bundle.name.startswith("landmark") else 1e-4, atol=0
-    )
+    case, settings = trained.case, trained.settings
+    own = settings | {"output_dir": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
+    given = (2, free_port(), case, own, tmp_path / "of2")
+    for process in [two_processes.apply_async(train_and_report, (rank, *given)) for rank in range(2)]:
+        process.get()
+    reports = (trained.report, *(tmp_path / f"of2.{rank}" for rank in range(2)))
+    one, first, second = (torch.load(report, weights_only=True) for report in reports)
+    assert len(set(one["losses"].tolist())) == len(first["losses"]) >= settings["max_epochs"]
+    rtol = 1e-5 if case.bundle.name.startswith("landmark") else 1e-4
+    torch.testing.assert_close(first["losses"], one["losses"], rtol=rtol, atol=0)
     torch.testing.assert_close(second["network"], first["network"], rtol=0, atol=0)
     assert first["metrics"] == second["metrics"] == pytest.approx(one["metrics"], rel=1e-3)
-    written = [[path.name for path in (tmp_path / f"{count}").rglob("*") if path.is_file()] for count in (1, 2)]
-    assert len(written[0]) == len(written[1])  # by one process alone
+    assert files_in(own["output_dir"]) == trained.written  # by one process alone
 
 
 @needs_train
 def test_train(trained):
-    _, settings, _ = trained
-    checkpoint = torch.load(Path(settings["output_dir"], "checkpoint.pt"), weights_only=True)
-    assert checkpoint["trainer"]["epoch"] == 1
+    checkpoint = torch.load(Path(trained.settings["output_dir"], "checkpoint.pt"), weights_only=True)
+    assert checkpoint["trainer"]["epoch"] == trained.settings["max_epochs"]
     assert all(weight.isfinite().all() for weight in checkpoint["network"].values())
+    kept = checkpoint["settings"]
+    assert (kept["bundle"], kept.get("overlay")) == (trained.case.bundle.name, trained.case.overlay)
+    assert set(kept) - {"bundle", "overlay"} <= set(config(trained.case).get())
 
 
-def of_kind(trained, kind: str) -> tuple[Path, dict]:
-    """A bundle, and the settings to evaluate it or to find landmarks or segment with it."""
-    bundle, settings, annotated = trained
+def of_kind(trained: Trained, kind: str) -> dict:
+    """The settings to evaluate a bundle, or to find landmarks or segment with it."""
+    settings, annotated = trained.settings, trained.annotated
     folder = Path(settings["dataset_dir"])
     if kind == "eval":
         annotated = annotated | {
@@ -357,23 +416,23 @@ def of_kind(trained, kind: str) -> tuple[Path, dict]:
             "landmarks": annotated["template_landmarks"],
             "part": None,
         }
-    parser = config(bundle, *WORKFLOWS[kind])
-    annotated = annotated | ({"suffix": ".png"} if spatial_dims(bundle) == 2 else {})
-    return bundle, settings | {key: value for key, value in annotated.items() if key in parser}
+    parser = config(trained.case, *THEN[kind])
+    annotated = annotated | ({"suffix": ".png"} if spatial_dims(trained.case) == 2 else {})
+    return settings | {key: value for key, value in annotated.items() if key in parser}
 
 
 @pytest.mark.slow
 @needs_train
 @pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
 def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp_path):
-    bundle, settings = of_kind(trained, kind)
-    run(bundle, kind, settings)
+    settings = of_kind(trained, kind)
+    run(trained.case, kind, settings)
     results = Path(settings["output_dir"], output)
-    given = (free_port(), bundle, kind, settings | {"results_dir": str(tmp_path)})
+    given = (free_port(), trained.case, kind, settings | {"results_dir": str(tmp_path)})
     for process in [two_processes.apply_async(run_as_one_of, (rank, *given)) for rank in range(2)]:
         process.get()
     check_same(tmp_path, results)
-    if segments(bundle):
+    if segments(trained.case):
         check_segmentation(results, settings)
         return
     (table,) = results.glob("landmarks*.csv")
@@ -424,20 +483,21 @@ def check_segmentation(results: Path, settings: dict) -> None:
         assert (results / "hausdorff_95_mm_raw.csv").exists()
 
 
-def export_arguments(bundle: Path, settings: dict) -> dict:
+def export_arguments(trained: Trained) -> dict:
+    case, settings = trained.case, trained.settings
     return {
-        "net_id": exported(bundle),
+        "net_id": exported(case),
         "ckpt_file": str(Path(settings["output_dir"], "checkpoint.pt")),
         "key_in_ckpt": "network",
-        "meta_file": str(bundle / "configs" / "metadata.json"),
-        "config_file": str(bundle / "configs" / "train.json"),
+        "meta_file": str(case.bundle / "configs" / "metadata.json"),
+        "config_file": case.files(),
         **settings,
     }
 
 
-def another_size(bundle: Path) -> list[int]:
-    dims = spatial_dims(bundle)
-    if segments(bundle):
+def another_size(case: Case) -> list[int]:
+    dims = spatial_dims(case)
+    if segments(case):
         return [48, 32, 64][:dims]
     return [length + odd for length, odd in zip(SIZE[dims], (7, 0, 5), strict=False)]
 
@@ -445,23 +505,23 @@ def another_size(bundle: Path) -> list[int]:
 @pytest.fixture
 def network(trained) -> torch.nn.Module:
     """With the weights of the checkpoint."""
-    bundle, settings, _ = trained
-    parser = config(bundle, "train")
-    parser.update(settings)
-    load_weights(parser.get_parsed_content("network_def"), Path(settings["output_dir"], "checkpoint.pt"))
-    return parser.get_parsed_content(exported(bundle)).eval()
+    parser = config(trained.case)
+    parser.update(trained.settings)
+    load_weights(parser.get_parsed_content("network_def"), Path(trained.settings["output_dir"], "checkpoint.pt"))
+    return parser.get_parsed_content(exported(trained.case)).eval()
 
 
 @needs_train
 @torch.no_grad()
 def test_export(trained, network, tmp_path):
-    bundle, settings, _ = trained
-    what, given = export_arguments(bundle, settings), metadata(bundle)
+    what, given = export_arguments(trained), metadata(trained.case.bundle)
     ckpt_export(filepath=str(tmp_path / "network.ts"), **what)
-    exported, meta, extra = load_net_with_metadata(str(tmp_path / "network.ts"), more_extra_files=["train.json"])
+    names = [f"{name}.json" for name in trained.case.names()]
+    exported, meta, extra = load_net_with_metadata(str(tmp_path / "network.ts"), more_extra_files=names)
     assert {key: meta[key] for key in given} == given
-    assert json.loads(extra["train.json"]) == json.loads(Path(what["config_file"]).read_text(encoding="utf-8"))
-    size = another_size(bundle)
+    for name, file in zip(names, what["config_file"], strict=True):
+        assert json.loads(extra[name]) == json.loads(Path(file).read_text(encoding="utf-8"))
+    size = another_size(trained.case)
     image = torch.rand(2, given["network_data_format"]["inputs"]["image"]["num_channels"], *size)
     torch.testing.assert_close(exported(image), network(image), atol=1e-5, rtol=0)
 
@@ -469,7 +529,7 @@ def test_export(trained, network, tmp_path):
 @needs_train
 def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
     """Rather than silently giving the untrained network."""
-    what = export_arguments(*trained[:2]) | {"ckpt_file": str(tmp_path / "other.pt")}
+    what = export_arguments(trained) | {"ckpt_file": str(tmp_path / "other.pt")}
     torch.save({"network": {"other": torch.zeros(1)}}, what["ckpt_file"])
     with pytest.raises(RuntimeError, match="Missing key"):
         ckpt_export(filepath=str(tmp_path / "network.ts"), **what)
@@ -480,15 +540,19 @@ def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
 def test_onnx_export(trained, network, tmp_path):
     pytest.importorskip("onnx", reason="onnx writes the file")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime reads the file")
-    bundle, settings, _ = trained
-    channels, dims = metadata(bundle)["network_data_format"]["inputs"]["image"]["num_channels"], spatial_dims(bundle)
-    dynamic = {"input_names": ["image"], "dynamic_axes": {"image": [0, *range(2, dims + 2)]}, "dynamo": False}
+    channels = metadata(trained.case.bundle)["network_data_format"]["inputs"]["image"]["num_channels"]
+    dims, file = spatial_dims(trained.case), str(tmp_path / "network.onnx")
     onnx_export(
-        filepath=str(tmp_path / "network.onnx"),
+        filepath=file,
         use_trace=True,
-        converter_kwargs=dynamic,
-        **export_arguments(bundle, settings),
+        input_shape=[1, channels, *{2: [128] * 2, 3: [64] * 3}[dims]],
+        converter_kwargs={
+            "input_names": ["image"],
+            "dynamic_axes": {"image": [0, *range(2, dims + 2)]},
+            "dynamo": False,
+        },
+        **export_arguments(trained),
     )
-    image = torch.rand(1, channels, *another_size(bundle))
-    (got,) = runtime.InferenceSession(str(tmp_path / "network.onnx")).run(None, {"image": image.numpy()})
+    image = torch.rand(1, channels, *another_size(trained.case))
+    (got,) = runtime.InferenceSession(file).run(None, {"image": image.numpy()})
     torch.testing.assert_close(torch.from_numpy(got), network(image), atol=1e-4, rtol=0)  # logits are no unit vectors
