@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from monai_infoaug._require import refusal
 
@@ -32,13 +32,46 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('image,x', 1)
     """
-    target = Path(os.path.realpath(path))
     # of one length for all, since a name may be as long as the file system takes; the same for a file each time, so
     # that a second try leaves nothing of one that was killed
-    partial = target.with_name(f".{_digest(os.fsencode(target.name))[:16]}.partial")
+    target = Path(os.path.realpath(path))
+    with _replacing(path, f".{_digest(os.fsencode(target.name))[:16]}.partial") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def save_whole(content: Any, path: str | os.PathLike, suffix: str = ".partial") -> None:
+    """``torch.save`` in one step, see :func:`write_whole`; what is there afterwards outlives a power cut, too.
+
+    Args:
+        content: what is saved.
+        path: file, in a folder that exists.
+        suffix: end of the name of the file until it is whole; processes that may write one at once need different ones.
+
+    Raises:
+        OSError: naming the file and the reason, such as a full disk; the file is then as it was.
+    """
+    import torch  # which takes a second that `monai-infoaug init` need not wait
+
+    with _replacing(path, f"{Path(os.path.realpath(path)).name}{suffix}") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error  # the reason, which PyTorch does not say
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike, partial_name: str) -> Iterator[IO[bytes]]:
+    """A file to write that becomes the one of ``path``, unless an error leaves that as it was."""
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(partial_name)
     try:
         try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            with partial.open("wb") as file:
+                yield file
             os.replace(partial, target)
         finally:
             with suppress(OSError):

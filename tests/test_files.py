@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from monai_infoaug._files import RECORD, Ledger, digest_of, files_of, ledger_for, write_whole
+from monai_infoaug._files import RECORD, Ledger, digest_of, files_of, ledger_for, save_whole, write_whole
 
 resource = pytest.importorskip("resource", reason="the limit of a file's size stands in for a full disk")
 
@@ -50,6 +51,23 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_is_left(tmp_path, full_di
             write_whole(tmp_path / name, "x" * 2000)
     assert names(tmp_path) == {"old.csv"}
     assert (tmp_path / "old.csv").read_text() == "old"
+
+
+def test_tensors_on_a_full_disk_leave_the_old_file(tmp_path, full_disk):
+    (tmp_path / "old.pt").write_text("old")
+    for name in ("old.pt", "new.pt"):
+        with pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
+            save_whole({"a": torch.rand(1000)}, tmp_path / name)
+    assert names(tmp_path) == {"old.pt"}
+    assert (tmp_path / "old.pt").read_text() == "old"
+
+
+def test_what_cannot_be_saved_leaves_the_old_file(tmp_path):
+    save_whole({"a": 1}, tmp_path / "old.pt")
+    with pytest.raises(AttributeError, match="pickle"):
+        save_whole({"a": lambda: 0}, tmp_path / "old.pt")
+    assert names(tmp_path) == {"old.pt"}
+    assert torch.load(tmp_path / "old.pt", weights_only=True) == {"a": 1}
 
 
 def test_a_text_that_is_no_unicode_leaves_the_old_file(tmp_path):
