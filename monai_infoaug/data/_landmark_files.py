@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import StringIO
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -14,7 +18,11 @@ from monai_infoaug._require import refusal
 
 AXES = ("x", "y", "z")
 SPACES = ("RAS", "LPS")
-STATES = ("defined", "preview", "undefined")
+STATES = ("undefined", "preview", "defined", "missing")  # of a position, by the number that an .fcsv has
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+DELIMITERS = ",;\t"
+# soft hyphen, marks of the direction of writing, zero-width space, byte order mark
+INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -42,7 +50,28 @@ def image_name(path: str | Path) -> str:
         >>> [image_name(path) for path in ("scans/patient.1.nii.gz", "007.PNG", "007.mrk.json", "1.2.840.10")]
         ['patient.1', '007', '007', '1.2.840.10']
     """
-    return re.sub(r"(\.(nii|mrk))?\.[A-Za-z]\w*$", "", Path(path).name)  # a number is no suffix: folders of DICOM
+    # a number is no suffix: folders of DICOM
+    return tidy(re.sub(r"(\.(nii|mrk))?\.[A-Za-z]\w*$", "", Path(path).name))
+
+
+def tidy(name: str) -> str:
+    r"""A name without what cannot be seen of it: invisible characters, and white space around it.
+
+    Example:
+        >>> tidy("\ufeff sella\u00a0")
+        'sella'
+    """
+    return INVISIBLE.sub("", name).strip()
+
+
+def look(name: str) -> str:
+    r"""What tells names apart: not how much white space they have, nor how an accent is encoded.
+
+    Example:
+        >>> look("left  horn") == look(" left\u00a0horn")
+        True
+    """
+    return unicodedata.normalize("NFC", " ".join(tidy(name).split()))
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
@@ -56,36 +85,76 @@ def some(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(map(repr, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-def number(cell: Any, where: str) -> float:
-    """Finite number, or NaN for a blank or ``nan``."""
-    try:
-        value = math.inf if cell is None else float(cell.strip() or math.nan) if isinstance(cell, str) else float(cell)
-    except (TypeError, ValueError):
-        value = math.inf
+def number(cell: Any, where: str, decimal: str = ".") -> float:
+    """Finite number, or NaN for a blank or ``nan``; text with a decimal point, or what stands in its place."""
+    if isinstance(cell, str):
+        text = cell.strip().translate(str.maketrans(f".{decimal}", f"{decimal}."))
+        value = math.nan if text.lower() in ("", "nan") else float(text) if NUMBER.fullmatch(text) else math.inf
+    else:
+        value = float(cell) if isinstance(cell, Real) and not isinstance(cell, bool) else math.inf
     if math.isinf(value):
-        raise refusal(where, repr(cell), "a finite number, or blank for a missing one")
+        raise refusal(where, repr(cell), f"a finite number such as -83{decimal}25, or blank for a missing one")
     return value
 
 
-def read_csv(file: TextIO, path: Path) -> Iterator[Row]:
-    """Columns ``image,landmark,x,y[,z][,score][,space]`` in any order, others are passed over."""
-    table = csv.DictReader(file)
-    columns = table.fieldnames or []
-    axes = AXES if "z" in columns else AXES[:2]
-    for column in ("image", "landmark", *axes):
+def columns_of(names: Sequence[str], needed: Sequence[str], optional: Sequence[str], where: str) -> list[str]:
+    """Names of columns without white space around them and in small letters, of which what is read comes once."""
+    columns = [tidy(name).lower() for name in names]
+    for column in needed:
         if column not in columns:
-            raise refusal(f"{path}, line 1", columns, f"column names with `{column}`")
-    for cells in table:
-        where = f"{path}, line {table.line_num}"
+            raise refusal(where, names, f"column names with `{column}`")
+    for column in (*needed, *optional):
+        if columns.count(column) > 1:
+            raise refusal(where, names, f"column names with `{column}` once")
+    return columns
+
+
+def rows_of(path: Path, read: Callable[[TextIO, Path], Iterator[Row]], argument: str) -> list[Row]:
+    """The rows of a file in UTF-8, or in UTF-16 with the mark at its begin that spreadsheets write.
+
+    Raises:
+        ValueError: naming the argument if the file cannot be read, else the file and the line.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return list(read(StringIO(content.decode(encoding), newline=""), path))
+    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"`{argument}` must be a readable landmark file in UTF-8, got {path}: {error}.") from error
+
+
+def read_csv(file: TextIO, path: Path) -> Iterator[Row]:
+    """Columns ``image,landmark,x,y[,z][,score][,space]`` in any order and case, others are passed over.
+
+    Columns are separated by commas, or by semicolons or tabs, as the first line says; by the latter two, numbers may
+    have decimal commas.
+    """
+    delimiter = max(DELIMITERS, key=next(filter(str.strip, file), "").count)
+    file.seek(0)
+    table = csv.reader(file, delimiter=delimiter, strict=True)
+    lines = [(f"{path}, line {table.line_num}", line) for line in table if any(map(str.strip, line))]
+    where, names = lines[0] if lines else (f"{path}, line 1", [])
+    columns = columns_of(names, ("image", "landmark", "x", "y"), ("z", "score", "space"), where)
+    axes = AXES if "z" in columns else AXES[:2]
+    pairs = ((name, cell) for _, line in lines[1:] for name, cell in zip(columns, line, strict=False))
+    commas = delimiter != "," and any("," in cell for name, cell in pairs if name in (*axes, "score"))
+    for where, line in lines[1:]:
+        if any(map(str.strip, line[len(columns) :])):
+            accepted = f"a line of {len(columns)} cells like the first one, numbers with decimal points"
+            raise refusal(where, f"{len(line)} cells", accepted)
+        cells = dict(zip(columns, line, strict=False))
         for column in ("image", "landmark"):
+            cells[column] = tidy(cells.get(column, ""))
             if not cells[column]:
                 raise refusal(f"{where}, column {column}", "nothing", "a name")
-        position = [number(cells[axis], f"{where}, column {axis}") for axis in axes]
-        score = number(cells["score"], f"{where}, column score") if "score" in columns else None
-        space = cells.get("space") or None
+        position, score = (
+            [number(cells.get(name), f"{where}, column {name}", "," if commas else ".") for name in names]
+            for names in (axes, ["score"] if "score" in columns else [])
+        )
+        space = cells.get("space", "").strip() or None
         if space not in (None, *SPACES):
             raise refusal(f"{where}, column space", repr(space), "RAS, LPS or blank")
-        yield Row(where, cells["image"], cells["landmark"], position, score, space)
+        yield Row(where, cells["image"], cells["landmark"], position, score[0] if score else None, space)
 
 
 def write_csv(file: TextIO, rows: Sequence[Row]) -> None:
@@ -103,33 +172,35 @@ def write_csv(file: TextIO, rows: Sequence[Row]) -> None:
 
 
 def read_fcsv(file: TextIO, path: Path) -> Iterator[Row]:
-    """Slicer's older point lists; a further cell 0 after the named columns says that the position is undefined."""
-    table, columns, space = csv.reader(file), FCSV_COLUMNS.split(","), "RAS"
+    """Slicer's older point lists; a further cell after the named columns says whether the position is defined."""
+    table, columns, space = csv.reader(file, strict=True), FCSV_COLUMNS.lower().split(","), "RAS"
     for cells in table:
-        where, line = f"{path}, line {table.line_num}", ",".join(cells)
+        where, line = f"{path}, line {table.line_num}", ",".join(cells).rstrip(", ")  # as spreadsheets fill lines up
         if line.startswith("#"):
             key, _, value = (part.strip() for part in line[1:].partition("="))
             if key == "columns":
-                columns = [column.strip() for column in value.split(",")]
-                for column in (*AXES, "label"):
-                    if column not in columns:
-                        raise refusal(where, columns, f"column names with `{column}`")
+                columns = columns_of(value.split(","), (*AXES, "label"), ("desc", "sel"), where)
             elif key == "CoordinateSystem":
                 space = {"0": "RAS", "1": "LPS"}.get(value, value)
                 if space not in SPACES:
                     raise refusal(f"{where}, CoordinateSystem", value, "0, 1, RAS or LPS")
-        elif cells:
+        elif line:
+            named, further = dict(zip(columns, cells, strict=False)), [cell.strip() for cell in cells[len(columns) :]]
             if len(cells) < len(columns):
                 raise refusal(where, f"{len(cells)} cells", f"a line of {len(columns)} cells")
-            named, further = dict(zip(columns, cells, strict=False)), cells[len(columns) :]
-            if not named["label"]:
+            # a position status and the number of an associated point, or neither
+            if len(further) > 2 or not {*further[:1]} <= {*"0123"}:
+                accepted = f"a line of {len(columns)} cells with decimal points, or with a position status 0 to 3 more"
+                raise refusal(where, f"{len(cells)} cells, the last ones {further}", accepted)
+            label = tidy(named["label"])
+            if not label:
                 raise refusal(f"{where}, column label", "nothing", "a name")
             position = [number(named[axis], f"{where}, column {axis}") for axis in AXES]
-            if further[:1] == ["0"]:
+            if further and STATES[int(further[0])] != "defined":
                 position = [math.nan] * 3
             score, note = read_description(named.get("desc"))
             selected = named.get("sel") != "0"
-            yield Row(where, image_name(path), named["label"], position, score, space, note, selected)
+            yield Row(where, image_name(path), label, position, score, space, note, selected)
 
 
 def write_fcsv(file: TextIO, rows: Sequence[Row]) -> None:
@@ -146,7 +217,7 @@ def write_fcsv(file: TextIO, rows: Sequence[Row]) -> None:
 
 def read_json(file: TextIO, path: Path) -> Iterator[Row]:
     """Slicer's markups: the control points of all of a file's markups of type Fiducial."""
-    content = json.load(file)
+    content = json.load(file, parse_int=float)  # a whole number of thousands of digits is an error of its own
     markups = content.get("markups") if isinstance(content, dict) else None
     if not isinstance(markups, list):
         raise refusal(str(path), "none", "JSON of 3D Slicer with a list `markups`")
@@ -169,7 +240,7 @@ def _control_point(point: Any, where: str, image: str, space: str) -> Row:
     if not isinstance(point, dict):
         raise refusal(where, repr(point), "a JSON object")
     label, status = point.get("label"), point.get("positionStatus", "defined")
-    if not isinstance(label, str) or not label:
+    if not isinstance(label, str) or not tidy(label):
         raise refusal(f"{where}, label", repr(label), "a name")
     if status not in STATES:
         raise refusal(f"{where}, positionStatus", repr(status), f"one of {', '.join(STATES)}")
@@ -178,7 +249,7 @@ def _control_point(point: Any, where: str, image: str, space: str) -> Row:
         raise refusal(f"{where}, position", position, "three numbers")
     position = [number(value, f"{where}, position") for value in position]
     score, note = read_description(point.get("description"))
-    return Row(where, image, label, position, score, space, note, point.get("selected") is not False)
+    return Row(where, image, tidy(label), position, score, space, note, point.get("selected") is not False)
 
 
 def write_json(file: TextIO, rows: Sequence[Row]) -> None:

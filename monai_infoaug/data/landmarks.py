@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from monai_infoaug._files import write_whole
 from monai_infoaug._require import refusal
-from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, some
+from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, look, rows_of, some, tidy
 
 __all__ = ["LandmarkTable", "read_landmarks", "write_landmarks"]
 
@@ -28,7 +26,7 @@ class LandmarkTable:
     """The same landmarks in a number of images.
 
     Args:
-        labels: names of the L landmarks, each once.
+        labels: names of the L landmarks, each once. Invisible characters, and white space around a name, are left out.
         points: image name to (L, D) millimetres, D 2 or 3 for all images; kept as float64. NaN: missing.
         scores: image name to (L,), of the same images; higher is surer, NaN: none.
         space: how the axes run: "RAS" (to the right, anterior, superior) or "LPS" (left, posterior, superior), like
@@ -38,7 +36,7 @@ class LandmarkTable:
             of selected ones. None: all.
 
     Raises:
-        ValueError: for labels that are empty or come twice, arrays of other shapes, coordinates that are infinite or
+        ValueError: for labels that are empty or look alike, arrays of other shapes, coordinates that are infinite or
             partly missing, missing scores, notes or selections, or an unknown space.
 
     Example:
@@ -63,10 +61,11 @@ class LandmarkTable:
         notes: Mapping[str, ArrayLike] | None = None,
         selected: Mapping[str, ArrayLike] | None = None,
     ) -> None:
-        names = tuple(map(str, labels))
+        names = tuple(tidy(str(label)) for label in labels)
         if len(names) == 0 or not all(names):
             raise refusal("labels", names, "names of landmarks")
-        twice = sorted({name for name in names if names.count(name) > 1})
+        looks = [*map(look, names)]
+        twice = sorted({name for name, its_look in zip(names, looks, strict=True) if looks.count(its_look) > 1})
         if twice:
             raise refusal("labels", f"{some(twice)} twice", "different names")
         if space not in (None, *SPACES):
@@ -94,24 +93,27 @@ class LandmarkTable:
 def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> LandmarkTable:
     """Read a landmark table; the suffix tells the format.
 
-    * ``.csv``: columns ``image,landmark,x,y[,z][,score][,space]`` in any order, one landmark a row; others are passed
-      over.
+    * ``.csv``: columns ``image,landmark,x,y[,z][,score][,space]`` in any order and case, one landmark a row; others are
+      passed over. They are separated by commas, or by semicolons or tabs; then numbers may have decimal commas.
     * ``.fcsv`` and ``.mrk.json`` of 3D Slicer: the points of one image, which gets the name of the file without its
       suffix. Slicer knows no planes: D is 3. A description "score 0.9; blurred" is a score and a note.
 
     Args:
-        path: file, UTF-8.
+        path: file, UTF-8, or UTF-16 with a byte order mark.
         image: name or names of the images to return; all, in the order of the table, if None.
 
     Returns:
         Table in millimetres. All images have the same landmarks, those of the whole file, in order of number if all
         labels are whole numbers, else of first appearance. A landmark is NaN if it has no row, or if all its
-        coordinates are blank or ``nan``, or if Slicer says that its position is not defined.
+        coordinates are blank or ``nan``, or if Slicer says that its position is undefined, missing or a preview. Names
+        are without invisible characters and white space around them; labels that differ only in how much white space
+        they have are one. Where axes run both ways, they are turned to those of the first row.
 
     Raises:
-        ValueError: for an unreadable file, another suffix, a missing column, a cell that is no finite number or an
-            empty name, a second row of the same image and landmark, two spaces in one file, a file without a landmark,
-            or an image that is not in the table; file, line and column are named.
+        ValueError: for an unreadable file, another suffix, a column that is missing or comes twice, more cells than
+            columns, a cell that is no finite number or an empty name, a second row of the same image and landmark, a
+            space in some rows alone, coordinates in other units than mm, a file without a landmark, or an image that is
+            not in the table; file, line and column are named.
 
     Example:
         >>> import tempfile
@@ -122,11 +124,7 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
     """
     path = Path(path)
     read, _ = _format(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(read(file, path))
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise ValueError(f"`path` must be a readable landmark file in UTF-8, got {path}: {error}.") from error
+    rows = rows_of(path, read, "path")
     if len(rows) == 0:
         raise refusal(str(path), "none", "a table with a landmark")
     table = _table(rows)
@@ -158,13 +156,18 @@ def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
         ValueError: for another suffix, or several images for a format of 3D Slicer.
         OSError: naming the file and the reason; what was there before is then as it was.
     """
+    write_whole(path, landmark_text(path, table))
+
+
+def landmark_text(path: PathLike, table: LandmarkTable) -> str:
+    """What :func:`write_landmarks` writes."""
     path = Path(path)
     _, write = _format(path)
     if len(table.points) > 1 and not path.name.lower().endswith(".csv"):
         raise refusal("table", some(list(table.points)), f"of one image for {path.name}")
     text = io.StringIO(newline="")
     write(text, list(_rows(table)))
-    write_whole(path, text.getvalue())
+    return text.getvalue()
 
 
 def _format(path: Path) -> tuple[Callable[[TextIO, Path], Iterator[Row]], Callable[[TextIO, Sequence[Row]], None]]:
@@ -177,21 +180,23 @@ def _format(path: Path) -> tuple[Callable[[TextIO, Path], Iterator[Row]], Callab
 def _table(rows: Sequence[Row]) -> LandmarkTable:
     """Gather the rows of a file."""
     found: dict[tuple[str, str], Row] = {}
+    names: dict[str, str] = {}  # by how they look
     first = rows[0]
     for row in rows:
         given = sum(map(math.isfinite, row.position))
         if given not in (0, len(row.position)):
             raise refusal(f"{row.where}, columns x, y, z", row.position, "all given or none")
-        if row.space != first.space:
+        if (row.space is None) != (first.space is None):
             raise refusal(f"{row.where}, space", row.space, f"{first.space} as before")
-        known = found.setdefault((row.image, row.label), row)
+        label = names.setdefault(look(row.label), row.label)
+        known = found.setdefault((row.image, label), row)
         if known is not row:
             again = f"{row.label!r} of image {row.image!r} again, as in {known.where}"
             raise refusal(row.where, again, "a landmark that has no row yet")
     images, labels = list(dict.fromkeys(image for image, _ in found)), in_order(label for _, label in found)
     missing = Row("", "", "", [math.nan] * len(first.position))
     grid = {image: [found.get((image, label), missing) for label in labels] for image in images}
-    points = {image: [row.position for row in column] for image, column in grid.items()}
+    points = {image: [_as_in(first.space, row) for row in column] for image, column in grid.items()}
     scores = {image: [np.nan if row.score is None else row.score for row in column] for image, column in grid.items()}
     notes = {image: [row.note for row in column] for image, column in grid.items()}
     selected = {image: [row.selected for row in column] for image, column in grid.items()}
@@ -248,8 +253,14 @@ def _one_a_label(
     return arrays
 
 
+def _as_in(space: str | None, row: Row) -> np.ndarray:
+    """Position of a row, whose axes may be those of another markup of the file."""
+    position = np.array(row.position)
+    return position if row.space in (None, space) else _turned(position)
+
+
 def _turned(points: np.ndarray) -> np.ndarray:
-    return points * ([-1.0, -1.0, 1.0][: points.shape[1]])
+    return points * ([-1.0, -1.0, 1.0][: points.shape[-1]])
 
 
 def _array(values: ArrayLike, dtype: type) -> np.ndarray:

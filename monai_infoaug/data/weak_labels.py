@@ -9,7 +9,7 @@ import numpy as np
 from monai.config import PathLike
 
 from monai_infoaug._require import refusal
-from monai_infoaug.data._landmark_files import SPACES, Row, image_name, read_csv, some
+from monai_infoaug.data._landmark_files import SPACES, Row, image_name, read_csv, rows_of, some
 from monai_infoaug.data.datalists import image_datalist
 
 __all__ = ["weak_label_datalist"]
@@ -46,11 +46,7 @@ def weak_label_datalist(
     if space not in SPACES:
         raise refusal("space", repr(space), "'RAS' or 'LPS'")
     items, path, names = image_datalist(images), Path(table), ["background", *classes]
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(read_csv(file, path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`table` must be a readable CSV file in UTF-8, got {path}: {error}.") from error
+    rows = rows_of(path, read_csv, "table")
     for row in rows:
         if row.label not in names:
             raise refusal(row.where, repr(row.label), f"a class, of {some(names)}")

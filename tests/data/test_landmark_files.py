@@ -152,19 +152,65 @@ def test_fcsv_without_coordinate_system_is_ras(tmp_path):
 
 
 def test_markups_as_slicer_writes_them(tmp_path):
-    """Several markups in a file, others than points passed over, an undefined position as an empty string."""
+    """Several markups in a file, each with its axes, others than points passed over, no position as an empty string."""
     content = parsed(tmp_path, TABLE)
     (markup,) = content["markups"]
     other = copy.deepcopy(markup) | {"controlPoints": [{"label": "more", "position": [7, 8, 9]}]}
     del other["coordinateSystem"]
     markup["controlPoints"][1]["position"] = ""
     content["markups"] += [{"type": "Line", "controlPoints": "any"}, other | {"coordinateUnits": ["mm", "UCUM", "mm"]}]
-    (tmp_path / "a.mrk.json").write_text(json.dumps(content))
+    content["markups"].append(
+        other | {"coordinateSystem": "RAS", "controlPoints": [{"label": " turned", "position": ["7", 8, 9]}]}
+    )
+    (tmp_path / "a.mrk.json").write_bytes(json.dumps(content).encode("utf-16"))
     table = read_landmarks(tmp_path / "a.mrk.json")
-    assert table.labels == (*TABLE.labels, "more")
+    assert table.labels == (*TABLE.labels, "more", "turned")
     assert table.space == "LPS"
-    np.testing.assert_array_equal(table.points["a"], [*TABLE.points["a"], [7, 8, 9]])
-    np.testing.assert_array_equal(table.scores["a"], [0.5, NAN, 1, NAN])
+    np.testing.assert_array_equal(table.points["a"], [*TABLE.points["a"], [7, 8, 9], [-7, -8, 9]])
+    np.testing.assert_array_equal(table.scores["a"], [0.5, NAN, 1, NAN, NAN])
+
+
+@pytest.mark.parametrize("status", ["undefined", "preview", "missing"])
+def test_a_position_that_slicer_does_not_call_defined_is_missing(tmp_path, status):
+    """A preview follows the mouse, and what is missing is shown at 0."""
+    content = parsed(tmp_path, TABLE)
+    content["markups"][0]["controlPoints"][0] |= {"position": [0, 0, 0], "positionStatus": status}
+    (tmp_path / "a.mrk.json").write_text(json.dumps(content))
+    np.testing.assert_array_equal(
+        read_landmarks(tmp_path / "a.mrk.json").points["a"], [[NAN] * 3, *TABLE.points["a"][1:]]
+    )
+    line = "{0},5,6,7,0,0,0,1,1,1,0,{0},,,{1},0\n"
+    number = ["undefined", "preview", "defined", "missing"].index(status)
+    (tmp_path / "b.fcsv").write_text(line.format("p", number) + line.format("q", 2))
+    np.testing.assert_array_equal(read_landmarks(tmp_path / "b.fcsv").points["b"], [[NAN] * 3, [5, 6, 7]])
+
+
+def test_fcsv_that_a_spreadsheet_has_saved(tmp_path):
+    """It fills all lines up to the same length."""
+    columns = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
+    (tmp_path / "a.fcsv").write_text(
+        f"# CoordinateSystem = LPS,,,,,,,,,,,,,,,\n# columns = {columns},,\n"
+        "1,1,2,3,0,0,0,1,1,1,0,p,,,2,0\n2,0,0,0,0,0,0,1,1,1,0,q,,,3,0\n,,,,,,,,,,,,,,,\n"
+    )
+    table = read_landmarks(tmp_path / "a.fcsv")
+    assert table.space == "LPS"
+    np.testing.assert_array_equal(table.points["a"], [[1, 2, 3], [NAN] * 3])
+
+
+@pytest.mark.parametrize("commas", [1, 2, 3])
+@pytest.mark.parametrize("ending", ["", ",2,0"])
+def test_fcsv_with_decimal_commas_is_refused(tmp_path, commas, ending):
+    position = ",".join(["1,5"] * commas + ["7"] * (3 - commas))
+    (tmp_path / "a.fcsv").write_text(f"1,{position},0,0,0,1,1,1,0,p,,{ending}\n")
+    with pytest.raises(ValueError, match=r"a\.fcsv, line 1` must be a line of 14 cells with decimal points"):
+        read_landmarks(tmp_path / "a.fcsv")
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000, '{"markups": [' + "1" * 5000 + "x"])
+def test_broken_json(tmp_path, content):
+    (tmp_path / "a.mrk.json").write_text(content)
+    with pytest.raises(ValueError, match=r"`path` must be a readable landmark file in UTF-8, got .*a\.mrk\.json: "):
+        read_landmarks(tmp_path / "a.mrk.json")
 
 
 @pytest.mark.parametrize(
@@ -180,11 +226,20 @@ def test_markups_as_slicer_writes_them(tmp_path):
         ("label", "", "control point 0, label` must be a name, got ''"),
         ("label", None, "control point 0, label` must be a name, got None"),
         ("position", [1, 2], "control point 0, position` must be three numbers"),
+        ("position", [1, 2, True], "control point 0, position` must be a finite number.*True"),
+        ("position", [1, 2, 10**400], "control point 0, position` must be a finite number.*inf"),
+        ("position", [1, 2, "1_0"], "control point 0, position` must be a finite number.*'1_0'"),
+        ("coordinateUnits", ["m", "UCUM", "metre"], "markup 0, coordinateUnits` must be mm, got \\['m'"),
+        ("label", " \u200b", "control point 0, label` must be a name, got"),
         ("position", [1, 2, "three"], "control point 0, position` must be a finite number.*'three'"),
         ("position", [1, 2, None], "control point 0, position` must be a finite number.*None"),
         ("position", [1, 2, np.inf], "control point 0, position` must be a finite number.*inf"),
         ("position", [1, 2, NAN], "control point 0, .* must be all given or none"),
-        ("positionStatus", "lost", "control point 0, positionStatus` must be one of defined, preview, undefined"),
+        (
+            "positionStatus",
+            "lost",
+            "control point 0, positionStatus` must be one of undefined, preview, defined, missing",
+        ),
     ],
 )
 def test_faulty_markups(tmp_path, place, value, error):
@@ -211,6 +266,9 @@ def test_other_json(tmp_path, text):
         ("# columns = label,x,y,z\np,1,2\n", "a.fcsv, line 2` must be a line of 4 cells, got 3 cells"),
         ("# columns = label,x,y,z\np,1,2,c\n", "a.fcsv, line 2, column z` must be a finite number"),
         ("# columns = label,x,y,z\n,1,2,3\n", "a.fcsv, line 2, column label` must be a name"),
+        ("# columns = label,x,y,z,x\n", "a.fcsv, line 1` must be column names with `x` once"),
+        ("# columns = label,x,y,z\np,1,2,3,4\n", "a.fcsv, line 2` must be .* position status 0 to 3 more"),
+        ("# columns = label,x,y,z\np,1,2,3,2,0,0\n", "a.fcsv, line 2` must be .* position status 0 to 3 more"),
         ("# columns = label,x,y,z\np,1,2,3\np,1,2,3\n", "a.fcsv, line 3` must be .* 'p' of image 'a' again"),
         ("# nothing\n", "a.fcsv` must be a table with a landmark"),
     ],

@@ -35,7 +35,7 @@ def test_round_trip_is_exact(tmp_path, dims, space, scores):
     points = {name: rng.normal(size=(4, dims)) * 10.0**k for k, name in enumerate(["b", "a", 'x, "y"\nz', "é"])}
     points["a"][2] = points["b"][1] = points["a"][1] = NAN
     given = {name: [1 / 3, NAN, 1, -2e-300] for name in points} if scores else None
-    table = LandmarkTable(["nasion", "menton, left", 'Ü "x"', " "], points, given, space)
+    table = LandmarkTable(["nasion", "menton, left", 'Ü "x"', "N"], points, given, space)
     write_landmarks(tmp_path / "t.csv", table)
     assert_same(read_landmarks(tmp_path / "t.csv"), table)
 
@@ -46,7 +46,7 @@ def test_round_trip_is_exact(tmp_path, dims, space, scores):
 def test_round_trip_through_slicers_files_is_exact(tmp_path, suffix, space, scores):
     points = np.random.default_rng(0).normal(size=(5, 3)) * 10.0 ** np.arange(-8, 7, 3)[:, None]
     points[3] = NAN
-    labels = ["nasion", "menton, left", 'Ü "x"', " ", "two\nlines"]
+    labels = ["nasion", "menton, left", 'Ü "x"', "NASION", "two\nlines"]
     given = {"v.1": [1 / 3, NAN, 1, -2e-300, 0]} if scores else None
     table = LandmarkTable(labels, {"v.1": points}, given, space)
     path = tmp_path / f"v.1{suffix}"
@@ -158,11 +158,65 @@ def test_asked_images(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "image;landmark;x;y\n001;sella;83,2;99,35\n001;nasion;120;-4e1\n",
+        "image\tlandmark\tx\ty\n001\tsella\t83.2\t99.35\n001\tnasion\t120.0\t-40\n",
+        "Image, Landmark, X, Y, note, note\n001, sella, 83.2, 99.35\n001 ,nasion ,120,-40,,,\n,,,\n \n",
+        "\n\nimage,landmark,x,y,,\r\n001,\u200esella\u200b,+83.2,99.35,,\r\n001,nasion\u00a0,120.,-40,,\r\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_spreadsheets(tmp_path, text, encoding):
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    assert_same(
+        read_landmarks(tmp_path / "t.csv"), LandmarkTable(["sella", "nasion"], {"001": [[83.2, 99.35], [120, -40]]})
+    )
+
+
+def test_a_third_axis_is_seen_however_it_is_written(tmp_path):
+    table = read_landmarks(written(tmp_path, "image,landmark,x,y, Z\na,p,1,2,3\n"))
+    assert table.points["a"].tolist() == [[1, 2, 3]]
+
+
+def test_labels_that_look_alike_are_one_landmark_and_case_tells_them_apart(tmp_path):
+    """N is the nasion and n that of the skin."""
+    path = written(tmp_path, "image,landmark,x,y\na,left  horn,1,1\nb,left\u00a0horn ,2,2\na,N,3,3\na,n,4,4\n")
+    table = read_landmarks(path)
+    assert table.labels == ("left  horn", "N", "n")
+    np.testing.assert_array_equal(table.points["b"], [[2, 2], [NAN, NAN], [NAN, NAN]])
+    assert LandmarkTable([" p\ufeff"], {"a": [[1, 2]]}).labels == ("p",)
+
+
+def test_axes_of_several_spaces_are_turned_to_the_first(tmp_path):
+    text = "image,landmark,x,y,z,space\na,p,1,2,3,LPS\na,q,4,5,6,RAS\nb,q,,,,RAS\n"
+    table = read_landmarks(written(tmp_path, text))
+    assert table.space == "LPS"
+    np.testing.assert_array_equal(table.points["a"], [[1, 2, 3], [-4, -5, 6]])
+
+
+@pytest.mark.parametrize(
+    "cell", ["1_000", "0x1F", "\u0661\u0662", "1e400", "-inf", "1,5", "1.2.3", "1e", "True", "\u22125"]
+)
+def test_what_is_no_plain_number_is_refused(tmp_path, cell):
+    with pytest.raises(ValueError, match=r"table.csv, line 2, column y` must be a finite number .*, got '"):
+        read_landmarks(written(tmp_path, f'image,landmark,x,y\na,p,1,"{cell}"\n'))
+
+
+@pytest.mark.parametrize(
     ("text", "error"),
     [
         ("", "table.csv, line 1` must be column names with `image`"),
         ("image,landmark,x\na,0,1\n", "table.csv, line 1` must be column names with `y`"),
-        ("image;landmark;x;y\na;0;1;2\n", "table.csv, line 1` must be column names with `image`"),
+        ("image landmark x y\na 0 1 2\n", "table.csv, line 1` must be column names with `image`"),
+        ("image,landmark,x,y,X\na,0,1,2,3\n", "table.csv, line 1` must be column names with `x` once"),
+        ("image,landmark,x,y,z, z\na,0,1,2,3,4\n", "table.csv, line 1` must be column names with `z` once"),
+        ("image,landmark,x,y\na,0,83,2,99,35\n", "line 2` must be a line of 4 cells .* decimal points, got 6 cells"),
+        ('image,landmark,x,y\na,0,"83,2",1\n', "line 2, column x` must be a finite number such as -83.25.*got '83,2'"),
+        ("image;landmark;x;y\na;0;83,2;1\na;1;83.2;1\n", "column x` must be a finite number such as -83,25.*'83.2'"),
+        ("image;landmark;x;y\na;0;1.083,2;1\n", "line 2, column x` must be a finite number .*got '1.083,2'"),
+        ('image,landmark,x,y,note\na,0,1,2,"open\nb,0,1,2,\n', "readable landmark file .*unexpected end of data"),
+        ("image,landmark,x,y\na,sella,1,2\na, sella\u200b,3,4\n", "line 3` must be .*'sella' .* again"),
         ("image,landmark,x,y\na,0,1,2\na,1,1,two\n", "table.csv, line 3, column y` must be a finite number.*got 'two'"),
         ("image,landmark,x,y\na,0,inf,2\n", "table.csv, line 2, column x` must be a finite number"),
         ("image,landmark,x,y\na,0,1\n", "table.csv, line 2, column y` must be a finite number"),
@@ -173,7 +227,7 @@ def test_asked_images(tmp_path):
         ("image,landmark,x,y\n", "table.csv` must be a table with a landmark"),
         ("image,landmark,x,y,score\na,0,1,2,good\n", "table.csv, line 2, column score` must be a finite number"),
         ("image,landmark,x,y,space\na,0,1,2,ras\n", "table.csv, line 2, column space` must be RAS, LPS or blank"),
-        ("image,landmark,x,y,space\na,0,1,2,RAS\nb,0,1,2,LPS\n", "line 3, space` must be RAS as before, got LPS"),
+        ("image,landmark,x,y,space\na,0,1,2,RAS\nb,0,1,2,\n", "line 3, space` must be RAS as before, got None"),
     ],
 )
 def test_faulty_tables(tmp_path, text, error):
@@ -197,6 +251,9 @@ def test_unreadable_files(tmp_path):
     ("changes", "error"),
     [
         ({"labels": "pp"}, "`labels` must be different names, got 'p' twice"),
+        ({"labels": ["p q", "p\u00a0 q"]}, r"`labels` must be different names, got 'p q', 'p\\xa0 q' twice"),
+        ({"labels": ["é", "e\u0301"]}, "`labels` must be different names, got"),
+        ({"labels": ["p", "\u200b "]}, "`labels` must be names of landmarks"),
         ({"labels": ["p", ""]}, "`labels` must be names of landmarks"),
         ({"labels": []}, "`labels` must be names of landmarks"),
         ({"labels": "p"}, r"`points of a` must be of shape \(1, 2\) or \(1, 3\).*, got shape \(2, 2\)"),

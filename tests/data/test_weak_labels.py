@@ -42,9 +42,18 @@ def test_clicks_and_classes(folder):
     assert turned[0]["points"].tolist() == [[1.5, 2.0], [-3.0, -4.0], [0.0, 0.0]]
 
 
+def test_a_table_of_a_spreadsheet(folder):
+    text = "image;landmark;x;y;space\r\na ; cup\u200b;1,5;2;LPS\r\na;cup;3;4;RAS\r\na;background;0;0;\r\n;;;;\r\n"
+    (folder / "weak.csv").write_bytes(text.encode("utf-16"))
+    items = weak_label_datalist(folder / "images", folder / "weak.csv", ["rim", "cup"])
+    assert items[0]["points"].tolist() == [[-1.5, -2.0], [3.0, 4.0], [0.0, 0.0]]
+    assert items[0]["point_classes"].tolist() == [2, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("a,cup,1,5,2,RAS", "line 9` must be a line of 5 cells like the first one"),
         ("a,disc,1,2,", r"line 9` must be a class, of 'background', 'rim', 'cup', got 'disc'"),
         ("a,cup,1,,", r"line 9` must be all coordinates, or none, got \[1.0, nan\]"),
         ("a,cup,wide,2,", "column x` must be a finite number"),
@@ -61,7 +70,10 @@ def test_faulty_tables(folder):
     (folder / "weak.csv").write_text("image,landmark,x,y\nother,cup,1,2\n")
     with pytest.raises(ValueError, match="`table` must be a table with an image of"):
         weak_label_datalist(folder / "images", folder / "weak.csv", ["rim", "cup"])
-    with pytest.raises(ValueError, match=r"`table` must be a readable CSV file in UTF-8, got .*none.csv"):
+    with pytest.raises(ValueError, match=r"`table` must be a readable landmark file in UTF-8, got .*none.csv"):
         weak_label_datalist(folder / "images", folder / "none.csv", ["rim", "cup"])
+    (folder / "weak.csv").write_text(TABLE + 'a,cup,1,2,"RAS')
+    with pytest.raises(ValueError, match=r"`table` must be a readable landmark file .*unexpected end of data"):
+        weak_label_datalist(folder / "images", folder / "weak.csv", ["rim", "cup"])
     with pytest.raises(ValueError, match="`space` must be 'RAS' or 'LPS', got 'MNI'"):
         weak_label_datalist(folder / "images", folder / "weak.csv", ["rim", "cup"], space="MNI")
