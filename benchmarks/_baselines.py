@@ -37,8 +37,11 @@ def by_mind(
     """The most alike neighbourhoods of MIND descriptors [1].
 
     Args:
-        template, query, points: see above.
-        distance, radius: see :py:class:`monai_infoaug.networks.SelfSimilarity`.
+        template: image (1, *S).
+        query: image (1, *T).
+        points: (L, D) in voxels of the template.
+        distance: voxels between the patches, see :py:class:`monai_infoaug.networks.SelfSimilarity`.
+        radius: radius of the patches, see there.
         where: ``search``, ``reach`` and ``step`` of :py:func:`nearest_by_descriptor`.
     """
     describe = SelfSimilarity(distance, radius)
@@ -52,9 +55,11 @@ def by_daisy(
     """The most alike neighbourhoods of DAISY descriptors [2], dense histograms of gradients akin to SIFT's; 2D only.
 
     Args:
-        template, query, points: see above.
-        radius: of the outermost ring of histograms, in voxels.
-        rings: of 8 histograms of 8 directions each, around one in the middle.
+        template: image (1, *S).
+        query: image (1, *T).
+        points: (L, D) in voxels of the template.
+        radius: radius of the outermost ring of histograms, in voxels.
+        rings: number of rings, of 8 histograms of 8 directions each, around one in the middle.
         where: ``search``, ``reach`` and ``step`` of :py:func:`nearest_by_descriptor`.
     """
     described = (daisy_descriptors(_plain(image), radius, rings) for image in (template, query))
@@ -75,7 +80,8 @@ def nearest_by_descriptor(
     """Where the neighbourhoods of points look most alike: the least sum of squared differences of descriptors.
 
     Args:
-        template, query: descriptors (C, *S) and (C, *T).
+        template: descriptors (C, *S).
+        query: descriptors (C, *T).
         points: (N, D) in voxels of the template, rounded.
         search: voxels around each point, along each axis, in which it is searched. None: in the whole query.
         reach: places compared along each axis, on either side.
@@ -125,13 +131,14 @@ def register(
     Mattes' measure, from coarse to fine, after the images' centres were laid on each other.
 
     Args:
-        fixed, moving: images of two or three axes.
-        seed: of the draw of voxels.
+        fixed: image of two or three axes.
+        moving: image of as many.
+        seed: seed of the draw of voxels.
         centring: which centres: MOMENTS, of mass, or GEOMETRY, of the grids.
-        shares: of the voxels that are looked at, for the first two and for the B-spline.
+        shares: shares of the voxels that are looked at, for the first two and for the B-spline.
         cell: side of the cells of the B-spline's mesh, about, in voxels.
         shrink: factors of the B-spline's levels; those of the first two are 8, 4 and 2.
-        iterations: of LBFGSB at most, a level of the B-spline.
+        iterations: iterations of LBFGSB at most, a level of the B-spline.
 
     Yields:
         name and transform, which takes points of ``fixed`` to ``moving``.

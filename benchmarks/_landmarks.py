@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks._runs import require_positive
 from monai_infoaug._require import refusal
 from monai_infoaug.data import image_datalist, landmark_datalist
 from monai_infoaug.metrics import success_detection_rate
@@ -42,19 +43,17 @@ class Cases:
     """Images to learn from and to test on, and the one annotated template.
 
     Args:
-        options: of the command line.
+        options: what the command line says.
 
     Attributes:
         train, test: paths; with ``--tune`` the first and the last of the training images.
         data, table: folder of the training images, and their landmarks.
         template: item of :py:func:`monai_infoaug.data.landmark_datalist`.
-        folder: for the results.
+        folder: where results go, within that of ``--out``.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        for name in ("seeds", "jobs"):
-            if not (getattr(options, name) >= 1):
-                raise refusal(name, getattr(options, name), "at least 1")
+        require_positive(options, "seeds", "jobs")
         tested = "train" if options.tune else options.test
         self.data, self.table = options.data / "train", options.data / "train_landmarks_mm.csv"
         self._tested = options.data / tested, options.data / f"{tested}_landmarks_mm.csv"

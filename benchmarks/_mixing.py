@@ -27,7 +27,7 @@ class HardNegativeMixingLoss(PixelInfoNCELoss):
         hardest: the negatives of largest similarity, of which mixtures are made.
         of_two: mixtures ``a n + (1 - a) m`` of two negatives for each anchor, a in (0, 1).
         with_anchor: mixtures ``b q + (1 - b) n`` of the anchor and a negative, b in (0, 0.5).
-        kwargs: of :py:class:`PixelInfoNCELoss`.
+        kwargs: arguments of :py:class:`PixelInfoNCELoss`.
     """
 
     def __init__(self, hardest: int = 64, of_two: int = 32, with_anchor: int = 16, **kwargs: Any) -> None:
@@ -77,7 +77,7 @@ class MixedCollate:
     shares l and 1 - l. :py:class:`MixedInferer` doubles the embeddings to match.
 
     Args:
-        prefixes: of the pairs.
+        prefixes: prefixes of the pairs in an item.
     """
 
     def __init__(self, prefixes: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,6 +29,13 @@ T = TypeVar("T")
 def named(values: Iterable[str]) -> dict[str, Any]:
     """Settings given as ``NAME=JSON``."""
     return {name: json.loads(value) for name, _, value in (item.partition("=") for item in values)}
+
+
+def require_positive(options: Namespace, *names: str) -> None:
+    """Refuse options of the command line below 1."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise refusal(name, getattr(options, name), "at least 1")
 
 
 def side_by_side(make: Callable[..., T], calls: Sequence[tuple], jobs: int) -> list[T]:
@@ -92,9 +100,9 @@ def kept_result(
     """The result in a folder, made if it is not there yet.
 
     Args:
-        folder: of the result and what comes with it.
-        settings: that it depends on.
-        make: makes it.
+        folder: folder of the result and of what comes with it.
+        settings: all that the result depends on.
+        make: what makes it.
         until: time, as that of ``time.time``, from when on nothing is begun; what is not there is then None.
 
     Raises:
@@ -105,8 +113,7 @@ def kept_result(
     kept, result = folder / "settings.json", folder / "result.json"
     if not kept.exists():
         kept.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    same = json.loads(kept.read_text(encoding="utf-8")) == wanted
-    if not same:
+    if json.loads(kept.read_text(encoding="utf-8")) != wanted:
         raise refusal("out", f"'{folder}' of other settings", "new, or of a run with the same settings")
     if not result.exists():
         if until is not None and time.time() >= until:
@@ -121,8 +128,9 @@ def paired_interval(values: np.ndarray, others: np.ndarray, seed: int = 0) -> tu
     """How much larger the mean is than another one, with its 95 % interval by a bootstrap over the images.
 
     Args:
-        values, others: (seeds, images, landmarks or classes).
-        seed: of the bootstrap.
+        values: (seeds, images, landmarks or classes).
+        others: the same of another row.
+        seed: seed of the bootstrap.
 
     Returns:
         Difference of the means, its 2.5 and its 97.5 percentile.

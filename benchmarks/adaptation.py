@@ -5,8 +5,8 @@
 noise, lower resolution). The target's images are in five folds: a row learns from four of them and reports on the
 fifth. The rows:
 
-- ``source``: the network as it has learnt from the source with labels, the bundle label_efficient_segmentation without
-  pre-training; ``source_tiers``: the same with intensities that change by tier of information. All other rows but the
+- ``source``: the network as it has learnt from the source with labels, the bundle segmentation without an
+  overlay; ``source_tiers``: the same with intensities that change by tier of information. All other rows but the
   last go on from the former, or from the latter if their name ends in ``_tiers``.
 - ``confidence``: the bundle source_free_adaptation [1], its first stage alone; ``source_free``: its second stage alone;
   ``both``: one after the other.
@@ -52,13 +52,22 @@ from monai.transforms import (
     Spacing,
 )
 
-from benchmarks._runs import bundle_config, end_of, kept_result, named, print_difference, run_bundle, side_by_side
+from benchmarks._runs import (
+    bundle_config,
+    end_of,
+    kept_result,
+    named,
+    print_difference,
+    require_positive,
+    run_bundle,
+    side_by_side,
+)
 from monai_infoaug._require import refusal
 from monai_infoaug.data import image_datalist, image_name
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.samplers import ReliablePixels
 
-TRAIN, FREE, PATCHES = "label_efficient_segmentation", "source_free_adaptation", "patch_contrast_adaptation"
+TRAIN, FREE, PATCHES = "segmentation", "source_free_adaptation", "patch_contrast_adaptation"
 FOLDS = 5
 SHARES = [0.2, 0.4, 0.4]
 PAIRS = {  # by the name of the folder: settings of the bundles, and the classes of each region that is reported
@@ -71,7 +80,7 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
             "working_pixdim": 2.0,
             "classes": ["rim", "cup"],
             "roi_size": [128, 128],
-            "zoom": 0.35,  # the target's discs are larger; docs/results.md says how this and the rest were chosen
+            "scale_range": 0.35,  # the target's discs are larger; docs/results.md says how all was chosen
             "scales": [0.8, 1.0, 1.25],
             "align": 1.0,
             "round_epochs": 1000,  # one round
@@ -83,14 +92,14 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
 }
 BUDGETS = {  # by the same: settings of all trainings, epochs of the source's and the oracle's, and of adaptation
     "small": {  # two CPU cores
-        "fundus": ({"draws": 100, "batch_size": 4}, 24, 8),  # 600 and 200 steps
+        "fundus": ({"samples_per_epoch": 100, "batch_size": 4}, 24, 8),  # 600 and 200 steps
         "hippocampus": (  # 600 and 400 steps
-            {"draws": 50, "batch_size": 2, "working_pixdim": 1.25, "roi_size": [32, 48, 32]},
+            {"samples_per_epoch": 50, "batch_size": 2, "working_pixdim": 1.25, "roi_size": [32, 48, 32]},
             24,
             16,
         ),
     },
-    "full": dict.fromkeys(PAIRS, ({"draws": 400, "batch_size": 16}, 60, 40)),  # a GPU
+    "full": dict.fromkeys(PAIRS, ({"samples_per_epoch": 400, "batch_size": 16}, 60, 40)),  # a GPU
 }
 
 
@@ -146,9 +155,9 @@ class Adaptation:
 
     Args:
         data: folder, see the top of the file.
-        settings: of the bundles, shared by all rows.
+        settings: settings of the bundles that all rows share.
         regions: classes of each region by name.
-        epochs: of the source's training, and of adaptation.
+        epochs: epochs of the source's training, and of adaptation.
         out: folder of the results.
         until: time from when on no training is begun, None: never.
     """
@@ -206,7 +215,7 @@ class Adaptation:
         """Seconds of a training with labels."""
         start = time.perf_counter()
         places = {"dataset_dir": str(images), "labels_dir": str(labels), "test_every": None, "val_every": None}
-        fixed = {"pretrain_epochs": 0, "max_epochs": self.epochs[0], "seed": seed}
+        fixed = {"max_epochs": self.epochs[0], "seed": seed}
         run_bundle(TRAIN, "train", folder=folder, **self.settings, **places, **fixed, **own)
         return time.perf_counter() - start
 
@@ -350,9 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, nargs=2, help="of the source's training and of adaptation")
     parser.add_argument("--reliability", type=Path, metavar="FILE", help="draw where confident pixels lie, and stop")
     options = parser.parse_args(arguments)
-    for name in ("seeds", "jobs"):
-        if not (getattr(options, name) >= 1):
-            raise refusal(name, getattr(options, name), "at least 1")
+    require_positive(options, "seeds", "jobs")
     data, names, start = options.data.resolve(), options.rows.split(","), time.perf_counter()
     if not data.is_dir() or data.name not in PAIRS:
         raise refusal("data", f"'{options.data}'", f"a folder named {' or '.join(PAIRS)}")

@@ -62,12 +62,12 @@ class Change:
     ``u`` is a cubic B-spline field, scaled so that its largest displacement is ``elastic``.
 
     Args:
-        size: of the volume, in voxels.
-        seed: of the draw.
+        size: size of the volume in voxels.
+        seed: seed of the draw.
         degrees: largest turn about each axis.
         shift: largest shift along each axis, in mm.
         elastic: largest elastic displacement, in mm.
-        spacing: of the spline's nodes, in mm.
+        spacing: distance of the spline's nodes in mm.
 
     Example:
         >>> change = Change((40, 50, 30), seed=0)
@@ -148,8 +148,8 @@ def load(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """T1w and T2w volume (1, *S), fiducials (L, 3) in their voxels, and millimetres (3,) of the first voxel."""
     reader = LoadImage(reader=SimpleITKReader(), ensure_channel_first=True)
     t1, t2 = (reader(data / TEMPLATE.format(f"{name}.nii.gz")) for name in ("T1w", "T2w"))
-    same = torch.equal(t1.affine, t2.affine) and torch.equal(t1.affine[:3, :3], torch.eye(3, dtype=torch.float64))
-    if not same:
+    identity = torch.eye(3, dtype=torch.float64)
+    if not torch.equal(t1.affine, t2.affine) or not torch.equal(t1.affine[:3, :3], identity):
         raise refusal("data", t1.affine.tolist(), "the MNI152 template at 1 mm, both volumes on one grid")
     (points,) = read_landmarks(data / FIDUCIALS).to("RAS").points.values()
     origin = t1.affine[:3, 3]
@@ -174,11 +174,11 @@ def registered(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
         yield f"MI {name}", torch.tensor([transform.TransformPoint(point) for point in case.points.tolist()])
 
 
-def described(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+def described(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG001
     yield "MIND", by_mind(case.template, case.query, case.points, search=SEARCH)
 
 
-def left(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:
+def left(case: Case, seed: int) -> Iterator[tuple[str, Tensor]]:  # noqa: ARG001
     yield "left in place", case.points
 
 
@@ -209,7 +209,7 @@ class Networks:
     Args:
         data: folder of the volumes.
         out: where the trainings are kept; one that was stopped goes on.
-        settings: of the bundle's ``train.json``. Its validation, which chooses nothing here, is left out.
+        settings: settings of the bundle's ``train.json``. Its validation, which chooses nothing here, is left out.
     """
 
     def __init__(self, data: Path, out: Path, settings: dict[str, Any]) -> None:
@@ -308,8 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = options.out / "settings.json"
     if not kept.exists():
         kept.write_text(json.dumps(settings), encoding="utf-8")
-    same = json.loads(kept.read_text(encoding="utf-8")) == settings
-    if not same:
+    if json.loads(kept.read_text(encoding="utf-8")) != settings:
         raise refusal("out", f"'{options.out}' with results of other epochs", "new, or of a run with the same epochs")
     networks = Networks(options.data, options.out, settings)
     groups = {

@@ -1,25 +1,26 @@
 """What is pre-training worth to a segmentation with few labels? ``python -m benchmarks.label_efficiency --data DIR``.
 
-Every row is fine-tuned with the same steps and settings on the same labelled cases, seed by seed, and evaluated on the
-same test cases by Dice and the 95 % Hausdorff distance. The rows:
+All rows are trainings with the bundle segmentation, most with one of its overlays. Each is fine-tuned with the same
+steps and settings on the same labelled cases, seed by seed, and evaluated on the same test cases by Dice and the 95 %
+Hausdorff distance. The rows:
 
 - ``scratch``: no pre-training, and MONAI's usual intensity changes (scale, shift, contrast, noise), as in all rows;
   ``tiers``: with changes by tier of information in their place; ``uniform``: with those of the medium tier everywhere;
   ``scratch_long``: with four times the steps.
 - ``scratch_short``, ``label_efficient_short``, ``label_efficient_guided_short``: a third of the steps of fine-tuning,
   compared with each other.
-- ``label_efficient``: the bundle of that name [1]; ``label_efficient_guided``: the compared pixels are drawn by tier of
-  information within each class; ``label_efficient_cross``: they are also compared with those of another image.
+- ``label_efficient``: the overlay of that name [1]; ``label_efficient_guided``: the compared pixels are drawn by tier
+  of information within each class; ``label_efficient_cross``: they are also compared with those of another image.
 - ``label_efficient_round``: another round, which goes on from ``label_efficient``. What ``scratch``,
   ``label_efficient`` and ``label_efficient_guided`` find on average takes the place of labels where there are none;
   ``label_efficient_round_contrast``: the same, with pre-training before fine-tuning; ``scratch_round``: without any
   contrast, from ``scratch`` and its segmentations alone.
 - ``global``: the encoder alone, without labels (SimCLR).
-- ``local_contrast``: the bundle of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
+- ``local_contrast``: the overlay of that name [2], blocks; ``local_contrast_stride``: every so many voxels;
   ``local_contrast_drawn``: as many voxels at random; ``local_contrast_guided``: by tier of information.
-- ``segmenter_mask``, ``segmenter_linear``: a vision transformer in the place of ``scratch``'s U-Net, the bundle
-  segmenter_segmentation [4], with either decoder and its own learning rate.
-- ``attention``: the bundle attention_guided_segmentation [3], whose first stage is a coarse network with the steps of
+- ``segmenter_mask``, ``segmenter_linear``: a vision transformer in the place of ``scratch``'s U-Net, the overlay
+  segmenter [4], with either decoder and its own learning rate.
+- ``attention``: the overlay attention_guided [3], whose first stage is a coarse network with the steps of
   fine-tuning; ``attention_uniform``: with views whose intensities change everywhere as in the medium tier;
   ``attention_tuned``: the encoder is fine-tuned with the decoder; ``attention_alone``: the same without contrast.
 
@@ -56,11 +57,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 import numpy as np
 import torch
 
-from benchmarks._runs import end_of, kept_result, named, paired_interval, print_difference, run_bundle, side_by_side
+from benchmarks._runs import (
+    end_of,
+    kept_result,
+    named,
+    paired_interval,
+    print_difference,
+    require_positive,
+    run_bundle,
+    side_by_side,
+)
 from monai_infoaug._require import refusal
 
-EFFICIENT, LOCAL = "label_efficient_segmentation", "local_contrast_segmentation"
-ATTENTION, SEGMENTER = "attention_guided_segmentation", "segmenter_segmentation"
+BUNDLE = "segmentation"
+EFFICIENT, LOCAL, ATTENTION, SEGMENTER = "label_efficient", "local_contrast", "attention_guided", "segmenter"
 SHARES = [0.2, 0.4, 0.4]
 DATASETS = {  # by the name of the folder
     "hippocampus": {
@@ -85,9 +95,9 @@ DATASETS = {  # by the name of the folder
         "window": 9,
     },
 }
-BUDGETS = {  # settings of the bundles, and epochs of their pre-training
-    "small": ({"draws": 100, "batch_size": 2, "max_epochs": 6}, 3),  # 300 and 150 steps; two CPU cores
-    "full": ({"draws": 400, "batch_size": 8, "max_epochs": 100}, 50),  # a GPU
+BUDGETS = {  # settings of the bundle, and epochs of their pre-training
+    "small": ({"samples_per_epoch": 100, "batch_size": 2, "max_epochs": 6}, 3),  # 300 and 150 steps; two CPU cores
+    "full": ({"samples_per_epoch": 400, "batch_size": 8, "max_epochs": 100}, 50),  # a GPU
 }
 
 
@@ -103,27 +113,26 @@ SHARED = {  # the file of a stage that is the same for several rows of a seed, a
 UNLABELLED = "$[item for item in @datalist if 'label' not in item]"  # of the training cases
 
 
-def row(name: str, epochs: int, max_epochs: int) -> tuple[str, dict[str, Any]]:
-    """Bundle of a row, and its settings, for epochs of pre-training and of fine-tuning."""
+def row(name: str, epochs: int, max_epochs: int) -> tuple[str | None, dict[str, Any]]:
+    """Overlay of a row, and its settings, for epochs of pre-training and of fine-tuning."""
     samplers = "monai_infoaug.samplers."
     drawn = {"_target_": f"{samplers}DrawnPixels", "pixels_per_image": 1000, "seed": "@seed"}
-    scratch, pretrain = {"pretrain_epochs": 0}, {"pretrain_epochs": epochs}
-    short = {"max_epochs": max(1, max_epochs // 3)}
+    pretrain, short = {"pretrain_epochs": epochs}, {"max_epochs": max(1, max_epochs // 3)}
     local = {"global_epochs": epochs, "local_epochs": epochs}
     attention = {"contrast_epochs": epochs, "coarse_epochs": "@max_epochs"}
     rows = {
-        "scratch": (EFFICIENT, scratch),
-        "scratch_long": (EFFICIENT, scratch | {"max_epochs": 4 * max_epochs}),
-        "scratch_short": (EFFICIENT, scratch | short),
-        "scratch_round": (EFFICIENT, scratch),
-        "tiers": (EFFICIENT, scratch | {"tier_intensity": True}),
-        "uniform": (EFFICIENT, scratch | {"tier_intensity": True, "strengths": [1.0, 1.0, 1.0]}),
+        "scratch": (None, {}),
+        "scratch_long": (None, {"max_epochs": 4 * max_epochs}),
+        "scratch_short": (None, short),
+        "scratch_round": (None, {}),
+        "tiers": (None, {"tier_intensity": True}),
+        "uniform": (None, {"tier_intensity": True, "strengths": [1.0, 1.0, 1.0]}),
         "label_efficient": (EFFICIENT, pretrain),
         "label_efficient_guided": (EFFICIENT, pretrain | {"shares": SHARES}),
         "label_efficient_short": (EFFICIENT, pretrain | short),
         "label_efficient_guided_short": (EFFICIENT, pretrain | short | {"shares": SHARES}),
         "label_efficient_cross": (EFFICIENT, pretrain | {"scope": "cross"}),
-        "label_efficient_round": (EFFICIENT, scratch),
+        "label_efficient_round": (None, {}),
         "label_efficient_round_contrast": (EFFICIENT, pretrain),
         "global": (LOCAL, local | {"local_epochs": 0}),
         "local_contrast": (LOCAL, local),
@@ -147,8 +156,8 @@ class Segmentation:
 
     Args:
         data: folder with ``images`` and ``labels`` or ``masks``.
-        settings: of the bundles, shared by all rows.
-        epochs: of each stage of pre-training.
+        settings: settings of the bundle that all rows share.
+        epochs: epochs of each stage of pre-training.
         out: folder of the results.
         until: time from when on no training is begun, None: never.
     """
@@ -166,10 +175,10 @@ class Segmentation:
         """``dice`` and ``hausdorff`` (cases, classes) of a row, and ``seconds``; None where time was over."""
         if not all(self(other, labelled, seed) for other in ROUNDS.get(name, [])):
             return None
-        bundle, own = row(name, self.epochs, self.settings["max_epochs"])
+        overlay, own = row(name, self.epochs, self.settings["max_epochs"])
         settings = self.settings | own | {"labelled": labelled, "seed": seed}
         folder = self._folder(name, labelled, seed)
-        return kept_result(folder, settings, partial(self._make, name, bundle, settings, folder), self.until)
+        return kept_result(folder, settings, partial(self._make, name, overlay, settings, folder), self.until)
 
     def all_of(self, names: Sequence[str], labelled: float | int, seed: int) -> dict[str, dict[str, Any] | None]:
         """Results of rows, one after the other: a round needs the row before it."""
@@ -178,20 +187,21 @@ class Segmentation:
     def _folder(self, name: str, labelled: float | int, seed: int) -> Path:
         return self.out / name / str(labelled) / str(seed)
 
-    def _make(self, name: str, bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-        run, more = partial(run_bundle, bundle, **settings, **self.places), {}
+    def _make(self, name: str, overlay: str | None, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+        configs = ["train"] if overlay is None else ["train", overlay]
+        run, more = partial(run_bundle, BUNDLE, *configs, **settings, **self.places), {}
         start = time.perf_counter()
-        if bundle in SHARED and name not in ROUNDS:
-            self._share(*SHARED[bundle], settings, folder)
+        if overlay in SHARED and name not in ROUNDS:
+            self._share(*SHARED[overlay], settings, folder)
         if name in ROUNDS:
             folders = [self._folder(other, settings["labelled"], settings["seed"]) for other in ROUNDS[name]]
             checkpoints = [str(made / "checkpoint.pt") for made in folders]
-            more = {"start": checkpoints[-1], "pseudo_labels": str(folder / "labels")}
+            more = {"init_checkpoint": checkpoints[-1], "pseudo_labels": str(folder / "labels")}
             of_round = {"results_dir": more["pseudo_labels"], "checkpoints": checkpoints, "dataset#data": UNLABELLED}
-            run("train", "inference", folder=folder, **of_round)
-        run("train", folder=folder, **more)
+            run("inference", folder=folder, **of_round)
+        run(folder=folder, **more)
         seconds = time.perf_counter() - start
-        run("train", "evaluate", folder=folder)
+        run("evaluate", folder=folder)
         tables = {"dice": "mean_dice", "hausdorff": "hausdorff_95_mm"}
         found = {key: read_table(folder / "evaluation" / f"{table}_raw.csv") for key, table in tables.items()}
         return found | {"seconds": seconds}
@@ -260,16 +270,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"), help="results (%(default)s)")
     jobs = 1 if torch.cuda.is_available() else 2
     parser.add_argument("--jobs", type=int, default=jobs, help="trainings side by side (%(default)s)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundles")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
     parser.add_argument("--minutes", type=float, help="begin no training after so many; default: 110 if small")
     parser.add_argument("--epochs", type=int, help="of each stage of pre-training; default: of the budget")
     options = parser.parse_args(arguments)
-    for name in ("seeds", "jobs"):
-        if not (getattr(options, name) >= 1):
-            raise refusal(name, getattr(options, name), "at least 1")
+    require_positive(options, "seeds", "jobs")
     shares = [float(share) / 100 for share in options.fractions.split(",") if share]
     amounts = [*shares, *(int(number) for number in options.numbers.split(",") if number)]
-    if len(amounts) == 0:
+    if not amounts:
         raise refusal("fractions", repr(options.fractions), "per cent, or `numbers` given")
     start, names = time.perf_counter(), options.rows.split(",")
     settings, epochs = BUDGETS[options.budget]

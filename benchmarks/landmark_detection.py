@@ -59,8 +59,8 @@ class Detection:
     Args:
         cases: images and the template.
         matching: gives the pre-training.
-        policy: of the pre-training.
-        settings: of the bundle, shared by all rows.
+        policy: policy of the pre-training.
+        settings: settings of the bundle that all rows share.
         out: folder of the results.
     """
 
@@ -164,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     start, cases = time.perf_counter(), Cases(options)
     numbers = [int(number) for number in options.labels.split(",") if number]
-    good = all(1 <= number <= len(cases.train) for number in numbers)
-    if not good:
+    if not all(1 <= number <= len(cases.train) for number in numbers):
         raise refusal("labels", options.labels, f"from 1 to {len(cases.train)}, the training images, each")
     pretraining = landmark_matching.settings_of(options, named(options.set_pretraining))
     out = options.pretrained / cases.folder

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
@@ -114,7 +115,7 @@ def policy(name: str, out: Path) -> dict[str, Any]:
     }
     kind, _, strength = name.partition("_")
     if kind == "uniform":
-        if not (0 <= float(strength) < np.inf):
+        if not re.fullmatch(r"\d*\.?\d+", strength):
             raise refusal("policies", repr(name), "with a number of at least 0 for S")
         return {"strengths": [float(strength)] * 3, **anywhere}
     known = policies | {way: {} for way in CEPHALOGRAM_WAYS}
@@ -137,9 +138,10 @@ class BorrowedInformationd(MapTransform):
     """Information and tiers of the next image of a list, brought to the size of the one at hand.
 
     Args:
-        keys: of the image.
+        keys: keys of the images.
         images: paths.
-        preprocessing, information: what makes an image, and of it information and tiers.
+        preprocessing: what makes an image.
+        information: what makes its information and tiers.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class Matching:
 
     Args:
         cases: images to learn from, the template, and the images to find its landmarks in.
-        settings: of the bundle, shared by all policies.
+        settings: settings of the bundle that all policies share.
         out: folder of the results.
     """
 

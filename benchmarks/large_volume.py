@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", default="512,512,400", help="voxels along x, y and z (%(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="other settings of the bundle")
     options = parser.parse_args(arguments)
-    size = [int(n) for n in options.size.split(",")]
-    if not (len(size) == 3 and min(size) >= 32):
+    numbers = options.size.split(",")
+    if len(numbers) != 3 or not all(number.isdecimal() and int(number) >= 32 for number in numbers):
         raise refusal("size", options.size, "three numbers of voxels, at least 32")
+    size = [int(number) for number in numbers]
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_phantom(folder, size)

@@ -101,7 +101,7 @@ def entropy_cases(data: Path) -> dict[str, Callable[[], Ways]]:
             return own
 
         def without_numba() -> np.ndarray:
-            with mock.patch.object(entropy, "_numba_window_entropy", lambda: None):
+            with mock.patch.object(entropy, "_numba_window_entropy", return_value=None):
                 return own["ours"]()
 
         def rank() -> np.ndarray:
@@ -216,7 +216,7 @@ def other_views(image: Tensor) -> Ways:
     return ways
 
 
-def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001
     """Cases of the search for landmarks."""
 
     def ways(size: int, landmarks: int) -> Ways:
@@ -229,7 +229,7 @@ def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     return {f"32 landmarks in {size}^3": partial(ways, size, 32) for size in (128, 256)}
 
 
-def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001
     """Cases of the contrast by labels."""
 
     def run(way: str, number: int) -> None:
@@ -240,7 +240,7 @@ def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     return {"4096 pixels": lambda: {"ours": partial(run, "all", 4096)} | peers}
 
 
-def embedding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
+def embedding_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001
     """Cases of pixel contrast that compares few of the pixels."""
 
     def ways() -> Ways:
@@ -342,8 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         if name not in SECTIONS:
             raise refusal("sections", repr(name), f"among {', '.join(SECTIONS)}")
-    there = has_data(options.data) or not {"pairs", "feeding"} & set(names)
-    if not there:
+    if {"pairs", "feeding"} & set(names) and not has_data(options.data):
         raise refusal("data", f"'{options.data}'", "a folder with `ceph/train` and `afids`")
     torch.set_num_threads(THREADS)
     for section in names:

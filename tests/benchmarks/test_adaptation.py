@@ -17,7 +17,7 @@ SMALL = {
     "roi_size": [32, 32],
     "features": [4] * 6,
     "widths": [8, 8],
-    "draws": 4,
+    "samples_per_epoch": 4,
     "num_workers": 0,
 }
 

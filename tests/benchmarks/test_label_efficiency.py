@@ -22,7 +22,7 @@ SMALL = {
     "features": [8, 8, 8, 8, 16, 8],
     "widths": [16, 16],
     "coarse_features": [4, 4, 4, 4, 8, 4],
-    "draws": 4,
+    "samples_per_epoch": 4,
     "max_epochs": 1,
     "num_workers": 0,
 }
@@ -71,7 +71,7 @@ def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
     run(folder, rows, "--fractions", "50")
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == last
     with pytest.raises(ValueError, match=r"`out` must be new, or of a run with the same settings"):
-        run(folder, "scratch", "--fractions", "50", draws=6)
+        run(folder, "scratch", "--fractions", "50", samples_per_epoch=6)
 
 
 @pytest.mark.parametrize(

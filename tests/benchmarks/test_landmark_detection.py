@@ -21,7 +21,7 @@ PRETRAINING = NETWORK | {
     "val_images": 1,
     "amp": False,
 }
-DETECTION = NETWORK | {"image_size": [64, 72], "draws": 4, "amp": False}
+DETECTION = NETWORK | {"image_size": [64, 72], "samples_per_epoch": 4, "amp": False}
 TEMPLATE = [[10.0, 8.0], [20.0, 30.0]]  # its landmarks
 
 
