@@ -87,7 +87,8 @@ class DistributionAlignment:
         """By what each class but the first is multiplied.
 
         Returns:
-            (C - 1,) float64 on the CPU, with a geometric mean of 1.
+            (C - 1,) float64 on the CPU, with a geometric mean of 1. Images of background alone leave open what the
+            shares are: all are 1 then.
         """
         if self._factors is None:
             self._factors = self._measure()
@@ -97,7 +98,9 @@ class DistributionAlignment:
         pixels = self._sample.pixels().double()
         if not all_finite(pixels):
             raise refusal("probabilities", "NaN or infinite ones", "finite")
-        weights = pixels.sum(1) / pixels.sum().clamp_min(1e-12)
+        if not pixels.any():
+            return torch.ones_like(pixels[0])
+        weights = pixels.sum(1) / pixels.sum()
         logits = pixels.clamp_min(1e-12).log()
         found = torch.einsum("n,nc->c", weights, logits.softmax(1)).log()
         expected = torch.zeros_like(found) if self.shares is None else torch.tensor(self.shares).to(found).log()

@@ -46,7 +46,8 @@ class PointLabels(Transform):
         """Label the voxels of one image.
 
         Args:
-            points: (N,D) in millimetres by the affine of a MetaTensor (others have voxels of 1 mm).
+            points: (N,D) in millimetres by the affine of a MetaTensor (others have voxels of 1 mm). A point with a NaN
+                coordinate is missing: it labels nothing.
             classes: (N,) whole numbers from 0 on.
             img: (C,*S).
 
@@ -55,18 +56,23 @@ class PointLabels(Transform):
             spatial transform pads with zeros is unknown.
 
         Raises:
-            ValueError: for points of another dimension, or classes that are not as many or negative.
+            ValueError: for points of another dimension or infinite ones, or classes that are not as many, or no whole
+                numbers from 0 on.
         """
         img = up_to_date(img)
         coords = convert_to_tensor(CoordinateMap()(img), dtype=torch.float32, track_meta=False)
         dims, device = len(coords), coords.device
-        places = convert_to_tensor(points, dtype=torch.float32, device=device, track_meta=False, wrap_sequence=True)
-        kinds = convert_to_tensor(classes, dtype=torch.int64, device=device, track_meta=False, wrap_sequence=True)
+        places, kinds = _numbers(points, "points", device).to(torch.float32), _numbers(classes, "classes", device)
         places = places.reshape(-1, dims) if places.numel() == 0 else places
         if places.ndim != 2 or places.shape[1] != dims:
             raise refusal("points", f"shape {tuple(places.shape)}", f"(N,{dims})")
-        if kinds.shape != (len(places),) or not bool((kinds >= 0).all()):
-            raise refusal("classes", kinds.tolist(), f"{len(places)} numbers from 0 on")
+        if places.isinf().any():
+            raise refusal("points", places.tolist(), "finite, or NaN for a missing one")
+        whole = kinds.to(torch.int64)
+        if kinds.shape != (len(places),) or not bool(((whole == kinds) & (whole >= 0)).all()):
+            raise refusal("classes", kinds.tolist(), f"{len(places)} whole numbers from 0 on")
+        there = ~places.isnan().any(1)
+        places, kinds = places[there], whole[there]
         labels, own = torch.zeros(1, *coords.shape[1:], dtype=torch.int64, device=device), []
         nearest = torch.full_like(labels, self.radius**2, dtype=torch.float32)
         for point, kind in zip(places, kinds + 1, strict=True):  # point by point, for volumes of any size
@@ -78,6 +84,13 @@ class PointLabels(Transform):
         for voxel, kind in own:
             labels.view(-1)[voxel] = kind
         return convert_to_dst_type(labels, img, dtype=torch.int64)[0]
+
+
+def _numbers(values: NdarrayOrTensor, name: str, device: torch.device) -> torch.Tensor:
+    try:
+        return torch.as_tensor(values, device=device).as_subclass(torch.Tensor)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise refusal(name, values, "an array of numbers") from error
 
 
 def _half_diagonal(coords: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,32 @@ def test_a_class_that_is_ruled_out_stays_out_and_no_foreground_stays_none(probab
     assert (aligned[1, 1:] == 0).all()
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_images_of_background_alone_align_nothing(strength, probabilities):
+    background = torch.zeros(2, 4, 5, 6)
+    background[:, 0] = 1
+    alignment = DistributionAlignment(strength, shares=[1, 2, 6])
+    alignment.update(background)
+    assert torch.equal(alignment.factors(), torch.ones(3, dtype=torch.float64))
+    assert torch.equal(alignment(background), background)
+    torch.testing.assert_close(alignment(probabilities), probabilities.float())
+    alone = DistributionAlignment(strength, shares=[1, 2, 6])
+    alone.update(probabilities)
+    alignment.update(probabilities)
+    torch.testing.assert_close(alignment.factors(), alone.factors())
+
+
+def test_very_little_foreground_is_aligned_like_much(probabilities):
+    """To shares in it alone, however much background there is."""
+    little = torch.cat([1 - probabilities[:, 1:].sum(1, keepdim=True) * 1e-6, probabilities[:, 1:] * 1e-6], 1)
+    factors = []
+    for images in (probabilities, little):
+        alignment = DistributionAlignment()
+        alignment.update(images)
+        factors.append(alignment.factors())
+    torch.testing.assert_close(*factors, atol=0, rtol=1e-3)
+
+
 def test_some_pixels_are_near_to_all():
     probabilities = torch.randn(2, 3, 60, 50, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)
     probabilities[:, 2] *= 0.1

@@ -46,6 +46,20 @@ def test_points_outside_and_no_points_leave_all_unknown():
     assert PointLabels(3.0)(np.zeros((0, 2)), [], image).sum() == 0
 
 
+def test_a_missing_point_takes_nothing_from_the_others():
+    points, classes, image = [[5.0, 5.0], [14.0, 14.0]], [0, 1], torch.zeros(1, 20, 20)
+    whole = PointLabels(3.0)(points, classes, image)
+    for missing in ([np.nan, np.nan], [np.nan, 5.0]):
+        assert torch.equal(PointLabels(3.0)([missing, *points], [2, *classes], image), whole)
+        assert PointLabels(3.0)([missing], [2], image).sum() == 0
+
+
+def test_whole_numbers_of_any_type_are_classes():
+    image = torch.zeros(1, 4, 5)
+    for classes in ([1], [1.0], np.array([1], np.uint8), torch.tensor([1.0], dtype=torch.float16)):
+        assert PointLabels()([[1.0, 2.0]], classes, image)[0, 1, 2] == 2
+
+
 def test_dictionary():
     data = {"image": torch.zeros(1, 4, 5), "points": [[1.0, 2.0]], "point_classes": [1]}
     out = PointLabelsd(radius=1.0)(data)
@@ -63,8 +77,14 @@ def test_dictionary():
     ("points", "classes", "message"),
     [
         ([[1.0, 2.0, 3.0]], [1], r"`points` must be \(N,2\), got shape \(1, 3\)"),
-        ([[1.0, 2.0]], [1, 2], r"`classes` must be 1 numbers from 0 on, got \[1, 2\]"),
-        ([[1.0, 2.0]], [-1], "`classes` must be 1 numbers from 0 on"),
+        ([[1.0, 2.0]], [1, 2], r"`classes` must be 1 whole numbers from 0 on, got \[1, 2\]"),
+        ([[1.0, 2.0]], [-1], "`classes` must be 1 whole numbers from 0 on"),
+        ([[1.0, 2.0]], [1.7], r"`classes` must be 1 whole numbers from 0 on, got \[1.7"),
+        ([[1.0, 2.0]], [np.nan], "`classes` must be 1 whole numbers from 0 on"),
+        ([[1.0, 2.0]], [np.inf], "`classes` must be 1 whole numbers from 0 on"),
+        ([[1.0, 2.0]], ["rim"], r"`classes` must be an array of numbers, got \['rim'\]"),
+        ([["1", "2"]], [1], "`points` must be an array of numbers"),
+        ([[1.0, np.inf]], [1], "`points` must be finite, or NaN for a missing one"),
     ],
 )
 def test_bad_points(points, classes, message):
