@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from monai_infoaug import __version__
+from monai_infoaug._console import leave_console, say
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -38,19 +39,19 @@ def init(args: argparse.Namespace) -> None:
 
     if args.list or args.bundle is None:
         for name, line in describe_bundles().items():
-            print(f"{name}\n    {line}")
+            say(f"{name}\n    {line}")
             if overlays := bundle_overlays(find_bundle(name)):
-                print(f"    Methods: {', '.join(overlays)}")
+                say(f"    Methods: {', '.join(overlays)}")
         return
     folder = copy_bundle(args.bundle, args.dir or args.bundle)
-    print(
+    say(
         f"Copied {args.bundle} to {folder}. Its page is {folder / 'docs' / 'README.md'}. To train:\n"
         f"  cd {shlex.quote(str(folder))}\n"
         f"  {training_command(folder)}"
     )
     if overlays := bundle_overlays(folder):
         commands = "\n".join(f"  {training_command(folder, overlay)}" for overlay in overlays)
-        print(f"Or by one of its methods:\n{commands}")
+        say(f"Or by one of its methods:\n{commands}")
 
 
 def match(args: argparse.Namespace) -> int:
@@ -81,7 +82,7 @@ def inspect(args: argparse.Namespace) -> None:
     from monai_infoaug.commands.inspection import inspect_image
 
     inspect_image(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
-    print(f"Wrote {args.out}; open it in a browser.")
+    say(f"Wrote {args.out}; open it in a browser.")
 
 
 def calibrate(args: argparse.Namespace) -> None:
@@ -91,9 +92,9 @@ def calibrate(args: argparse.Namespace) -> None:
 
     found = calibrate(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
     for tier, strength in found["intensity"]["strengths"].items():
-        print(f"{tier:>6}: {found['intensity']['transforms']} at strength {strength:g}")
-    print("thresholds: {:.3f} and {:.3f} bits".format(*found["thresholds"]))
-    print(f"Wrote {args.out} and a picture beside it.")
+        say(f"{tier:>6}: {found['intensity']['transforms']} at strength {strength:g}")
+    say("thresholds: {:.3f} and {:.3f} bits".format(*found["thresholds"]))
+    say(f"Wrote {args.out} and a picture beside it.")
 
 
 def plain(text: str) -> Any:
@@ -266,11 +267,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         return args.run(args) or 0
-    except (ImportError, OSError, ValueError) as error:
-        print(f"monai-infoaug {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ImportError, MemoryError, OSError, ValueError) as error:
+        what = " ".join(str(error).split()) or "out of memory"
+        say(f"monai-infoaug {args.command}: {what}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        leave_console()
 
 
 if __name__ == "__main__":

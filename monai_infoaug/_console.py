@@ -5,18 +5,33 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 
-def say(text: str) -> None:
+def printable(text: str, encoding: str = "utf-8") -> str:
+    r"""A text with escapes for what an encoding lacks; names of files need not be Unicode.
+
+    Example:
+        >>> printable("R\udcf6ntgen")
+        'R\\udcf6ntgen'
+    """
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
     """Print; characters that the console does not have are escaped, and a console that is gone is passed over.
+
+    Args:
+        text: a line, or several.
+        file: where to. None: the standard output.
 
     Example:
         >>> say("thresholds: 1.5 and 2.5 bits")
         thresholds: 1.5 and 2.5 bits
     """
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    stream = sys.stdout if file is None else file
     with suppress(OSError):  # whoever has read it, such as `head`, has stopped, or its disk is full
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        print(printable(text, getattr(stream, "encoding", None) or "utf-8"), file=stream, flush=True)
 
 
 def leave_console() -> None:

@@ -16,10 +16,12 @@ from monai.utils import convert_to_tensor, ensure_tuple_rep
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from monai_infoaug._files import ledger_for
 from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.commands._calibration_picture import draw_calibration
 from monai_infoaug.commands._images import read_image, require_measurable
+from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._strengths import PATCH, crossing, draw_view, of_corresponding, of_themselves, weakened
 from monai_infoaug.commands.anchor_loss import anchor_losses, loss_cuts
 from monai_infoaug.data import image_datalist
@@ -88,8 +90,9 @@ def calibrate(
 
     Raises:
         ValueError: for an unreadable file or checkpoint, fewer than two images, images that do not go together or have
-            no three tiers, or a setting out of range.
-        OSError: if ``out`` cannot be written.
+            no three tiers, a setting out of range, or an ``out`` that is there and was not written by this function,
+            or was changed since.
+        OSError: if ``out`` cannot be written; what was there before is then as it was.
 
     References:
         [1] Tian et al., "What makes for good views for contrastive learning?", NeurIPS 2020, arXiv:2005.10243.
@@ -104,9 +107,14 @@ def calibrate(
     if not is_count(num_images, 2):
         raise refusal("images", num_images, "at least 2")
     out = Path(out)
-    if out.is_dir() or not out.absolute().parent.is_dir() or out.suffix == ".png":
+    if out.is_dir() or not out.absolute().parent.is_dir() or out.suffix.lower() == ".png":
         raise refusal("out", out, "a file in a folder that exists, and no .png, which the picture is")
     paths = [item["image"] for item in image_datalist(data)]
+    (ledger, name), (beside, picture) = ledger_for(out), ledger_for(out.with_suffix(".png"))
+    if os.path.realpath(data) in map(os.path.realpath, (ledger.folder, beside.folder)):
+        raise refusal("out", f"'{out}'", "in another folder than the images, which its picture would be taken for")
+    for folder, file in ((ledger, name), (beside, picture)):
+        folder.require_ours([file], [*paths, *([] if checkpoint is None else [checkpoint])])
     if len(paths) < 2:
         raise refusal("data", f"'{data}' with {len(paths)}", "a folder with at least 2 images")
     if checkpoint is not None:
@@ -171,8 +179,9 @@ def calibrate(
             "checkpoint": None if checkpoint is None else Path(checkpoint).name,
         },
     }
-    out.write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
-    draw_calibration(calibration, levels, information, anchors).savefig(out.with_suffix(".png"), dpi=100)
+    figure = draw_calibration(calibration, levels, information, anchors)
+    ledger.write(name, json.dumps(calibration, indent=1) + "\n")
+    beside.write(picture, png_bytes(figure, dpi=100))
     return calibration
 
 

@@ -8,6 +8,7 @@ where their true positions are known: by the network before and after training, 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import sys
@@ -27,7 +28,10 @@ from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContra
 from torch import Tensor, nn
 from torch.nn.functional import normalize, unfold
 
+from monai_infoaug._console import say
+from monai_infoaug._files import Ledger
 from monai_infoaug._require import is_count, refusal, require_device
+from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_landmarks
@@ -134,7 +138,7 @@ def pretrain(network: nn.Module, pairs: SeededDataset, epochs: int, device: str 
 def print_progress(engine: PixelContrastiveTrainer) -> None:
     """A line instead of the bar."""
     state = engine.state
-    print(f"Pre-training: epoch {state.epoch}/{state.max_epochs}, loss {state.output['loss']:.2f}", file=sys.stderr)
+    say(f"Pre-training: epoch {state.epoch}/{state.max_epochs}, loss {state.output['loss']:.2f}", sys.stderr)
 
 
 class PatchEmbedding(nn.Module):
@@ -186,16 +190,18 @@ def run_demo(
         Name of each method to its errors (points,) in mm.
 
     Raises:
-        ValueError: for a negative seed, no epoch, or a device that is not there.
+        ValueError: for a negative seed, no epoch, a device that is not there, or a file in ``out`` that this function
+            has not written, or that was changed since.
         ImportError: without nilearn.
-        OSError: if ``out`` cannot be made.
+        OSError: if ``out`` cannot be made, or written to.
     """
     if not is_count(seed):
         raise refusal("seed", seed, "at least 0")
     if not is_count(epochs, 1):
         raise refusal("epochs", epochs, "at least 1")
     require_device(device)
-    out = Path(out)
+    out, ledger = Path(out), Ledger(out)
+    ledger.require_ours(["demo.csv", "demo.png"])
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise refusal("out", out, "a folder that can be written to")
@@ -203,7 +209,7 @@ def run_demo(
     keep_freed_memory()
     pairs = perturbed_pairs(TEST_SLICES, CHANGE_SEED)
     training = training_pairs(TRAIN_SLICES, seed)
-    print(
+    say(
         f"MNI152 T1 template: {len(training)} slices to train on; {len(TEST_SLICES)} others, each changed in "
         f"{CHANGES} ways, with {POINTS} points to find in each copy."
     )
@@ -221,10 +227,11 @@ def run_demo(
     errors = {name: distance[distance.isfinite()] for name, distance in distances.items()}  # a voxel is 1 mm
     untrained, *patches, trained = errors
     best = min(patches, key=lambda name: float(errors[name].mean()))
-    report(errors, out / "demo.csv")
-    draw(pairs[-1], {name: found[name][-1] for name in (untrained, best, trained)}).savefig(out / "demo.png", dpi=100)
+    report(errors, ledger)
+    figure = draw(pairs[-1], {name: found[name][-1] for name in (untrained, best, trained)})
+    ledger.write("demo.png", png_bytes(figure, dpi=100))
     ratios = [float(errors[trained].mean() / errors[name].mean()) for name in (untrained, best)]
-    print(
+    say(
         f"The trained network's mean error is {ratios[0]:.2f} of the untrained one's and {ratios[1]:.2f} of the best "
         f"cross-correlation's.\nTrained for {seconds:.0f} s, seed {seed}; seed of the changes {CHANGE_SEED}. "
         f"Wrote {out / 'demo.csv'} and {out / 'demo.png'}."
@@ -232,18 +239,19 @@ def run_demo(
     return errors
 
 
-def report(errors: dict[str, Tensor], path: Path) -> None:
-    """Print a table of errors in mm, a row a method, and write it as CSV."""
+def report(errors: dict[str, Tensor], ledger: Ledger) -> None:
+    """Print a table of errors in mm, a row a method, and write it as ``demo.csv``."""
     rows = [
         (name, *(round(float(x), 3) for x in (e.mean(), e.median(), 100 * (e < 2).double().mean())))
         for name, e in errors.items()
     ]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("method", "mean_mm", "median_mm", "within_2mm_percent"), *rows])
-    print(f"\n{'':28}{'mean mm':>9}{'median mm':>12}{'within 2 mm':>14}")
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("method", "mean_mm", "median_mm", "within_2mm_percent"), *rows])
+    ledger.write("demo.csv", text.getvalue())
+    say(f"\n{'':28}{'mean mm':>9}{'median mm':>12}{'within 2 mm':>14}")
     for name, mean, median, share in rows:
-        print(f"{name:28}{mean:9.2f}{median:12.2f}{share:12.0f} %")
-    print()
+        say(f"{name:28}{mean:9.2f}{median:12.2f}{share:12.0f} %")
+    say("")
 
 
 def draw(pair: dict[str, Tensor], found: dict[str, Tensor]) -> Figure:

@@ -15,6 +15,7 @@ from monai.utils import ensure_tuple_rep
 from nibabel.orientations import io_orientation
 from torch import Tensor
 
+from monai_infoaug._files import ledger_for
 from monai_infoaug._require import refusal
 from monai_infoaug.commands import _page_pictures as pictures
 from monai_infoaug.commands._images import read_image, require_measurable
@@ -69,7 +70,8 @@ def inspect_image(
         seed: seed of samples and views.
 
     Raises:
-        ValueError: for an unreadable file, a setting that does not suit it, or a slice that it does not have.
+        ValueError: for an unreadable file, a setting that does not suit it, a slice that it does not have, or an
+            ``out`` that is there and was not written by this function, or was changed since.
         OSError: if ``out`` cannot be written.
 
     Example:
@@ -84,6 +86,8 @@ def inspect_image(
     InformationTiers(thresholds)
     if Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
         raise refusal("out", out, "a file in a folder that exists")
+    ledger, name = ledger_for(out)
+    ledger.require_ours([name], [path])
 
     raw, reading = read_image(path, pixdim, origin)
     dims = raw.ndim - 1
@@ -131,7 +135,7 @@ def inspect_image(
         "pair_code": as_python(views) + f".set_random_state(seed={seed})",
     }
     template = files("monai_infoaug.commands").joinpath("inspection.html").read_text(encoding="utf-8")
-    Path(out).write_text(template.replace("@page", json.dumps(page).replace("<", "\\u003c"), 1), encoding="utf-8")
+    ledger.write(name, template.replace("@page", json.dumps(page).replace("<", "\\u003c"), 1))
 
 
 def _cut(image: Tensor, axis: int, index: int | None) -> tuple[int, int]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
+import io
+import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +19,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from monai_infoaug import __version__
+from monai_infoaug._console import printable, say
+from monai_infoaug._files import Ledger, digest_of, files_of
 from monai_infoaug._require import reason, refusal
 from monai_infoaug.commands._match_pictures import draw_match
+from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands.template_matcher import Match, TemplateMatcher
-from monai_infoaug.data import LandmarkTable, image_datalist, image_name, write_landmarks
+from monai_infoaug.data import LandmarkTable, image_datalist, image_name
+from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import keep_freed_memory
 
 __all__ = ["match_images"]
+
+TABLES = ("landmarks.csv", "confident.csv", "summary.csv")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def match_images(
@@ -40,6 +54,10 @@ def match_images(
     ``NAME.png``; ``landmarks.csv`` has the landmarks of all images, ``confident.csv`` those of them that are not low,
     to train on, ``summary.csv`` a row an image. Files of one name in several folders get the names of these folders
     too. An image that fails is reported, and the others are done.
+
+    Files are written whole or not at all, and the tables follow while the work goes on. After an interruption the same
+    call goes on: images that were done with the same checkpoint, template, landmarks and settings are not done again.
+    Files of others are not written over, nor are those that were changed since they were written.
 
     A landmark is *low*, that is, somebody should look at it, if its match, searched in the template in turn, is not
     found where it came from, or if its score is below ``min_score``. How much that tells of errors on cephalometric
@@ -62,7 +80,9 @@ def match_images(
         Image to the reason why it failed.
 
     Raises:
-        ValueError: before any image is read, for a fault in all that they share: checkpoint, settings, template, table.
+        ValueError: before any image is read, for a fault in all that they share: checkpoint, settings, template, table,
+            or for a file in ``out`` that is not this function's to write.
+        OSError: naming the file, if the disk is full.
     """
     for given in images:
         if not Path(given).exists():
@@ -70,27 +90,48 @@ def match_images(
     paths = list(dict.fromkeys(Path(item["image"]) for given in images for item in image_datalist(given)))
     if len(paths) == 0:
         raise refusal("images", "none", "files and folders")
-    matcher = TemplateMatcher(checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device)
     out = Path(out)
+    if os.path.realpath(out) in {os.path.realpath(given) for given in images}:
+        raise refusal("out", f"'{out}'", "another folder than that of the images, which pictures would be taken for")
+    matcher = TemplateMatcher(checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device)
+    ledger, names = Ledger(out), distinct_names(paths)
+    key = _key(matcher, checkpoint, template, landmarks)
+    found = _found_before(ledger, key, names)
+    to_write = [file for name in names.values() if name not in found for file in _files(name)]
+    ledger.require_ours([*to_write, *TABLES], [*paths, checkpoint, template, landmarks])
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise refusal("out", f"'{out}'", "a folder that can be written to")
+    for file in (file for name in found for file in _files(name) if not ledger.is_ours(file)):
+        _warn(f"{out / file} was changed since it was written: it stays so, and the tables do not follow")
 
     keep_freed_memory()
-    found: dict[str, Match] = {}
+    before = len(found)
     failures: dict[str, str] = {}
-    names = distinct_names(paths)
+    due = 0.0  # when the tables are to be written again
     for path, name in tqdm(names.items(), "Matching", unit="image", disable=None):
+        if name in found:
+            continue
         try:
+            stamp = _stamp(path)
             image = matcher.read(path)
             match = matcher(image)
-            write_landmarks(out / f"{name}.mrk.json", _markups(name, matcher.labels, match))
-            draw_match(image, match, matcher, name).savefig(out / f"{name}.png", dpi=120)
+            markups, picture = _files(name)
+            ledger.write(markups, landmark_text(markups, _markups(name, matcher.labels, match)))
+            ledger.write(picture, png_bytes(draw_match(image, match, matcher, name), dpi=120))
+            ledger.note({"match": key, "image": os.path.abspath(path), "stamp": stamp, "name": name} | match.as_json())
             found[name] = match
         except Exception as error:  # whatever it is, it is this image's, and the others can be done
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             failures[str(path)] = reason(error)
-            tqdm.write(f"{path}: {failures[str(path)]}", file=sys.stderr)
-    _report(out, names, found, failures, matcher.labels)
+            _warn(f"{path}: {failures[str(path)]}")
+        if time.monotonic() >= due:  # often, in a twentieth of the time
+            start = time.monotonic()
+            _write_tables(ledger, names, found, failures, matcher.labels)
+            due = time.monotonic() + 20 * (time.monotonic() - start)
+    rows = _write_tables(ledger, names, found, failures, matcher.labels)
+    _report(out, rows, len(found), before)
     return failures
 
 
@@ -109,9 +150,14 @@ def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
         ["_".join(path.parts) for path in within],
         [f"{number}_{path.name}" for number, path in enumerate(within)],
     ):
-        if len(set(names)) == len(names):
+        if len({name.casefold() for name in names}) == len(names):  # there are file systems that do not tell case
             break
-    return dict(zip(paths, names, strict=True))
+    return dict(zip(paths, map(printable, names), strict=True))
+
+
+def _warn(line: str) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        tqdm.write(printable(line), file=sys.stderr)
 
 
 def _markups(name: str, labels: Sequence[str], match: Match) -> LandmarkTable:
@@ -124,28 +170,70 @@ def _markups(name: str, labels: Sequence[str], match: Match) -> LandmarkTable:
     return LandmarkTable(labels, points, scores, match.space, {name: notes}, selected)
 
 
-def _report(
-    out: Path, names: Mapping[Path, str], found: Mapping[str, Match], failures: Mapping[str, str], labels: Sequence[str]
-) -> None:
-    """Write and print the tables of all images."""
-    rows: list[tuple[str, str, str, str, str]] = []
+def _files(name: str) -> tuple[str, str]:
+    """The files of an image."""
+    return f"{name}.mrk.json", f"{name}.png"
+
+
+def _key(matcher: TemplateMatcher, *files: str | os.PathLike) -> str:
+    """What tells whether a match would come out as before: settings and contents of files."""
+    settings = [__version__, matcher.config.get(), matcher.min_score, matcher.max_round_trip]
+    text = json.dumps([*settings, *map(digest_of, files)], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stamp(path: Path) -> list[list[int]]:
+    """What tells whether an image is as it was."""
+    return [[found.st_size, found.st_mtime_ns] for found in (file.stat() for file in files_of(path))]
+
+
+def _found_before(ledger: Ledger, key: str, names: Mapping[Path, str]) -> dict[str, Match]:
+    """The matches of an earlier run that need not be made again, in the order of the images."""
+    kept = {(record["image"], record["name"]): record for record in ledger.records() if record.get("match") == key}
+    found = {}
+    for path, name in names.items():
+        record = kept.get((os.path.abspath(path), name), {})
+        if record.get("stamp") == _stamp(path) and all((ledger.folder / file).is_file() for file in _files(name)):
+            found[name] = Match.from_json(record)
+    return found
+
+
+def _write_tables(
+    ledger: Ledger,
+    names: Mapping[Path, str],
+    found: Mapping[str, Match],
+    failures: Mapping[str, str],
+    labels: Sequence[str],
+) -> list[tuple[str, str, str, str, str]]:
+    """Write the tables of all images that are done, and return the rows of the summary."""
+    rows = []
     for path, name in names.items():
         match, failure = found.get(name), failures.get(str(path), "")
+        if match is None and not failure:  # not yet
+            continue
         score = "" if match is None else f"{match.scores.mean():.3f}"
         low = [] if match is None else [label for label, is_low in zip(labels, match.low, strict=True) if is_low]
-        rows.append((name, str(path), score, " ".join(low), failure))
-    with open(out / "summary.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["image", "file", "mean_score", "low", "failure"], *rows])
-    if found:
-        spaces = {match.space for match in found.values()}
-        points, scores = ({name: getattr(m, kind) for name, m in found.items()} for kind in ("world", "scores"))
+        rows.append((name, printable(str(path)), score, " ".join(low), printable(failure)))
+    everything, confident, summary = TABLES
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["image", "file", "mean_score", "low", "failure"], *rows])
+    ledger.write(summary, text.getvalue())
+    matches = {name: found[name] for name in names.values() if name in found}
+    if matches:
+        spaces = {match.space for match in matches.values()}
+        points, scores = ({name: getattr(m, kind) for name, m in matches.items()} for kind in ("world", "scores"))
         table = LandmarkTable(labels, points, scores, spaces.pop() if len(spaces) == 1 else None)
-        write_landmarks(out / "landmarks.csv", table)
-        sure = {name: np.where(match.low[:, None], np.nan, match.world) for name, match in found.items()}
-        write_landmarks(out / "confident.csv", replace(table, points=sure))
+        ledger.write(everything, landmark_text(everything, table))
+        sure = {name: np.where(match.low[:, None], np.nan, match.world) for name, match in matches.items()}
+        ledger.write(confident, landmark_text(confident, replace(table, points=sure)))
+    return rows
+
+
+def _report(out: Path, rows: Sequence[tuple[str, str, str, str, str]], count: int, before: int) -> None:
+    """Print the summary."""
     width = max(5, *(len(row[0]) for row in rows))
-    print(f"{'image':{width}}  mean score  low landmarks")
-    for name, _, score, low_ones, failure in rows:
-        print(f"{name:{width}}  {score or 'failed':>10}  {failure or low_ones}")
-    tables = "NAME.mrk.json, NAME.png, landmarks.csv, confident.csv, summary.csv"
-    print(f"Wrote {len(found)} of {len(rows)} images to {out}: {tables}.")
+    say(f"{'image':{width}}  mean score  low landmarks")
+    for name, _, score, low, failure in rows:
+        say(f"{name:{width}}  {score or 'failed':>10}  {failure or low}")
+    earlier = f", {before} of them before" if before else ""
+    say(f"Wrote {count} of {len(rows)} images{earlier} to {out}: NAME.mrk.json, NAME.png, {', '.join(TABLES)}.")

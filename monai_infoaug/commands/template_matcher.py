@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,18 @@ class Match:
     scores: np.ndarray
     round_trips: np.ndarray
     low: np.ndarray
+
+    def as_json(self) -> dict[str, Any]:
+        """The match as plain values."""
+        return {
+            field: value.tolist() if isinstance(value, np.ndarray) else value for field, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Match:
+        """The match that :py:meth:`as_json` has written, exactly."""
+        given = {field.name: values[field.name] for field in fields(cls)}
+        return cls(**{name: np.array(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 class TemplateMatcher:

@@ -58,7 +58,16 @@ def run(checkpoint: Path, folder: Path, images=("images",), table="table.csv", *
 def test_what_is_written(checkpoint, folder, capsys):
     assert run(checkpoint, folder) == {}
     out = folder / "out"
-    files = {"a.mrk.json", "a.png", "b.mrk.json", "b.png", "confident.csv", "landmarks.csv", "summary.csv"}
+    files = {
+        ".monai_infoaug.jsonl",
+        "a.mrk.json",
+        "a.png",
+        "b.mrk.json",
+        "b.png",
+        "confident.csv",
+        "landmarks.csv",
+        "summary.csv",
+    }
     assert {f.name for f in out.iterdir()} == files
     table = read_landmarks(out / "landmarks.csv")
     assert table.labels == LABELS
