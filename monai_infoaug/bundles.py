@@ -89,12 +89,26 @@ def copy_bundle(name: str, folder: str | os.PathLike) -> Path:
         ``folder``.
 
     Raises:
-        ValueError: for an unknown bundle, or a folder with something in it.
+        ValueError: for an unknown bundle, or a folder with something in it but what a killed copy has left.
+        OSError: naming the folder, if it cannot be written to; nothing is then left of the copy.
     """
     source, folder = find_bundle(name), Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    partial, missing = folder / ".partial", not folder.exists()
+    there = set() if missing else {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    killed = partial.name in there and there <= {partial.name, *(path.name for path in source.iterdir())}
+    if there and not killed:
         raise refusal("folder", f"'{folder}'", "new or empty")
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in partial.iterdir():
+            if path.name not in there:
+                path.rename(folder / path.name)
+    except OSError as error:
+        shutil.rmtree(folder if missing else partial, ignore_errors=True)
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise refusal("folder", f"'{folder}': {why}", "one that can be written to", OSError) from error
+    shutil.rmtree(partial)
     return folder
 
 

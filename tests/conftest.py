@@ -1,11 +1,14 @@
-"""A GPU where there is one, and always a simulated one, which tells tensors of the host from tensors of the device."""
+"""A GPU where there is one, and always a simulated one, which tells tensors of the host from tensors of the device.
+
+And a disk that is full, and further processes.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -87,6 +90,16 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Abst
         return nullcontext()
     monkeypatch.setattr(torch, "from_numpy", torch.as_tensor)  # which the mode sees
     return SimulatedGPU()
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """A limit of 1000 bytes a file stands in for a full disk."""
+    resource = pytest.importorskip("resource", reason="the limit of a file's size is one of Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,31 @@ def test_unknown_bundles_and_used_folders(tmp_path):
         with pytest.raises(ValueError, match=f"`folder` must be new or empty, got '{folder}'"):
             copy_bundle("landmark_pretraining", folder)
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_leaves_nothing_of_a_copy(tmp_path, full_disk):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "new"):
+        with pytest.raises(OSError, match=rf"`folder` must be one that can be written to, got '{folder}': .*too large"):
+            copy_bundle("landmark_pretraining", folder)
+    assert [f.name for f in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.mark.parametrize("moved", [[], ["configs"]])
+def test_a_killed_copy_is_made_again(tmp_path, moved):
+    whole = copy_bundle("landmark_pretraining", tmp_path / "whole")
+    killed = tmp_path / "killed"
+    for folder in [killed / ".partial" / "docs", *(killed / name for name in moved)]:
+        folder.mkdir(parents=True)
+    for name in moved:
+        shutil.copytree(whole / name, killed / name, dirs_exist_ok=True)
+    copy_bundle("landmark_pretraining", killed)
+    assert {f.relative_to(killed) for f in killed.rglob("*")} == {f.relative_to(whole) for f in whole.rglob("*")}
+    (killed / ".partial").mkdir()
+    (killed / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="new or empty"):
+        copy_bundle("landmark_pretraining", killed)
+    assert (killed / "notes.txt").exists()
 
 
 @pytest.mark.parametrize("name", MOVED)

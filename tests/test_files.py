@@ -12,8 +12,6 @@ import torch
 
 from monai_infoaug._files import RECORD, Ledger, digest_of, files_of, ledger_for, save_whole, write_whole
 
-resource = pytest.importorskip("resource", reason="the limit of a file's size stands in for a full disk")
-
 WRITE_FOREVER = """
 import sys
 from monai_infoaug._files import write_whole
@@ -22,15 +20,6 @@ while True:
     for letter in "ab":
         write_whole(sys.argv[1], letter * 5_000_000)
 """
-
-
-@pytest.fixture
-def full_disk():
-    """A limit of 1000 bytes a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def names(folder: Path) -> set[str]:
