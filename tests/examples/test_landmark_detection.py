@@ -28,13 +28,13 @@ SMALL = {
     "image_size": [64, 72],
     "features": [8] * 5,
     "batch_size": 4,
-    "draws": 8,
+    "samples_per_epoch": 8,
     "max_epochs": 1,
     "val_interval": 1,
     "val_images": 1,
     "num_workers": 0,
 }
-LEARN = {"draws": 96, "learning_rate": 0.01}
+LEARN = {"samples_per_epoch": 96, "learning_rate": 0.01}
 
 
 def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,9 +81,9 @@ def pretrained(folder: Path, **settings) -> str:
     return str(path)
 
 
-def test_images_beyond_the_draws_of_an_epoch_are_seen_too(folder):
+def test_images_beyond_those_of_an_epoch_are_seen_too(folder):
     places = {"dataset_dir": str(folder / "images"), "landmarks": str(folder / "images.csv")}
-    flow = workflow("landmark_detection", "train", **places, **SMALL | {"draws": 2, "batch_size": 2})
+    flow = workflow("landmark_detection", "train", **places, **SMALL | {"samples_per_epoch": 2, "batch_size": 2})
     loader, seen = flow.parser.get_parsed_content("train#dataloader"), set()
     for epoch in range(12):
         loader.sampler.set_epoch(epoch)
@@ -121,7 +121,7 @@ def test_learns_landmarks_and_finds_them_in_other_pictures(folder):
 def test_budget_does_not_depend_on_the_number_of_labelled_images(folder, labelled):
     flow = run(folder, "train", labelled=labelled, max_epochs=2)
     trainer = flow.parser.get_parsed_content("train#trainer")
-    assert trainer.state.iteration == 2 * SMALL["draws"] // SMALL["batch_size"]
+    assert trainer.state.iteration == 2 * SMALL["samples_per_epoch"] // SMALL["batch_size"]
     names = {item["name"] for item in flow.parser.get_parsed_content("train#dataset#data")}
     assert len(names) == {None: 4, 1: 1}.get(labelled if not isinstance(labelled, list) else 0, 2)
     items = [flow.parser.get_parsed_content("train#dataloader").dataset[i] for i in (0, 4)]  # the same image
@@ -207,7 +207,7 @@ def test_one_shot_rounds(folder):
     ],
 )
 def test_bad_settings(folder, settings, message):
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RuntimeError) as caught:
         run(folder, "train", **settings)
     assert message in fault(caught.value)
     assert not (folder / "out" / "checkpoint.pt").exists()

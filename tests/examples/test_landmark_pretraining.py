@@ -173,7 +173,7 @@ def test_training_reads_no_landmark(folder, monkeypatch):
     ],
 )
 def test_bad_settings(folder, settings, message):
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RuntimeError) as caught:
         run(folder, "train", **settings)
     assert message in fault(caught.value)
     assert not (folder / "out" / "checkpoint.pt").exists()

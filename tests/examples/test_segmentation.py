@@ -248,7 +248,7 @@ def test_class_numbers_of_more_than_eight_bits_are_not_cut(folder):
     for path in (folder / "labels").iterdir():
         label = sitk.GetArrayFromImage(sitk.ReadImage(path)).astype(np.uint16)
         sitk.WriteImage(sitk.GetImageFromArray(np.where(label, 257, 0).astype(np.uint16)), path)
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RuntimeError) as caught:
         run(folder, None)
     assert "got labels [257.0]" in fault(caught.value)
 
@@ -289,7 +289,7 @@ def test_volumes(folder, overlay):
     ],
 )
 def test_bad_settings(folder, settings, message):
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(RuntimeError) as caught:
         run(folder, "label_efficient", **settings)
     assert message in fault(caught.value)
     assert not list((folder / "out").glob("*.pt"))  # no stage has begun
