@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import DataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 __all__ = [
     "all_gather_cat",
@@ -17,6 +19,7 @@ __all__ = [
     "distributed_mean",
     "item_generators",
     "rank",
+    "unwrapped",
     "world_size",
 ]
 
@@ -35,6 +38,20 @@ def world_size() -> int:
 def rank() -> int:
     """Which of the processes this is, 0 without a process group."""
     return dist.get_rank() if _several() else 0
+
+
+def unwrapped(network: Any) -> Any:
+    """What is in DataParallel, DistributedDataParallel or what ``torch.compile`` gives, or in several of them.
+
+    Args:
+        network: network; anything else is given back.
+
+    Returns:
+        The network itself, whose state has names without those of the wrappers.
+    """
+    while isinstance(network, DataParallel | DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        network = network._orig_mod if hasattr(network, "_orig_mod") else network.module
+    return network
 
 
 def item_generators(count: int, *seed: int) -> list[torch.Generator]:

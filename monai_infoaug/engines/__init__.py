@@ -12,6 +12,7 @@ from monai_infoaug.engines.pretraining import (
     PixelMatchingEvaluator,
 )
 from monai_infoaug.engines.processes import join_processes, leave_processes
+from monai_infoaug.engines.schedule import OneCycle
 from monai_infoaug.engines.self_labels import SelfTrainingLabels
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LabelContrast",
     "LabelContrastiveTrainer",
     "LevelContrast",
+    "OneCycle",
     "PairInferer",
     "PairMatcher",
     "PixelContrastiveTrainer",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +14,10 @@ import numpy as np
 import torch
 from monai.utils import convert_to_numpy, optional_import
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from monai_infoaug._files import save_whole
+from monai_infoaug._processes import rank, unwrapped
 from monai_infoaug._require import is_count, refusal
 
 Events, _ = optional_import("ignite.engine", name="Events")
@@ -20,6 +25,10 @@ Events, _ = optional_import("ignite.engine", name="Events")
 __all__ = ["ResumableCheckpoint", "load_weights", "read_settings"]
 
 N = TypeVar("N", bound=nn.Module)
+
+PROGRESS = ("epoch", "iteration", "best_metric", "best_metric_epoch")  # of an engine, where it has them
+# attributes of PyTorch's and MONAI's schedules of the learning rate
+LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters", "t_total", "milestones", "_milestones")
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
@@ -94,6 +103,9 @@ def load_weights(
 ) -> N:
     """Load a network's weights from a checkpoint or a bare state dictionary.
 
+    DataParallel, DistributedDataParallel, ``torch.compile`` and ``AveragedModel`` may be around the network, and may
+    have been around the one that was saved.
+
     Args:
         network: gets the weights, on the device it is on.
         path: checkpoint of ``ResumableCheckpoint`` or of MONAI's ``CheckpointSaver``, or a saved state dictionary.
@@ -108,17 +120,39 @@ def load_weights(
     """
     if checkpoint is None:
         checkpoint = read_checkpoint(path)
-    own = network.state_dict()
     state = checkpoint[key] if isinstance(checkpoint.get(key), dict) else checkpoint
-    odd = sorted(set(state) ^ set(own), key=str) or [k for k in own if np.shape(state[k]) != tuple(own[k].shape)]
-    if odd:
-        raise refusal(
-            str(path),
-            f"a checkpoint of another one: {len(odd)} entries differ, such as {odd[:3]}",
-            f"a checkpoint of this {type(network).__name__}",
-        )
-    network.load_state_dict(state)
+    try:
+        fitted = _fitted(network, state)
+    except ValueError as error:
+        accepted = f"a checkpoint of this {type(unwrapped(network)).__name__}"
+        raise refusal(str(path), f"a checkpoint of another one: {error}", accepted) from None
+    network.load_state_dict(fitted)
     return network
+
+
+def _fitted(network: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state with the network's own names, whatever was around the one that was saved.
+
+    Raises:
+        ValueError: for the state of another network.
+    """
+    own = network.state_dict()
+    if set(state) != set(own):
+        theirs, ours = _plain_names(state), _plain_names(own)
+        if theirs.keys() == ours.keys():
+            state = {**own, **{whole: state[theirs[name]] for name, whole in ours.items()}}
+    odd = sorted(set(state) ^ set(own), key=str) or [k for k in own if np.shape(state[k]) != np.shape(own[k])]
+    if odd:
+        raise ValueError(f"{len(odd)} entries differ, such as {odd[:3]}")
+    return state
+
+
+def _plain_names(names: Iterable[Any]) -> dict[str, Any]:
+    """Names of a state by what they are without those of wrappers and the counter of ``AveragedModel``."""
+    plain = {str(name).replace("_orig_mod.", ""): name for name in names if name != "n_averaged"}
+    while plain and all(name.startswith("module.") for name in plain):
+        plain = {name.removeprefix("module."): whole for name, whole in plain.items()}
+    return plain
 
 
 class ResumableCheckpoint:
@@ -126,7 +160,11 @@ class ResumableCheckpoint:
 
     The file is replaced in one step, so that a kill at any moment leaves a complete checkpoint: at most ``every``
     epochs are lost. Of several processes the first one writes and all read. Attach it after all handlers that change
-    what it saves, such as that of the learning rate.
+    what it saves, such as that of the learning rate. Networks are saved without DataParallel, DistributedDataParallel
+    and ``torch.compile`` around them, and may go on with others.
+
+    A training may go on longer, or with epochs of another length. PyTorch's schedules of the learning rate that know
+    how long they are, such as ``OneCycleLR``, are then the new one from that step on, not the one of the file.
 
     Args:
         path: file of the checkpoint; its folder is made.
@@ -140,6 +178,8 @@ class ResumableCheckpoint:
     Raises:
         ValueError: for names or settings that cannot be saved, or ``every`` that is no whole number of at least 1; at
             the start of the run, naming the file, if it is unreadable or of another training.
+        OSError: at the end of an epoch, naming the file, if it cannot be written, as on a full disk; the one before
+            is then still there.
     """
 
     def __init__(
@@ -172,37 +212,79 @@ class ResumableCheckpoint:
 
     def save(self, engine: Any) -> None:
         """Write the checkpoint."""
-        if engine.state.rank > 0:
+        if getattr(engine.state, "rank", rank()) > 0:
             return
-        states = {name: thing.state_dict() for name, thing in self.save_dict.items()}
-        progress = ("epoch", "iteration", "best_metric", "best_metric_epoch")
+        states = {name: _state_of(thing) for name, thing in self.save_dict.items()}
+        progress = {name: getattr(engine.state, name) for name in PROGRESS if hasattr(engine.state, name)}
         states["settings"] = self.settings
-        states["trainer"] = {name: convert_to_numpy(getattr(engine.state, name)).item() for name in progress}
+        states["trainer"] = {name: convert_to_numpy(value).item() for name, value in progress.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("wb") as file:
-            torch.save(states, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        save_whole(states, self.path)
 
     def load(self, engine: Any) -> None:
         """Restore the state from the checkpoint, where there is one."""
         if not (self.resume and self.path.exists()):
             return
-        states = read_checkpoint(self.path, engine.state.device)
+        states = read_checkpoint(self.path, getattr(engine.state, "device", "cpu"))
         names = {*self.save_dict, "trainer"}
         if set(states) - {"settings"} != names:
             raise refusal(str(self.path), f"one of {list(states)[:5]}", f"a checkpoint of {sorted(names)}")
+        progress = dict(states["trainer"])
+        if engine.state.epoch_length:  # may be another one, with another batch size or number of processes
+            progress["iteration"] = progress["epoch"] * engine.state.epoch_length
+        epochs = engine.state.max_epochs or math.inf
+        rescheduled = []
         for name, thing in self.save_dict.items():
             try:
-                thing.load_state_dict(states[name])
+                steps = _steps_of_another(thing, states[name], states["trainer"], progress, epochs)
+                if steps is not None:
+                    rescheduled.append((thing.optimizer, _rates_at(thing, steps)))
+                elif isinstance(thing, nn.Module):
+                    thing.load_state_dict(_fitted(thing, states[name]))
+                else:
+                    thing.load_state_dict(states[name])
             except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"`{self.path}` must be a checkpoint of this training, got another `{name}`: {error}"
                 ) from error
-        for name, value in states["trainer"].items():
+        for optimizer, rates in rescheduled:  # after its own state, which has those of the old schedule
+            for group, of_group in zip(optimizer.param_groups, rates, strict=True):
+                group.update(of_group)
+        for name, value in progress.items():
             setattr(engine.state, name, value)
-        if engine.state.epoch_length:  # may be another one, with another batch size or number of processes
-            engine.state.iteration = engine.state.epoch * engine.state.epoch_length
         engine.logger.info(f"Resumed from {self.path} after epoch {engine.state.epoch}.")
+
+
+def _state_of(thing: Any) -> Any:
+    """What is saved of an object: that of a network without what is around it and, compiled, its parts."""
+    state = unwrapped(thing).state_dict()
+    if isinstance(thing, nn.Module) and any("_orig_mod." in name for name in state):
+        return {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    return state
+
+
+def _length(schedule: Mapping[str, Any]) -> list[Any]:
+    """What the state of a schedule says of its length."""
+    return [schedule.get(name) for name in LENGTHS] + [_length(part) for part in schedule.get("_schedulers", [])]
+
+
+def _steps_of_another(
+    thing: Any, state: Mapping[str, Any], before: Mapping[str, int], now: Mapping[str, int], epochs: float
+) -> int | None:
+    """The step that a schedule of another length than the saved one has to go to; None for anything else."""
+    if not isinstance(thing, LRScheduler) or isinstance(thing, ReduceLROnPlateau) or now["epoch"] >= epochs:
+        return None
+    steps, length = state["last_epoch"], _length(thing.state_dict())
+    if steps == before["iteration"]:  # a step an iteration; but where that was an epoch, the length tells
+        longest = max(filter(is_count, length), default=0)
+        steps = now["iteration"] if steps != before["epoch"] or longest > epochs + 1 else steps
+    return None if steps == state["last_epoch"] and length == _length(state) else steps
+
+
+def _rates_at(schedule: LRScheduler, steps: int) -> list[dict[str, Any]]:
+    """Learning rates, and what else a schedule sets for each group of the optimizer, after so many steps."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*lr_scheduler.step", UserWarning)  # without steps of the optimizer
+        for _ in range(schedule.last_epoch, steps):
+            schedule.step()
+    return [{name: value for name, value in g.items() if name != "params"} for g in schedule.optimizer.param_groups]
