@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 
 
 def sample_at(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "zeros") -> Tensor:
@@ -74,6 +74,6 @@ def level_shares(weights: Sequence[float] | None, count: int) -> list[float]:
         [0.75, 0.25]
     """
     weights = [1.0] * count if weights is None else list(weights)
-    if not (len(weights) == count and min(weights) >= 0 < sum(weights)):
+    if len(weights) != count or not all(is_number(weight, 0) for weight in weights) or sum(weights) == 0:
         raise refusal("level_weights", weights, f"{count} numbers of at least 0, one a level, not all 0")
     return [weight / sum(weights) for weight in weights]

@@ -23,6 +23,7 @@ __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 
 MAP_CELLS = 2**25  # cells of the similarity maps that are held at a time
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+SAMPLE = 1000  # cells of a level that tell whether it is of unit norm
 SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
 
 
@@ -52,10 +53,10 @@ def match_points(
     lost. The best of the templates decides on each point.
 
     Args:
-        template: levels (T, F, *cells) of the embedding of T templates.
+        template: levels (T, F, *cells) of the embedding of T templates, not necessarily of unit norm.
         points: (T, N, D) in voxels of the templates, any fraction of a voxel. NaN where a template does not show a
             point: it has then no vote on it.
-        query: levels (B, F, *cells) of the query images.
+        query: levels (B, F, *cells) of the query images, likewise.
         strides: voxels a cell, for each level.
         size: spatial size of the query images.
         weights: weight of each level, default all equal; a level with 0 is not looked at.
@@ -69,21 +70,32 @@ def match_points(
         no template shows the point.
 
     Raises:
-        ValueError: for weights that do not fit the levels, or a ``patch_radius`` that is no number above 0.
+        ValueError: for weights that do not fit the levels, a ``patch_radius`` that is no number above 0, or a ``chunk``
+            that is no whole number of at least 1.
 
     References:
         1. Liu et al., "SAME: deformable image registration based on self-supervised anatomical embeddings", MICCAI
            2021, arXiv:2109.11572.
     """
-    _require_patch_radius(patch_radius)
+    _require_search(chunk, patch_radius)
     find = _match_alone if patch_radius is None else partial(_match_by_consensus, patch_radius=patch_radius)
     with torch.autocast(points.device.type, enabled=False):  # half precision would cost voxels
-        return find(template, points, query, strides, size, weights, chunk)
+        return find(template, points, [*map(_of_unit_norm, query)], strides, size, weights, chunk)
 
 
-def _require_patch_radius(patch_radius: float | None) -> None:
+def _require_search(chunk: int | None, patch_radius: float | None) -> None:
+    if chunk is not None and not is_count(chunk, 1):
+        raise refusal("chunk", chunk, "a whole number of at least 1, or None")
     if patch_radius is not None and not (is_number(patch_radius) and patch_radius > 0):
         raise refusal("patch_radius", patch_radius, "a number of voxels above 0, or None")
+
+
+def _of_unit_norm(level: Tensor) -> Tensor:
+    """Embeddings (B, F, *cells) of unit norm; as they are if a sample of the cells says that they have it, or zeros."""
+    sample = level.flatten(2)[..., :: level[0, 0].numel() // SAMPLE | 1]  # odd, so as to meet all columns
+    norms = sample.float().norm(dim=1)
+    has_it = norms.any() & ((norms == 0) | ((norms - 1).abs() < 0.01)).all()  # as near as half precision comes
+    return level if has_it else normalize(level.float(), dim=1)
 
 
 def _match_alone(
@@ -138,7 +150,7 @@ def _match_by_consensus(
     strides, shares, coarse, coarse_query = map(list, zip(*(levels[1:] or levels), strict=True))
     votes = []
     for t, seen in enumerate(points):
-        salient = salience(fine[t])
+        salient = salience(_of_unit_norm(fine[t : t + 1])[0])
         support = support_points(salient, stride, SUPPORT)
         own = [level[t : t + 1] for level in coarse]
         matches, _ = _match_alone(own, support[None], coarse_query, strides, size, shares, chunk)
@@ -214,6 +226,8 @@ def to_voxels(points: Tensor, image: Tensor) -> Tensor:
 class LandmarkMatcher(Inferer):
     """Inferer that finds the landmarks of annotated templates in new images.
 
+    It compares directions of embeddings: those of the network need not be of unit norm.
+
     Args:
         templates: images (T, C, *S), or one (C, *S), preprocessed like the images to come.
         landmarks: (T, L, D), or (L, D) for one template, in voxels; NaN where a template lacks a landmark.
@@ -270,9 +284,7 @@ class LandmarkMatcher(Inferer):
                 f"(template, landmark) {outside} outside",
                 f"inside of the image of {tuple(size.tolist())} voxels",
             )
-        if chunk is not None and not is_count(chunk, 1):
-            raise refusal("chunk", chunk, "a whole number of at least 1, or None")
-        _require_patch_radius(patch_radius)
+        _require_search(chunk, patch_radius)
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk, self.patch_radius = level_weights, chunk, patch_radius
         self._network: nn.Module | None = None

@@ -30,7 +30,7 @@ class DenseDescriptor(nn.Module):
     The state dictionary is the network's own, so that its checkpoints load as they are.
 
     Args:
-        network: embedding network with ``strides``.
+        network: embedding network with ``strides``, whose embeddings are of unit norm.
         stride: voxels a cell, which divides every stride of the network or is divided by it; default the finest of
             them. 1 gives every voxel its descriptor.
         level_weights: weight of each level's similarity, default all equal; levels of weight 0 are left out.

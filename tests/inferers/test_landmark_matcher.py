@@ -32,6 +32,11 @@ def levels_of(batch: int, size: tuple[int, ...], strides: tuple[int, ...], seed:
     return [normalize(random(batch, 4, *shape, seed=seed + i), dim=1) for i, shape in enumerate(shapes)]
 
 
+def of_cosines(cosines: torch.Tensor) -> torch.Tensor:
+    """A level (1, 2, *cells) of unit norm with these cosines to that of cosine 1."""
+    return torch.stack([cosines, (1 - cosines.square()).sqrt()]).float()[None]
+
+
 def read(level: np.ndarray, voxel: np.ndarray, stride: int) -> np.ndarray:
     """Features (F,) of one voxel, interpolated corner by corner."""
     size = np.array(level.shape[1:])
@@ -105,17 +110,18 @@ def test_peak_of_a_parabola_is_found_to_a_fraction_of_a_voxel(dims, centre):
     size, centre = (8, 7, 6)[:dims], centre[:dims]
     grid = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij"), axis=-1)
     bowl = 1 - 0.01 * ((grid - centre) ** 2 * (1, 2, 3)[:dims]).sum(-1)
-    query = torch.as_tensor(bowl, dtype=torch.float32)[None, None]
-    found, _ = match_points([torch.ones(1, 1, *[1] * dims)], torch.zeros(1, 1, dims), [query], (1,), size)
+    query = of_cosines(torch.as_tensor(bowl))
+    found, _ = match_points([of_cosines(torch.ones([1] * dims))], torch.zeros(1, 1, dims), [query], (1,), size)
     np.testing.assert_allclose(found[0, 0], centre, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(5, 1), (1, 5), (5, 2), (2, 5)])
 @pytest.mark.parametrize("end", [0, -1])
 def test_peak_at_the_border_stays_in_the_image(size, end):
-    query = torch.zeros(1, 1, *size)
-    query[0, 0, end, end] = 1
-    found, scores = match_points([torch.ones(1, 1, 1, 1)], torch.zeros(1, 1, 2), [query], (1,), size)
+    cosines = torch.zeros(size)
+    cosines[end, end] = 1
+    template, query = of_cosines(torch.ones(1, 1)), of_cosines(cosines)
+    found, scores = match_points([template], torch.zeros(1, 1, 2), [query], (1,), size)
     assert found[0, 0].tolist() == [end % size[0], end % size[1]]
     assert scores.item() == 1
 
@@ -125,6 +131,57 @@ def test_flat_similarity_gives_a_finite_place():
     found, scores = match_points(levels, torch.zeros(1, 1, 2), levels, (1,), (4, 4))
     assert found.isfinite().all()
     assert scores.item() == 1
+
+
+@pytest.mark.parametrize("patch_radius", [None, 4.0])
+@pytest.mark.parametrize("size", [(40, 36), (16, 14, 12)])
+def test_norms_of_embeddings_do_not_matter(size, patch_radius):
+    """As in any network of one's own; and a network that normalises gets what it got, bit by bit."""
+    template, query = levels_of(2, size, (2, 4), seed=0), levels_of(2, size, (2, 4), seed=9)
+    query[0][:, :, : size[0] // 4] = 0  # padding has no direction
+    points = torch.rand(2, 6, len(size), generator=torch.Generator().manual_seed(1)) * (torch.tensor(size) - 1)
+    expected = match_points(template, points, query, (2, 4), size, patch_radius=patch_radius)
+    loud = [level * (5 + 4 * random(len(level), 1, *level.shape[2:], seed=5).tanh()) for level in query]
+    found = match_points([7 * level for level in template], points, loud, (2, 4), size, patch_radius=patch_radius)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    for level in query:
+        assert landmark_matcher._of_unit_norm(level) is level
+        assert landmark_matcher._of_unit_norm(level.bfloat16()).dtype == torch.bfloat16
+
+
+def test_norms_are_looked_at_everywhere():
+    """Not along the border alone, whose cells may be zeros."""
+    level = torch.zeros(1, 4, 32, 32, 32)
+    level[:, :, 10:20, 10:20, 10:20] = 3.0
+    torch.testing.assert_close(landmark_matcher._of_unit_norm(level), normalize(level, dim=1))
+    level = torch.zeros(1, 4, 300, 300)
+    level[:, :, 150, 151] = 3.0  # not in the sample
+    torch.testing.assert_close(landmark_matcher._of_unit_norm(level), normalize(level, dim=1))
+    half = torch.full((1, 4, 5, 5), 1e-4, dtype=torch.float16)
+    torch.testing.assert_close(landmark_matcher._of_unit_norm(half).norm(dim=1), torch.ones(1, 5, 5))
+
+
+def test_a_network_of_patches_finds_every_point_of_its_template():
+    class Patches(nn.Module):
+        strides = (1,)
+
+        def forward(self, image):
+            return [nn.functional.unfold(image, 5, padding=2).unflatten(2, image.shape[2:])]
+
+    image = torch.rand(1, 48, 40, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3, 40)
+    points = torch.cartesian_prod(torch.arange(4.0, 44, 5), torch.arange(4.0, 36, 4))
+    found = LandmarkMatcher(image, points)(image[None], Patches().eval())
+    assert (found["landmarks"][0] - points).norm(dim=1).max() < 0.5
+    torch.testing.assert_close(found["scores"], torch.ones(1, len(points)))
+
+
+@pytest.mark.parametrize("weights", [(1, "1"), (1, torch.nan), (1, -1), (0, 0), (True, True), (1,)])
+def test_weights_of_levels_are_numbers(weights):
+    levels = levels_of(1, (12, 10), (2, 4), seed=0)
+    with pytest.raises(ValueError, match="`level_weights` must be 2 numbers of at least 0, one a level, not all 0"):
+        match_points(levels, torch.zeros(1, 1, 2), levels, (2, 4), (12, 10), weights)
+    with pytest.raises(ValueError, match=r"`chunk` must be a whole number of at least 1, or None, got 2\.5"):
+        match_points(levels, torch.zeros(1, 1, 2), levels, (2, 4), (12, 10), chunk=2.5)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
