@@ -235,5 +235,5 @@ def _report(out: Path, rows: Sequence[tuple[str, str, str, str, str]], count: in
     say(f"{'image':{width}}  mean score  low landmarks")
     for name, _, score, low, failure in rows:
         say(f"{name:{width}}  {score or 'failed':>10}  {failure or low}")
-    earlier = f", {before} of them before" if before else ""
+    earlier = f", {before} of them before," if before else ""
     say(f"Wrote {count} of {len(rows)} images{earlier} to {out}: NAME.mrk.json, NAME.png, {', '.join(TABLES)}.")

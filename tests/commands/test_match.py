@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -280,3 +282,156 @@ def test_exit_status(checkpoint, folder, capsys):
     said = capsys.readouterr().err
     assert said.startswith("monai-infoaug match: `settings` must be")
     assert said.count("\n") == 1
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """Names of the images that were really matched."""
+    seen = []
+    usual = TemplateMatcher.read
+    monkeypatch.setattr(TemplateMatcher, "read", lambda self, path: seen.append(Path(path).name) or usual(self, path))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("theirs", "options", "message"),
+    [
+        ([], {"out": "images"}, r"`out` must be another folder than that of the images"),
+        ([], {"out": "link"}, r"`out` must be another folder than that of the images"),
+        (["b.png"], {}, XX),
+        (["a.mrk.json"], {}, r"got '.*a.mrk.json', which is somebody else's"),
+        (["summary.csv"], {}, r"got '.*summary.csv', which is somebody else's"),
+        (
+            ["landmarks.csv"],
+            {"table": "out/landmarks.csv"},
+            r"`out` must be apart from what is read, got '.*s.csv",
+        ),
+    ],
+)
+def test_nothing_of_others_is_written_over(checkpoint, folder, theirs, options, message):
+    (folder / "link").symlink_to("images")
+    (folder / "out").mkdir()
+    for name in theirs:
+        shutil.copy(folder / "table.csv", folder / "out" / name)
+    before = contents(folder)
+    given = {**options, "out": folder / options.get("out", "out")}
+    with pytest.raises(ValueError, match=message):
+        run(checkpoint, folder, **given)
+    assert contents(folder) == before
+
+
+def test_a_second_run_goes_on_and_keeps_what_was_corrected(checkpoint, folder, calls, capsys):
+    run(checkpoint, folder)
+    first, out = contents(folder / "out"), folder / "out"
+    assert calls == ["a.png", "a.png", "b.png"]  # the template, then the images
+    assert run(checkpoint, folder) == {}
+    assert calls[3:] == ["a.png"]
+    again = contents(out)
+    assert {name: again[name] for name in first if "jsonl" not in name} == {
+        name: first[name] for name in first if "jsonl" not in name
+    }
+    assert "Wrote 2 of 2 images, 2 of them before, to" in capsys.readouterr().out
+
+    (out / "a.mrk.json").write_bytes(first["a.mrk.json"].replace(b"chin", b"jaw"))
+    corrected = (out / "a.mrk.json").read_bytes()
+    shutil.copy(folder / "images" / "b.png", folder / "images" / "c.png")
+    run(checkpoint, folder)
+    assert calls[4:] == ["a.png", "c.png"]
+    assert (out / "a.mrk.json").read_bytes() == corrected
+    assert "a.mrk.json was changed since it was written: it stays so" in capsys.readouterr().err
+    assert list(read_landmarks(out / "landmarks.csv").points) == ["a", "b", "c"]
+
+    with pytest.raises(ValueError, match=r"a.mrk.json', which is somebody else's, or was changed since"):
+        run(checkpoint, folder, min_score=0.5)
+    assert (out / "a.mrk.json").read_bytes() == corrected
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "landmarks", "settings", "limit", "image", "missing"])
+def test_what_has_changed_is_done_again(checkpoint, folder, calls, change):
+    run(checkpoint, folder)
+    calls.clear()
+    options = {}
+    if change == "checkpoint":
+        state = torch.load(checkpoint, weights_only=True)
+        checkpoint = folder / "other.pt"
+        torch.save(state | {"trainer": {"epoch": 2}}, checkpoint)
+    elif change == "landmarks":
+        write_landmarks(folder / "table.csv", LandmarkTable(LABELS, {"a": POINTS + 0.5}))
+    elif change == "settings":
+        options = {"settings": {"pixdim": 0.5, "patch_radius": 8}}
+    elif change == "limit":
+        options = {"max_round_trip": 2.0}
+    elif change == "image":
+        os.utime(folder / "images" / "b.png", (1, 1))
+    else:
+        (folder / "out" / "b.png").unlink()
+    run(checkpoint, folder, **options)
+    assert calls[1:] == (["b.png"] if change in ("image", "missing") else ["a.png", "b.png"])
+
+
+def test_tables_follow_while_the_work_goes_on(checkpoint, folder, monkeypatch):
+    def stop(self, path):
+        if Path(path).name == "b.png":
+            raise KeyboardInterrupt
+        return usual(self, path)
+
+    usual = TemplateMatcher.read
+    monkeypatch.setattr(TemplateMatcher, "read", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, folder)
+    assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["a"]
+    assert list(read_landmarks(folder / "out" / "confident.csv").points) == ["a"]
+    with open(folder / "out" / "summary.csv") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a"]
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_the_next_one_goes_on(checkpoint, folder, calls, monkeypatch, capsys):
+    command = ["match", "--checkpoint", checkpoint, "--template", folder / "images" / "a.png", "--pixdim", "0.5"]
+    command = [*map(str, [*command, "--landmarks", folder / "table.csv", "--out", folder / "out", folder / "images"])]
+    usual = os.replace
+
+    def full(source, target):
+        if Path(target).name == "b.png":
+            raise OSError(errno.ENOSPC, "No space left on device", source)
+        usual(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"monai-infoaug match: [Errno 28] No space left on device: '{folder / 'out' / 'b.png'}'"
+    names = {
+        ".monai_infoaug.jsonl",
+        "a.mrk.json",
+        "a.png",
+        "b.mrk.json",
+        "confident.csv",
+        "landmarks.csv",
+        "summary.csv",
+    }
+    assert set(contents(folder / "out")) == names
+    calls.clear()
+    assert main(command) == 0
+    assert calls == ["a.png", "b.png"]
+    assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["a", "b"]
+
+
+def test_names_that_are_no_unicode_are_escaped_in_the_tables(checkpoint, folder, monkeypatch, capsys):
+    monkeypatch.setattr("monai_infoaug.commands.match.image_datalist", lambda path: [{"image": str(path)}])
+    odd = folder / "images" / "R\udcf6ntgen.png"
+    shutil.copy(folder / "images" / "a.png", odd)
+    usual = TemplateMatcher.read
+    monkeypatch.setattr(TemplateMatcher, "read", lambda self, path: usual(self, folder / "images" / "a.png"))
+    assert run(checkpoint, folder, ["images/b.png", odd]) == {}
+    name = "R\\udcf6ntgen"
+    assert {f"{name}.png", f"{name}.mrk.json"} <= set(contents(folder / "out"))
+    assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["b", name]
+    assert name in capsys.readouterr().out
+
+
+def test_names_that_differ_in_case_alone_are_made_different():
+    assert list(distinct_names([Path("x/A.png"), Path("y/a.png")]).values()) == ["x_A", "y_a"]
