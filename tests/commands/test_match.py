@@ -302,7 +302,7 @@ def calls(monkeypatch) -> list[str]:
     [
         ([], {"out": "images"}, r"`out` must be another folder than that of the images"),
         ([], {"out": "link"}, r"`out` must be another folder than that of the images"),
-        (["b.png"], {}, XX),
+        (["b.png"], {}, r"`out` must be new, or a file as .* written it, got '.*b.png', which is somebody else's"),
         (["a.mrk.json"], {}, r"got '.*a.mrk.json', which is somebody else's"),
         (["summary.csv"], {}, r"got '.*summary.csv', which is somebody else's"),
         (
