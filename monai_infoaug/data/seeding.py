@@ -67,7 +67,7 @@ class SeededDataset(Dataset):
     epoch, changing ``num_workers`` or the batch size, shuffling, and splitting over processes all give the same
     items, and no two items or epochs share their random numbers. Call :py:meth:`set_epoch` before each epoch, as with
     :py:class:`torch.utils.data.DistributedSampler`; workers that are already running (``persistent_workers=True``)
-    see it.
+    see it. So do those of a copy, by ``deepcopy`` or pickle, which begins with the same epoch and then has its own.
 
     Wrap the data set itself and split afterwards (``Subset``, sampler), because the index is that of the wrapped
     data set. The transform is seeded in place: threads that share it (``monai.data.ThreadDataLoader`` with
@@ -104,6 +104,11 @@ class SeededDataset(Dataset):
             raise refusal("seed", seed, "a non-negative integer")
         self.dataset, self.seed = dataset, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers read the same memory
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy: what is copied or read again lies in memory of this process alone."""
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
 
     @property
     def epoch(self) -> int:
@@ -148,6 +153,13 @@ class _SomeItems(DistributedSampler):
         return self.number
 
 
+class _Loader(DataLoader):
+    """A loader whose copies have workers of their own."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_iterator": None}  # which owns the running ones
+
+
 def seeded_loader(
     dataset: _MapStyle, batch_size: int, seed: int = 0, num_workers: int = 0, draws: int | None = None, **kwargs: Any
 ) -> DataLoader:
@@ -189,7 +201,7 @@ def seeded_loader(
     whole, ranks = min(batch_size, number), world_size()
     if whole % ranks != 0:
         raise refusal("batch_size", whole, f"a multiple of the {ranks} processes")
-    return DataLoader(
+    return _Loader(
         seeded,
         batch_size=whole // ranks,
         sampler=_SomeItems(seeded, number, seed),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import pickle
 from itertools import pairwise
 
@@ -99,6 +100,40 @@ def test_single_random_transform_and_pickle():
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.epoch == 5
     assert torch.equal(copy[1], dataset[1])
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing))}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_copy_has_the_epoch_and_then_its_own(copied, started, workers):
+    def batches(loader, epoch=None):
+        if epoch is not None:
+            loader.dataset.set_epoch(epoch), loader.sampler.set_epoch(epoch)
+        return torch.stack([torch.as_tensor(batch) for batch in loader])
+
+    loader = seeded_loader(seeded().dataset, 2, seed=1, num_workers=workers)
+    third = batches(loader, 3) if started else None
+    loader.dataset.set_epoch(3), loader.sampler.set_epoch(3)
+    other = copied(loader)
+    assert other.dataset.epoch == 3
+    got = batches(other)
+    assert torch.equal(got, batches(loader) if third is None else third)
+    fourth = batches(other, 4)  # of workers that are already running
+    assert not torch.equal(fourth, got)
+    assert loader.dataset.epoch == 3
+    assert torch.equal(batches(loader, 4), fourth)
+
+
+def test_a_copied_seed_of_layers_draws_the_same():
+    layers = LayerSeed(5)
+    drawn = []
+    for each in (layers, *(copied(layers) for copied in COPIES.values())):
+        each.set_epoch(2)
+        drawn.append(torch.rand(3))
+    assert all(torch.equal(drawn[0], other) for other in drawn)
 
 
 def test_seeds_of_neighbours_do_not_collide():
