@@ -122,7 +122,7 @@ def add_measuring(command: argparse.ArgumentParser) -> None:
     command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
     command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
     command.add_argument(
-        "--intensity", default="rich", metavar="NAME", help="rich, published or cross_contrast (%(default)s)"
+        "--intensity", default="rich", metavar="NAME", help="preset of the intensity changes (%(default)s)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
