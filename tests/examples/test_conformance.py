@@ -79,8 +79,8 @@ SMALL = {
         "view_size": [64, 64],
         "features": [4] * 5,
         "num_points": 20,
-        "max_epochs": 20,
-        "val_interval": 20,
+        "max_epochs": 6,
+        "val_interval": 6,
     },
     "landmark_matching_3d": {
         "num_points": 20,
