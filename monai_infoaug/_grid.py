@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, listed, refusal
 
 
 def sample_at(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding_mode: str = "zeros") -> Tensor:
@@ -52,6 +52,30 @@ def level_features(level: Tensor, points: Tensor, stride: float) -> Tensor:
     return features.masked_fill(points.isnan().any(-1, keepdim=True), 0.0)
 
 
+def directions(features: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
+    """Embeddings divided by their norms, at least float32; what is zero has no direction, and gets no gradient.
+
+    That of PyTorch's ``normalize`` is 10^12 times as large there, which in half precision is infinite.
+
+    Args:
+        features: embeddings.
+        dim: dimension of their channels.
+        dtype: type that they had before they were converted, if they were.
+
+    Returns:
+        The embeddings, of unit norm or zero; shorter ones where the norm is close to the least number of their type.
+
+    Example:
+        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    least = max(1e-12, torch.finfo(features.dtype if dtype is None else dtype).tiny)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    norms = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
+    return features / norms.clamp_min(least).masked_fill(norms == 0, torch.inf)
+
+
 def at_places(values: Tensor, places: Tensor) -> Tensor:
     """Values (B, C, *S) of the pixels of each flattened image with the numbers ``places`` (B, *P): (B, C, *P).
 
@@ -73,7 +97,7 @@ def level_shares(weights: Sequence[float] | None, count: int) -> list[float]:
         >>> level_shares([3, 1], 2)
         [0.75, 0.25]
     """
-    weights = [1.0] * count if weights is None else list(weights)
-    if len(weights) != count or not all(is_number(weight, 0) for weight in weights) or sum(weights) == 0:
+    shares = [1.0] * count if weights is None else listed(weights)
+    if len(shares) != count or not all(is_number(share, 0) for share in shares) or sum(shares) == 0:
         raise refusal("level_weights", weights, f"{count} numbers of at least 0, one a level, not all 0")
-    return [weight / sum(weights) for weight in weights]
+    return [share / sum(shares) for share in shares]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -61,6 +62,39 @@ def is_count(value: object, least: int = 0) -> bool:
         [True, False, False, False, False]
     """
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def are_counts(values: object, least: int = 0) -> bool:
+    """Whether values are one or more whole numbers, of any integer type, from ``least`` on.
+
+    Example:
+        >>> [are_counts(values, 1) for values in ((3, 1), [], (2, 0), "31", 3)]
+        [True, False, False, False, False]
+    """
+    numbers = listed(values)
+    return len(numbers) > 0 and all(is_count(number, least) for number in numbers)
+
+
+def is_one_of(value: object, names: Iterable[str]) -> bool:
+    """Whether a value is one of some names.
+
+    Example:
+        >>> [is_one_of(value, ("mask", "linear")) for value in ("mask", "best", None, np.zeros(2))]
+        [True, False, False, False]
+    """
+    return isinstance(value, str) and value in names
+
+
+def listed(values: object) -> list[Any]:
+    """What a sequence, array or tensor holds; of anything else, the text included, nothing.
+
+    Example:
+        >>> [listed(values) for values in ((1, 2), np.arange(3), 4, "5")]
+        [[1, 2], [0, 1, 2], [], []]
+    """
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return list(values)
+    return [*values.tolist()] if hasattr(values, "tolist") and getattr(values, "ndim", 0) > 0 else []
 
 
 def require_device(device: str) -> None:
@@ -129,6 +163,7 @@ def reason(error: BaseException) -> str:
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    lines = [line.removeprefix("ValueError: ") for link in chain for line in str(link).strip().splitlines()]
+    # a worker tells its error within a traceback, after its type
+    lines = [re.sub(r"^\w+: (?=`)", "", line) for link in chain for line in str(link).strip().splitlines()]
     first = str(chain[-1]).strip().partition("\n")[0] or type(chain[-1]).__name__
     return next((line for line in lines if line.startswith("`")), first)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from monai_infoaug._grid import at_places, level_features, sample_at
+from monai_infoaug._grid import at_places, level_features, level_shares, sample_at
 
 SIZES = [(7, 5), (4, 6, 5)]
 
@@ -97,3 +97,17 @@ def test_values_at_places():
     for b, c, i, j in itertools.product(*map(range, (2, 3, 6, 7))):
         at = np.unravel_index(int(places[b, i, j]), (4, 5, 2))
         assert found[b, c, i, j] == values[(b, c, *at)]
+
+
+@pytest.mark.parametrize(
+    "weights", [[1], [1, -1], [0, 0], [1, "2"], [1, True], [1, None], [1, torch.inf], "11", 2, 1.5, [[1], [2]]]
+)
+def test_shares_of_levels_are_numbers(weights):
+    with pytest.raises(ValueError, match="`level_weights` must be 2 numbers of at least 0, one a level, not all 0"):
+        level_shares(weights, 2)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_shares_of_levels_in_any_sequence(kind):
+    assert level_shares(kind([3.0, 1.0]), 2) == [0.75, 0.25]
+    assert level_shares(None, 4) == [0.25] * 4

@@ -14,6 +14,42 @@ from monai_infoaug._require import all_finite, is_number, refusal
 
 Array = TypeVar("Array", bound=np.ndarray | Tensor)
 
+# of the types that PyTorch stores and hardly computes with
+WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
+
+
+def plain_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
+    """The values of ``array``, called ``name`` in errors, as a plain tensor on its device that PyTorch computes with.
+
+    What is of another byte order, order of axes or precision than PyTorch knows, or read only, is copied; unsigned
+    types become wider ones. Anything else shares its memory.
+
+    Raises:
+        TypeError: if it is no array or tensor of real numbers.
+
+    Example:
+        >>> plain_tensor(np.array([1, 65535], ">u2"), "img")
+        tensor([    1, 65535], dtype=torch.int32)
+    """
+    if not isinstance(array, np.ndarray | Tensor):
+        raise refusal(name, type(array).__name__, "a NumPy array or a tensor", TypeError)
+    if isinstance(array, Tensor):
+        tensor = array.detach().as_subclass(Tensor)
+        real = not tensor.is_complex()
+    else:
+        real = array.dtype.kind in "buif"
+        tensor = torch.from_numpy(_native(array)) if real else torch.empty(0)
+    if not real:
+        raise refusal(name, array.dtype, "of real numbers", TypeError)
+    return tensor.to(WIDER.get(tensor.dtype, tensor.dtype))
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in C order, native byte order and no more than double precision, writable; a copy if it must be."""
+    dtype = f"{array.dtype.kind}{min(array.itemsize, 8)}"
+    native = np.asarray(array).astype(dtype, order="C", copy=False)
+    return native if native.flags.writeable else native.copy()
+
 
 def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
     """A plain float64 tensor with the values of a channel-first image ``array``, called ``name`` in errors.
@@ -22,19 +58,11 @@ def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
         TypeError: if it is no array or tensor of real numbers.
         ValueError: if it is not channel first with 2 or 3 spatial axes, is empty, or holds NaN or infinity.
     """
-    if not isinstance(array, np.ndarray | Tensor):
-        raise refusal(name, type(array).__name__, "a NumPy array or a tensor", TypeError)
-    real = array.dtype.kind in "buif" if isinstance(array, np.ndarray) else not array.is_complex()
-    if not real:
-        raise refusal(name, array.dtype, "of real numbers", TypeError)
-    if array.ndim not in (3, 4):
-        raise refusal(name, f"shape {tuple(array.shape)}", "channel first with 2 or 3 spatial axes")
-    if 0 in array.shape:
-        raise refusal(name, f"shape {tuple(array.shape)}", "not empty")
-    if isinstance(array, np.ndarray):  # astype also undoes byte orders and strides that torch does not know
-        tensor = torch.from_numpy(array.astype(np.float64))
-    else:
-        tensor = array.detach().as_subclass(Tensor).double()
+    tensor = plain_tensor(array, name).double()
+    if tensor.ndim not in (3, 4):
+        raise refusal(name, f"shape {tuple(tensor.shape)}", "channel first with 2 or 3 spatial axes")
+    if tensor.numel() == 0:
+        raise refusal(name, f"shape {tuple(tensor.shape)}", "not empty")
     if not all_finite(tensor):
         raise refusal(name, "NaN or infinity", "finite")
     return tensor

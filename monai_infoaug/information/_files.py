@@ -15,8 +15,11 @@ def read_entry(path: str | os.PathLike[str], key: str, accepted: str) -> Any:
 
     Raises:
         OSError: if the file cannot be read.
+        TypeError: if ``path`` is none.
         ValueError: if it is no JSON, or no dictionary with ``key``.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise refusal("file", path, "the path of a JSON file", TypeError)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

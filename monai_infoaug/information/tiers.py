@@ -18,6 +18,7 @@ from monai_infoaug.information._files import read_entry
 __all__ = ["TIERS", "assign_tiers", "load_thresholds", "save_thresholds", "tier_thresholds"]
 
 TIERS = ("low", "medium", "high")
+LEAST = torch.finfo(torch.float32).tiny  # bits, more than none
 
 
 def tier_thresholds(
@@ -27,13 +28,17 @@ def tier_thresholds(
 ) -> tuple[float, float]:
     """The two quantiles of an information map inside a mask, as thresholds for :func:`assign_tiers`.
 
+    Where more than the low tier's share tells nothing at all (0 bits: the black around a fundus, the air around a
+    stripped brain), that is the low tier, and what tells something is split between medium and high in the ratio of
+    their shares.
+
     Args:
         information: (1,*S), in bits.
         quantiles: two shares in order, each from 0 to 1.
         mask: (1,*S), not zero inside. None: all is inside.
 
     Returns:
-        (t1, t2), in bits, t1 <= t2; equal if many pixels tie.
+        (t1, t2), in bits, t1 <= t2; equal if many pixels tie, and above 0 unless the low tier shall have no share.
 
     Raises:
         ValueError: for quantiles out of range or order, a bad map or mask.
@@ -42,11 +47,19 @@ def tier_thresholds(
         >>> import torch
         >>> tier_thresholds(torch.arange(7.0).reshape(1, 1, 7))
         (2.0, 4.0)
+        >>> tier_thresholds(torch.tensor([[[0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0]]]))
+        (1.0, 2.0)
     """
     check_quantiles(quantiles)
     values = _to_map(information)
     values = values[to_mask(mask, values)]
     low, high = (quantile(values, q) for q in quantiles)
+    if quantiles[0] > 0 and low <= 0:
+        telling = values[values > 0]
+        if len(telling) == 0:
+            return LEAST, LEAST
+        low = telling.min().item()
+        high = quantile(telling, (quantiles[1] - quantiles[0]) / (1 - quantiles[0]))
     return low, high
 
 

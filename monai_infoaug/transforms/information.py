@@ -101,7 +101,8 @@ class InformationMap(Transform):
         self.pixdim = pixdim
         check_settings(self.window, self.num_bins, value_range)
         for name, sizes in (("window_mm", window_mm), ("pixdim", pixdim)):
-            if sizes is not None and not all(is_number(size) and size > 0 for size in ensure_tuple(sizes)):
+            values = () if sizes is None else ensure_tuple(sizes)
+            if sizes is not None and not (values and all(is_number(size) and size > 0 for size in values)):
                 raise refusal(name, sizes, "None or positive, in mm, one number or one an axis")
 
     def __call__(self, img: NdarrayOrTensor, mask: NdarrayOrTensor | None = None) -> NdarrayOrTensor:
@@ -142,7 +143,8 @@ class InformationTiers(Transform):
     Args:
         thresholds: (t1, t2), in bits, t1 <= t2.
         quantiles: two shares in order; the thresholds are these quantiles of each map inside the mask.
-            ``(1/3, 2/3)`` if nothing else is given.
+            ``(1/3, 2/3)`` if nothing else is given. Where more than the low tier's share tells nothing, see
+            :func:`monai_infoaug.information.tier_thresholds`.
         file: JSON file with the thresholds, such as that of ``monai-infoaug calibrate``, read at once.
 
     Raises:

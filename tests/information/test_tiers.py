@@ -53,6 +53,29 @@ def test_a_constant_map_has_one_tier(value):
     assert len(assign_tiers(information, tier_thresholds(information)).unique()) == 1
 
 
+@pytest.mark.parametrize("nothing", [0.0, 0.3, 1 / 3, 0.34, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("shares", [(1 / 3, 2 / 3), (0.1, 0.55)])
+def test_what_tells_nothing_is_low_and_the_rest_is_split_as_the_rest_of_the_shares(nothing, shares):
+    information = np.sort(R.uniform(1, 5, 30_000)).reshape(1, 100, 300)
+    information.flat[: round(nothing * information.size)] = 0
+    tiers = assign_tiers(information, tier_thresholds(information, shares))
+    assert (tiers[information == 0] == 0).all()
+    low = max(shares[0], nothing)
+    high = (1 - low) * (1 - shares[1]) / (1 - shares[0])
+    counted = np.bincount(tiers.ravel(), minlength=3) / tiers.size
+    np.testing.assert_allclose(counted, [low, 1 - low - high, high], atol=2e-4)
+
+
+def test_thresholds_where_less_than_the_low_share_tells_nothing_are_plain_quantiles():
+    information = np.where(np.arange(300) < 99, 0, R.rand(300)).reshape(1, 30, 10)
+    assert tier_thresholds(information) == pytest.approx(np.quantile(information, (1 / 3, 2 / 3)), rel=1e-12)
+
+
+def test_a_low_tier_without_a_share_stays_empty():
+    information = np.array([[[0.0, 0.0, 1.0, 2.0]]])
+    assert tier_thresholds(information, (0, 0.5)) == (0, 0.5)
+
+
 def test_kind_and_metadata():
     source = MetaTensor(torch.from_numpy(MAP), affine=torch.diag(torch.tensor([0.3, 0.3, 1, 1])), meta={"a": 1})
     tiers = assign_tiers(source, (1, 2))
@@ -130,3 +153,9 @@ def test_bad_mask(mask):
         tier_thresholds(MAP, mask=mask)
     with pytest.raises(ValueError, match="`mask` must be"):
         assign_tiers(MAP, (1, 2), mask)
+
+
+@pytest.mark.parametrize("path", [3, 2.5, True, None, ["a"]])
+def test_a_file_that_is_no_path(path):
+    with pytest.raises(TypeError, match="`file` must be the path of a JSON file, got"):
+        load_thresholds(path)
