@@ -47,7 +47,7 @@ def plain_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
 def _native(array: np.ndarray) -> np.ndarray:
     """The array in C order, native byte order and no more than double precision, writable; a copy if it must be."""
     dtype = f"{array.dtype.kind}{min(array.itemsize, 8)}"
-    native = np.asarray(array).astype(dtype, order="C", copy=False)
+    native = np.asarray(array).astype(dtype, order="C", copy=False).view(dtype)  # long long is a type of its own
     return native if native.flags.writeable else native.copy()
 
 
