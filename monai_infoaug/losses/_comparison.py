@@ -35,17 +35,17 @@ class Comparison:
 
     def __init__(self, classes: Tensor, others: Tensor, valid: Tensor, itself: Tensor | None, negatives: int) -> None:
         self.classes, self.others, self.valid, self.itself, self.negatives = classes, others, valid, itself, negatives
-        self.left_out = None if valid.all() else ~valid
+        self.left_out = None if not torch.compiler.is_compiling() and valid.all() else ~valid
 
     def positives(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Number of positives of each row, and the sum of their similarities: its product with the sum of its class."""
-        known, index = torch.unique(torch.cat([self.classes, self.others], 1), return_inverse=True)
-        size, sets = len(known), torch.arange(len(rows), device=rows.device)[:, None]
-        index, split = index + size * sets, self.classes.shape[1]
+        index, size = _numbered(torch.cat([self.classes, self.others], 1))
+        sets, split = torch.arange(len(rows), device=rows.device)[:, None], self.classes.shape[1]
+        index = index + size * sets
         mine, theirs = index[:, :split], index[:, split:]
         kept = columns * self.valid[..., None]
         sums = columns.new_zeros(len(rows) * size, columns.shape[2]).index_add(0, theirs.flatten(), kept.flatten(0, 1))
-        number = theirs[self.valid].bincount(minlength=len(sums))[mine]
+        number = theirs.new_zeros(len(sums)).index_add(0, theirs.flatten(), self.valid.flatten().long())[mine]
         total = (rows * sums[mine]).sum(-1)
         if self.itself is not None:
             number = number - 1
@@ -79,6 +79,28 @@ class Comparison:
         if kept == "other":
             similarity[..., self.negatives :] = value
         return similarity
+
+
+def plain(values: Tensor) -> Tensor:
+    """Without MONAI's metadata; as it is, which compilers ask for, where there are none."""
+    return values if type(values) is Tensor else values.as_subclass(Tensor)
+
+
+def those(wanted: Tensor) -> Tensor:
+    """Numbers of what is wanted of (N,); of all in a compiled graph, whose shapes may depend on no value."""
+    if torch.compiler.is_compiling():
+        return torch.arange(len(wanted), device=wanted.device)
+    return wanted.nonzero().squeeze(1)
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Labels (B, N) as numbers from 0 on, the same for the same label of a set, and how many there may be."""
+    if not torch.compiler.is_compiling():
+        known, numbers = torch.unique(labels, return_inverse=True)
+        return numbers, len(known)
+    values, order = labels.sort(1)
+    new = torch.cat([torch.zeros_like(order[:, :1]), (values[:, 1:] != values[:, :-1]).long()], 1)
+    return torch.empty_like(order).scatter(1, order, new.cumsum(1)), labels.shape[1]
 
 
 def _pieces(rows: Tensor, columns: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from monai_infoaug._grid import level_features
+from monai_infoaug._grid import directions, level_features
 from monai_infoaug._require import refusal
 from monai_infoaug.losses._contrast import PointContrast
 
@@ -90,23 +91,25 @@ class DenseInfoNCELoss(PointContrast):
         with torch.autocast(level1.device.type, enabled=False):
             levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in (level1, level2)]
             places = [points.to(levels[0]).masked_fill(~used[..., None], 0) for points in (points1, points2)]
-            features = [normalize(level_features(*pair, stride), dim=-1) for pair in zip(levels, places, strict=True)]
+            unit = partial(directions, dtype=level1.dtype)
+            features = [unit(level_features(*pair, stride)) for pair in zip(levels, places, strict=True)]
             positive = (features[0] * features[1]).sum(-1) / self.temperature
-            losses = self._direction(features[0], levels[1], places[1], positive, stride, radius)
+            losses = self._direction(features[0], unit(levels[1], 1), places[1], positive, stride, radius)
             if self.symmetric:
-                losses = (losses + self._direction(features[1], levels[0], places[0], positive, stride, radius)) / 2
+                back = self._direction(features[1], unit(levels[0], 1), places[0], positive, stride, radius)
+                losses = (losses + back) / 2
             return self._mean(losses, used)
 
     def _direction(
-        self, anchors: Tensor, level: Tensor, partners: Tensor, positive: Tensor, stride: float, radius: float
+        self, anchors: Tensor, cells: Tensor, partners: Tensor, positive: Tensor, stride: float, radius: float
     ) -> Tensor:
-        """(B, N) losses of the anchors (B, N, F) against the cells of the other view."""
-        logits = anchors @ normalize(level.flatten(2), dim=1) / self.temperature
+        """(B, N) losses of the anchors (B, N, F) against the cells (B, F, *cells) of the other view."""
+        logits = anchors @ cells.flatten(2) / self.temperature
         if radius > 0:
             squares = partners.new_zeros(*partners.shape[:2], 1)  # of the distances to the cells, summed axis by axis
-            for axis, count in enumerate(level.shape[2:]):
-                cells = torch.arange(count, dtype=partners.dtype, device=partners.device)
-                offsets = stride * cells + (stride - 1) / 2 - partners[..., axis, None]
+            for axis, count in enumerate(cells.shape[2:]):
+                numbers = torch.arange(count, dtype=partners.dtype, device=partners.device)
+                offsets = stride * numbers + (stride - 1) / 2 - partners[..., axis, None]
                 squares = (squares[..., None] + offsets.square()[:, :, None]).flatten(2)
             logits = logits.masked_fill(squares < radius**2, -torch.inf)
         return torch.logaddexp(logits.logsumexp(2), positive) - positive

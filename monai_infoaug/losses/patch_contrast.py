@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, normalize, one_hot, softplus
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, one_hot, softplus
 
-from monai_infoaug._grid import at_places
+from monai_infoaug._grid import at_places, directions
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
 from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug.losses._comparison import NONE, plain, those
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
 
@@ -61,7 +62,8 @@ def label_pyramids(
         raise refusal("patch_size", patch_size, f"at most the image, {tuple(size)}")
     labels = _whole_patches(labels, patch_size).squeeze(1).long()
     known = labels != ignore_index
-    if (known & ((labels < 0) | (labels >= num_classes))).any():
+    # a compiled graph may depend on no value: what is out of range is found when the loss is called without it
+    if not torch.compiler.is_compiling() and (known & ((labels < 0) | (labels >= num_classes))).any():
         accepted = f"from 0 to {num_classes - 1}, or {ignore_index}"
         raise refusal("labels", f"from {labels.min()} to {labels.max()}", accepted)
     classes, pyramid = one_hot(torch.where(known, labels, num_classes), num_classes + 1).movedim(-1, 1).float(), []
@@ -177,20 +179,23 @@ class PatchContrastLoss(nn.Module):
             The loss, a scalar.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            patches, pyramids, own = self._patches(embeddings, labels, tiers)
+            patches, pyramids, valid, own = self._patches(embeddings, labels, tiers)
             similarity = patches @ patches.mT / self.temperature
             overlap = 1 - torch.cdist(pyramids, pyramids, p=1) / 2
             alike, differ = overlap >= self.positive - 1e-5, overlap <= self.negative + 1e-5
-            alike.fill_diagonal_(False)
-            used = alike.any(1) & differ.any(1) & own
-            anchors = used.nonzero().squeeze(1)
+            alike, differ = (
+                alike & valid & ~torch.eye(len(valid), dtype=torch.bool, device=valid.device),
+                differ & valid,
+            )
+            used = alike.any(1) & differ.any(1) & own & valid
+            anchors = those(used)
             alike, similarity = alike[anchors], similarity[anchors]
-            others = similarity.masked_fill(~differ[anchors], -torch.inf).logsumexp(1, keepdim=True)
-            losses = softplus(others - similarity).masked_fill(~alike, 0).sum(1) / alike.sum(1)
-            return distributed_mean(losses.sum(), used.sum(), self.over_processes)
+            others = similarity.masked_fill(~differ[anchors], NONE).logsumexp(1, keepdim=True)
+            losses = softplus(others - similarity).masked_fill(~alike, 0).sum(1) / alike.sum(1).clamp_min(1)
+            return distributed_mean(losses.masked_fill(~used[anchors], 0).sum(), used.sum(), self.over_processes)
 
     def _patches(self, embeddings: Tensor, labels: Tensor, tiers: Tensor | None) -> tuple[Tensor, ...]:
-        """Unit embeddings (N, F) and pyramids (N, P) of the patches that have a part, and which are of this process."""
+        """Unit embeddings (N, F) and pyramids (N, P) of patches, which have a part, and which are of this process."""
         shape, size, side = tuple(embeddings.shape), labels.shape[2:], self.patch_size
         pyramids = label_pyramids(labels, self.num_classes, side, self.levels, self.ignore_index)
         strides = {whole / cells for whole, cells in zip(size, shape[2:], strict=False)}
@@ -213,14 +218,15 @@ class PatchContrastLoss(nn.Module):
             count = len(rows)
             rows, valid = all_gather_cat(rows), all_gather_cat(valid)
             own = torch.arange(len(rows), device=rows.device) // count == rank()
-        kept = valid.nonzero().squeeze(1)
+        kept = those(valid)
         rows = rows[kept]
-        return normalize(rows[:, : shape[1]], dim=1), rows[:, shape[1] :], own[kept]
+        features = directions(rows[:, : shape[1]], 1, embeddings.dtype)
+        return features, rows[:, shape[1] :], valid[kept], own[kept]
 
 
 def _whole_patches(x: Tensor, side: int) -> Tensor:
     """Without what is left over at the far border."""
-    x = x.as_subclass(Tensor)
+    x = plain(x)
     for axis, length in enumerate(x.shape[2:], 2):
         x = x.narrow(axis, 0, length - length % side)
     return x

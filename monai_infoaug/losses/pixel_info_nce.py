@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from monai_infoaug._grid import directions
 from monai_infoaug._require import refusal
 from monai_infoaug.losses._contrast import PointContrast
 
@@ -103,7 +103,7 @@ class PixelInfoNCELoss(PointContrast):
         with torch.autocast(features1.device.type, enabled=False):
             # NaN would survive a product with zero, hence is replaced before it meets any arithmetic
             embeddings = [
-                normalize(f.to(dtype).masked_fill(~used[..., None], 0), dim=-1) for f in (features1, features2)
+                directions(f.to(dtype).masked_fill(~used[..., None], 0), dtype=f.dtype) for f in (features1, features2)
             ]
             logits = embeddings[0] @ embeddings[1].mT / self.temperature
             positive = logits.diagonal(dim1=1, dim2=2)

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from monai_infoaug._grid import at_places
+from monai_infoaug._grid import at_places, directions
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
 from monai_infoaug._require import is_number, refusal
-from monai_infoaug.losses._comparison import NONE, Comparison
+from monai_infoaug.losses._comparison import NONE, Comparison, plain, those
 
 __all__ = ["ChosenPixels", "PixelSupConLoss"]
 
@@ -202,7 +201,7 @@ class PixelSupConLoss(nn.Module):
         return [ChosenPixels(*(x.gather(1, index) for x in view)) for view in chosen]
 
     def _chosen(self, labels: Tensor, tiers: Tensor | None) -> ChosenPixels:
-        labels = labels.as_subclass(Tensor)
+        labels = plain(labels)
         valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
         if self.sampler is None:
             every = torch.arange(labels[0].numel(), device=labels.device).expand(len(labels), 1, -1)
@@ -216,7 +215,7 @@ class PixelSupConLoss(nn.Module):
             raise refusal(f"features{view}", f"{features.dtype} of shape {tuple(features.shape)}", "floats (B, F, *S)")
         if self.scope == "cross" and len(features) < 2:
             raise refusal(f"features{view}", "one image", "of several images where the scope is 'cross'")
-        features = features.as_subclass(Tensor)
+        features = plain(features)
         if isinstance(labels, ChosenPixels):
             chosen, got = labels, tuple(features.shape)
             wanted = (len(chosen.places), got[1], *chosen.places.shape[1:])
@@ -228,11 +227,12 @@ class PixelSupConLoss(nn.Module):
                 raise refusal(f"labels{view}", f"shape {tuple(labels.shape)}", f"of shape {wanted}")
             chosen = self._chosen(labels.to(features.device), tiers)
             features = features.flatten(2)[:, :, None] if self.sampler is None else at_places(features, chosen.places)
-        features = features.movedim(1, -1).flatten(0, 1).to(torch.promote_types(features.dtype, torch.float32))
+        dtype = features.dtype
+        features = features.movedim(1, -1).flatten(0, 1).to(torch.promote_types(dtype, torch.float32))
         labels, valid = chosen.labels.flatten(0, 1), chosen.valid.flatten(0, 1)
         if self.normalize:
             valid = valid & features.any(-1)  # nothing has no direction
-            features = normalize(features, dim=-1)
+            features = directions(features, dtype=dtype)
         return _Pixels(features, labels, valid)
 
     def _between(self, images: int, pixels: _Pixels, compared: _Pixels) -> tuple[Tensor, Tensor]:
@@ -257,7 +257,7 @@ class PixelSupConLoss(nn.Module):
             sets = len(columns) // images
             columns, others, valid = (torch.cat([x, x.roll(-sets, 0)], 1) for x in (columns, others, valid))
         nothing = (rows.sum() + columns.sum()) * 0
-        kept = anchors.any(1).nonzero().squeeze(1)  # many blocks show background alone
+        kept = those(anchors.any(1))  # many blocks show background alone
         if len(kept) == 0:
             return nothing, anchors.sum()
         if len(kept) < len(rows):
@@ -285,5 +285,9 @@ class PixelSupConLoss(nn.Module):
 
 
 def _these_first(wanted: Tensor) -> Tensor:
-    """Indices of what is wanted (B, N), then of others: as many as the set has that has most, at least one."""
-    return wanted.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(wanted.sum(1).max()))]
+    """Indices of what is wanted (B, N), then of others: as many as the set has that has most, at least one.
+
+    In a compiled graph, whose shapes may depend on no value, of all.
+    """
+    most = wanted.shape[1] if torch.compiler.is_compiling() else max(1, int(wanted.sum(1).max()))
+    return wanted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
