@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from pickle import PicklingError
+from threading import get_ident
 from typing import Any
 
 import monai
@@ -17,21 +23,31 @@ import torch
 from monai.config import PathLike
 from monai.data import CacheDataset, DataLoader, PersistentDataset
 from monai.data.utils import pickle_hashing
-from monai.utils import optional_import
+from monai.utils import convert_to_tensor, optional_import
 from monai.utils.enums import TraceKeys
 from torch.utils.data import Dataset
 
+from monai_infoaug._files import save_whole
 from monai_infoaug._processes import rank, world_size
-from monai_infoaug._require import refusal
+from monai_infoaug._require import reason, refusal
+from monai_infoaug.data._item_files import files_of_item
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
 
 __all__ = ["cached_dataset"]
 
+MACHINE = re.sub(r"\W", "", platform.node())[:32]
 VERSIONS = version("monai_infoaug"), monai.__version__
-# what MetaTensors need beside what MONAI allows: arrays in their metadata
-ARRAYS: list[Any] = [np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0], np.ndarray, np.dtype, TraceKeys]
-ARRAYS += {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?US"}
+# what items need beside what MONAI allows: arrays in their metadata, and paths
+SAFE: list[Any] = [
+    type(Path()),
+    np.zeros(1).__reduce__()[0],
+    np.float64(0).__reduce__()[0],
+    np.ndarray,
+    np.dtype,
+    TraceKeys,
+]
+SAFE += {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?US"}
 
 
 def cached_dataset(
@@ -39,10 +55,13 @@ def cached_dataset(
 ) -> CacheDataset | PersistentDataset:
     """A data set whose items are computed ahead, up to the first random transform: in memory, or on disk to stay there.
 
-    On disk an item belongs to its data, to the size and time of the files in it, to every setting of the transforms
-    and to the versions of this package and MONAI. So a changed window never reads the maps of another; the same folder
-    may serve several pipelines and processes; and a run that was stopped goes on where it was. Workers compute what is
-    missing; processes under ``torchrun`` share it. Items are read weights-only: nothing in a file is executed.
+    On disk an item belongs to its data, to the size and time of all its files when the data set is made, to every
+    setting of the transforms and to the versions of this package and MONAI. Its files are those in its lists, mappings
+    and folders, and those with the pixels of a header (MetaImage, NRRD, pairs such as ``.hdr`` and ``.img``). So a
+    changed window never reads the maps of another; the same folder may serve several pipelines and processes; and a run
+    that was stopped goes on where it was. Workers compute what is missing; processes under ``torchrun`` share it. Items
+    are written whole or not at all, and read weights-only: nothing in a file is executed. One that is damaged, were it
+    by a bit, is made anew, with a warning.
 
     Args:
         data: items, such as those of ``image_datalist``; they may repeat themselves.
@@ -55,6 +74,7 @@ def cached_dataset(
 
     Raises:
         ValueError: if ``cache_dir`` is a file, or a transform cannot be pickled.
+        OSError: if ``cache_dir`` cannot be written to, or the disk is full.
 
     Example:
         >>> from monai.transforms import RandFlip, ScaleIntensity
@@ -73,61 +93,106 @@ def cached_dataset(
 
 
 class _OnDisk(PersistentDataset):
-    """MONAI's data set, whose files belong to their settings and are read weights-only."""
+    """MONAI's data set, whose files belong to their settings, are whole or not there, and are read weights-only."""
 
     def __init__(self, data: Sequence[Any], transform: Callable, cache_dir: PathLike) -> None:
-        self.folder = Path(cache_dir)
-        super().__init__(
-            data,
-            transform,
-            self.folder,
-            hash_func=_key_of_item,
-            hash_transform=_key_of_settings,
-            track_meta=True,
-            weights_only=False,
-        )
-        self.weights_only = True  # MONAI 1.6.0 refuses it beside `track_meta`: it does not know that arrays are safe
+        self.folder = Path(cache_dir).absolute()
+        super().__init__(data, transform, self.folder, hash_transform=_key_of_settings)
+        self.set_data(data)
 
-    def _cachecheck(self, item: Any) -> Any:
-        with torch.serialization.safe_globals(ARRAYS):
-            return super()._cachecheck(item)
+    def set_data(self, data: Sequence[Any]) -> None:
+        """Serve other items. MONAI's would delete the folder, with what it holds for others."""
+        self.data = data
+        self.files = [self.folder / f"{self._key(item)}{self.transform_hash}.pt" for item in data]
 
-    def _file(self, item: Any) -> Path:
-        return self.folder / f"{_key_of_item(item).decode()}{self.transform_hash}.pt"
+    def _key(self, item: Any) -> str:
+        files = files_of_item(item, apart_from=self.folder)
+        return pickle_hashing({"item": item, "files": files}).decode()
 
     def fill(self, num_workers: int) -> None:
         """Compute this process's share of what is missing, or was half written when a run was killed."""
-        files = {self._file(item): item for item in self.data}
+        _clear_up(self.folder)
+        numbers = {file: index for index, file in enumerate(self.files)}
         missing = []
-        for file, item in islice(files.items(), rank(), None, world_size()):
+        for file, index in islice(numbers.items(), rank(), None, world_size()):
             if file.exists() and not zipfile.is_zipfile(file):  # the end of the archive is missing
                 file.unlink(missing_ok=True)
             if not file.exists():
-                missing.append(item)
+                missing.append(index)
         # with a generator of its own, so that nothing else depends on what was missing
         loader = DataLoader(_Computed(self, missing), num_workers=num_workers, generator=torch.Generator())
         for _ in tqdm(loader, f"Computing ahead in {self.folder}", disable=None) if has_tqdm else loader:
             pass
 
+    def _transform(self, index: int) -> Any:
+        return self._post_transform(self.computed(index))
+
+    def computed(self, index: int) -> Any:
+        """An item before what is random, from its file, or computed and written where that is missing or damaged."""
+        file = self.files[index]
+        try:
+            return _read(file)
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # whatever damage leads to
+            warnings.warn(f"Corrupt cache file, which is made anew: {file} ({reason(error)}).", stacklevel=2)
+        item = self._pre_transform(deepcopy(self.data[index]))
+        item = convert_to_tensor(item, convert_numeric=False, track_meta=True)
+        try:
+            save_whole(item, file, f".{MACHINE}-{os.getpid()}-{get_ident()}.partial")
+        except OSError as error:
+            got = f"'{self.folder}' ({error.strerror})"
+            raise refusal("cache_dir", got, "a folder with room that can be written to", OSError) from error
+        return item
+
+
+def _read(file: Path) -> Any:
+    """Read an entry.
+
+    Raises:
+        OSError, ValueError and others: for one that is not there or damaged, even in a single byte.
+    """
+    with zipfile.ZipFile(file) as archive:  # PyTorch does not look at the checksums that it writes
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    with torch.serialization.safe_globals(SAFE):
+        return torch.load(file, weights_only=True)
+
+
+def _clear_up(folder: Path) -> None:
+    """Delete what processes of this machine had half written when they were killed."""
+    for partial in folder.glob(f"*.{MACHINE}-*-*.partial"):
+        process = partial.name.split("-")[-2]
+        if process.isdecimal() and not _lives(int(process)):
+            with suppress(OSError):  # elsewhere than on POSIX, a file that is being written cannot be deleted
+                partial.unlink()
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":
+        return False  # there, signal 0 would be one
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
 
 class _Computed(Dataset):
     """Items to be computed; what comes back is empty, since it is on disk."""
 
-    def __init__(self, dataset: _OnDisk, items: Sequence[Any]) -> None:
-        self.dataset, self.items = dataset, items
+    def __init__(self, dataset: _OnDisk, numbers: Sequence[int]) -> None:
+        self.dataset, self.numbers = dataset, numbers
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> int:
-        self.dataset._cachecheck(self.items[index])
+        self.dataset.computed(self.numbers[index])
         return index
-
-
-def _key_of_item(item: Any) -> bytes:
-    values = item.values() if isinstance(item, Mapping) else [item]
-    stats = [os.stat(value) for value in values if isinstance(value, str | Path) and os.path.exists(value)]
-    return pickle_hashing({"item": item, "files": [(stat.st_size, stat.st_mtime_ns) for stat in stats]})
 
 
 def _key_of_settings(transforms: Sequence[Callable]) -> bytes:

@@ -1,0 +1,176 @@
+"""Entries of a cache on disk are whole or not there, and damage is seen."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, RandFlip, Transform
+
+from monai_infoaug._require import reason
+from monai_infoaug.data import cached_dataset
+from monai_infoaug.data.caching import _read
+
+ITEMS = [float(i) for i in range(6)]
+
+
+class Fill(Transform):
+    """A tensor full of the item, after a while, and what has been computed so far, in a file."""
+
+    def __init__(self, size: int, seconds: float = 0.0, log: str | None = None) -> None:
+        self.size, self.seconds, self.log = size, seconds, log
+
+    def __call__(self, item):
+        time.sleep(self.seconds)
+        if self.log is not None:
+            with open(self.log, "a") as file:
+                file.write(f"{item:.0f}\n")
+        return torch.full((1, self.size), item)
+
+
+def served(cache, size=10, workers=0, seconds=0.0, log=None):
+    return cached_dataset(ITEMS, Compose([Fill(size, seconds, log), RandFlip(0.0)]), cache, workers)
+
+
+def assert_right(dataset):
+    for item, value in zip(ITEMS, dataset, strict=True):
+        assert (value == item).all()
+
+
+def test_no_bit_goes_wrong_unseen(tmp_path):
+    values = {"image": MetaTensor(torch.arange(5.0), meta={"shape": np.ones(2)}), "name": "a", "folder": Path("b")}
+    cached_dataset([values], Compose([RandFlip(0.0)]), tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    whole, seen = file.read_bytes(), 0
+    assert _read(file)["folder"] == Path("b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place in range(len(whole)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+            try:
+                found = _read(file)
+            except Exception:
+                seen += 1
+            else:  # it was in what nobody reads
+                assert torch.equal(found["image"], values["image"])
+                assert found["image"].meta["shape"].tolist() == [1, 1]
+                assert (found["name"], found["folder"]) == ("a", Path("b"))
+    assert seen > 500
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "foreign", "gone"])
+def test_a_damaged_entry_is_made_anew(tmp_path, damage):
+    dataset = served(tmp_path, 1000)
+    file = sorted(tmp_path.iterdir())[2]
+    whole = file.read_bytes()
+    content = {
+        "flipped": whole[:2000] + bytes([whole[2000] ^ 4]) + whole[2001:],
+        "truncated": whole[:-500],
+        "empty": b"",
+        "foreign": b"PK something else",
+        "gone": None,
+    }[damage]
+    for again in (lambda: dataset, lambda: served(tmp_path, 1000)):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert_right(again())
+        if damage == "flipped":
+            assert [f"Corrupt cache file, which is made anew: {file} (" in str(each.message) for each in caught] == [
+                True
+            ]
+        assert_right(dataset)
+        assert len(list(tmp_path.iterdir())) == len(ITEMS)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers):
+    resource = pytest.importorskip("resource", reason="the limit of a file's size stands in for a full disk")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(OSError, match="`cache_dir` must be a folder with room") as caught:
+            served(tmp_path / "cache", 5000, workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    accepted = "must be a folder with room that can be written to, got "
+    assert reason(caught.value) == f"`cache_dir` {accepted}'{tmp_path / 'cache'}' (File too large)."
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert_right(served(tmp_path / "cache", 5000, workers))
+
+
+def test_other_files_of_the_folder_stay(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    dataset = served(tmp_path)
+    dataset.set_data(ITEMS[1:])
+    assert [float(value.mean()) for value in dataset] == ITEMS[1:]
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1 + len(ITEMS)
+
+
+def run(cache: Path, temporary: Path) -> subprocess.Popen:
+    """A process that fills a cache."""
+    lines = "import sys; sys.path.insert(0, sys.argv[1]); from tests.data.test_cache_files import served, assert_right"
+    lines += "; assert_right(served(sys.argv[2], 1_000_000, int(sys.argv[3]), 0.02, sys.argv[4]))"
+    arguments = [str(Path(__file__).parents[2]), str(cache), "0", str(temporary.parent / "log")]
+    return subprocess.Popen([sys.executable, "-c", lines, *arguments], env=os.environ | {"TMPDIR": str(temporary)})
+
+
+def test_two_processes_at_once(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    processes = [run(tmp_path / "cache", tmp_path / "temporary") for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == len(list((tmp_path / "cache").iterdir())) == len(ITEMS)
+    assert_right(served(tmp_path / "cache", 1_000_000, 0, 0.02, str(tmp_path / "log")))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_while_it_fills_it_goes_on_and_leaves_nothing(tmp_path):
+    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    process = run(cache, temporary)
+    while not (cache.exists() and list(cache.glob("*.partial"))) and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.002))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = len(list(cache.glob("*.pt")))
+    computed = len((tmp_path / "log").read_text().split())
+    assert done < len(ITEMS)
+    assert_right(served(cache, 1_000_000, 0, 0.02, str(tmp_path / "log")))
+    assert len((tmp_path / "log").read_text().split()) == computed + len(ITEMS) - done
+    assert len(list(cache.iterdir())) == len(list(cache.glob("*.pt"))) == len(ITEMS)
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_others_are_writing_is_let_alone(tmp_path):
+    from monai_infoaug.data.caching import MACHINE
+
+    theirs = [
+        f"a.pt.{MACHINE}-{os.getpid()}-1.partial",
+        "b.pt.elsewhere-99999999-1.partial",
+        f"c.pt.{MACHINE}-x-1.partial",
+    ]
+    for name in (*theirs, f"d.pt.{MACHINE}-99999999-1.partial"):
+        (tmp_path / name).write_text("half")
+    served(tmp_path)
+    assert sorted(file.name for file in tmp_path.glob("*.partial")) == sorted(theirs)
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert_right(served(tmp_path / "cache"))
