@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -265,16 +266,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if some of several images failed, 2 for a user's error (one line on stderr), 130 after Ctrl-C.
     """
     args = make_parser().parse_args(argv)
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"{args.command}: {' '.join(str(message).split())}\n"
     try:
         return args.run(args) or 0
-    except (ImportError, MemoryError, OSError, ValueError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split()) or "out of memory"
+        if isinstance(error, RuntimeError) and "memory" not in what:
+            raise
         say(f"monai-infoaug {args.command}: {what}", sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     finally:
         leave_console()
+        warnings.formatwarning = usual
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,8 @@ def read_config(
     for source, values in ((f"settings of {checkpoint}", kept), ("settings", given)):
         for key, value in values.items():
             if key not in names:
-                raise refusal(source, repr(key), f"among those of the bundle: {', '.join(names)}")
+                near = "".join(f": {name} may be meant" for name in get_close_matches(key, names, 1))
+                raise refusal(source, repr(key) + near, f"among those of the bundle: {', '.join(names)}")
             config[key] = value
     if "imports" in config:
         config.get_parsed_content("imports")

@@ -51,7 +51,7 @@ def test_bad_usage_exits_2(arguments, capsys):
     ("arguments", "named"),
     [
         (["--epochs", "0"], "`epochs` must be at least 1, got 0"),
-        (["--seed", "-1"], "`seed` must be at least 0, got -1"),
+        (["--seed", "-1"], "`seed` must be at least 0 and below 2 ** 32, got -1"),
         (["--device", "abacus"], "`device` must be one that PyTorch finds here, such as cpu, got abacus"),
         (["--out", __file__], __file__),
     ],

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
 from monai.data import MetaTensor
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
 from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.transforms import InformationMap, ModalityPreset
 from monai_infoaug.transforms.intensity_presets import require_preset
+
+MAX_VOXELS = 2**31  # of an image that is resampled: 8 GiB
 
 
 def read_image(
@@ -73,5 +76,34 @@ def require_measurable(
         sides = ensure_tuple(working_pixdim)
         if not all(is_number(side) and side > 0 for side in sides):
             raise refusal("working_pixdim", working_pixdim, "positive, in mm")
-    if not is_count(seed):
-        raise refusal("seed", seed, "at least 0")
+    require_seed(seed)
+
+
+def require_seed(seed: int) -> None:
+    """Refuse what generators do not take.
+
+    Raises:
+        ValueError: naming ``seed``.
+    """
+    if not is_count(seed) or seed >= 2**32:
+        raise refusal("seed", seed, "at least 0 and below 2 ** 32")
+
+
+def resampling(image: MetaTensor, working_pixdim: float | Sequence[float]) -> Step:
+    """The step that resamples an image (C, *S), as the bundles do.
+
+    Raises:
+        ValueError: for more voxels than a computer holds, or another number of them than the image has axes.
+    """
+    dims = image.ndim - 1
+    given = ensure_tuple(working_pixdim)
+    if len(given) not in (1, dims):
+        raise refusal("working_pixdim", given, f"one number or {dims}, one an axis of the image")
+    sides = ensure_tuple_rep(working_pixdim, dims)
+    extents = [n * float(old) for n, old in zip(image.shape[1:], image.pixdim, strict=False)]
+    voxels = len(image) * math.prod(extent / new for extent, new in zip(extents, sides, strict=True))
+    if voxels > MAX_VOXELS:
+        extent = " x ".join(f"{side:.4g}" for side in extents)
+        got = f"{working_pixdim} mm for an image of {extent} mm, {voxels:.1e} voxels"
+        raise refusal("working_pixdim", got, f"for at most {MAX_VOXELS:.1e} voxels")
+    return step("monai.transforms.Spacingd", keys="image", pixdim=sides, padding_mode="border")

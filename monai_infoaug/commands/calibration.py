@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Spacing
-from monai.utils import convert_to_tensor, ensure_tuple_rep
+from monai.transforms import Compose
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -20,8 +20,9 @@ from monai_infoaug._files import ledger_for
 from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.commands._calibration_picture import draw_calibration
-from monai_infoaug.commands._images import read_image, require_measurable
+from monai_infoaug.commands._images import read_image, require_measurable, resampling
 from monai_infoaug.commands._pictures import png_bytes
+from monai_infoaug.commands._steps import run
 from monai_infoaug.commands._strengths import PATCH, crossing, draw_view, of_corresponding, of_themselves, weakened
 from monai_infoaug.commands.anchor_loss import anchor_losses, loss_cuts
 from monai_infoaug.data import image_datalist
@@ -194,8 +195,7 @@ def _read(
         image, _ = read_image(path, pixdim)
         dims = image.ndim - 1
         if working_pixdim is not None:
-            spacing = Spacing(ensure_tuple_rep(working_pixdim, dims), padding_mode="border")
-            image = cast(MetaTensor, spacing(image))
+            image = run([resampling(image, working_pixdim)], {"image": image})["image"]
         got = f"'{path}' of shape {tuple(image.shape)}"
         if min(image.shape[1:]) < PATCH[dims]:
             raise refusal("data", got, f"at least {PATCH[dims]} voxels a side")

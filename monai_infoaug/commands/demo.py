@@ -31,6 +31,7 @@ from torch.nn.functional import normalize, unfold
 from monai_infoaug._console import say
 from monai_infoaug._files import Ledger
 from monai_infoaug._require import is_count, refusal, require_device
+from monai_infoaug.commands._images import require_seed
 from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
@@ -195,8 +196,7 @@ def run_demo(
         ImportError: without nilearn.
         OSError: if ``out`` cannot be made, or written to.
     """
-    if not is_count(seed):
-        raise refusal("seed", seed, "at least 0")
+    require_seed(seed)
     if not is_count(epochs, 1):
         raise refusal("epochs", epochs, "at least 1")
     require_device(device)

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
-from monai.utils import ensure_tuple_rep
 from nibabel.orientations import io_orientation
 from torch import Tensor
 
 from monai_infoaug._files import ledger_for
 from monai_infoaug._require import refusal
 from monai_infoaug.commands import _page_pictures as pictures
-from monai_infoaug.commands._images import read_image, require_measurable
+from monai_infoaug.commands._images import read_image, require_measurable, resampling
 from monai_infoaug.commands._steps import Step, as_code, as_python, run, step
 from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.information import tier_thresholds
@@ -94,8 +93,7 @@ def inspect_image(
     guessed = guess_modality(raw)
     scaling = [step("monai_infoaug.transforms.ModalityPresetd", keys="image", modality=modality or guessed)]
     if working_pixdim is not None:
-        sizes = ensure_tuple_rep(working_pixdim, dims)
-        scaling.insert(0, step("monai.transforms.Spacingd", keys="image", pixdim=sizes, padding_mode="border"))
+        scaling.insert(0, resampling(raw, working_pixdim))
     item = run(scaling, {"image": raw})
     axis, index = _cut(item["image"], axis, index)
 

@@ -93,6 +93,9 @@ class TemplateMatcher:
         states = read_checkpoint(checkpoint)
         self.config = read_config(checkpoint, bundle, settings, states)
         self.min_score, self.max_round_trip, self.device = min_score, max_round_trip, device
+        side = self.config.get("working_pixdim", 1.0)
+        if not (is_number(side) and side > 0) and not str(side).startswith(("$", "@", "%")):
+            raise refusal("working_pixdim", side, "a number above 0, in mm")
         with naming("the bundle's configuration"):
             self.preprocess = Compose(self.config.get_parsed_content("preprocessing_transforms"))
         self.network = load_network(self.config, checkpoint, states).to(device).eval()
@@ -110,6 +113,8 @@ class TemplateMatcher:
             self.labels = [label for label, is_shown in zip(item["labels"], shown, strict=True) if is_shown]
             self.points = torch.as_tensor(self.inside(world[shown]), dtype=torch.float32, device=device)[None]
             self.levels = self.embed(self.image)
+        with naming("the bundle's configuration"):  # its settings of the search, on one landmark
+            self.search(self.levels, self.points[:, :1], self.levels, self.image)
 
     def inside(self, world: np.ndarray) -> np.ndarray:
         """Landmarks of the template (L, D) in voxels.
@@ -142,12 +147,19 @@ class TemplateMatcher:
         return self.network(image.as_tensor()[None].to(self.device))
 
     @torch.no_grad()
+    def search(
+        self, levels: Sequence[Tensor], points: Tensor, others: Sequence[Tensor], other: MetaTensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where points (1, L, D) of an embedding lie in that of the image ``other``, and their scores (1, L)."""
+        given = {"weights": self.config.get("level_weights"), "patch_radius": self.config.get("patch_radius")}
+        return match_points(levels, points, others, self.strides, other.shape[1:], **given)
+
+    @torch.no_grad()
     def __call__(self, image: MetaTensor) -> Match:
         """Find the landmarks in a preprocessed image (C, *S)."""
         levels = self.embed(image)
-        given = {"weights": self.config.get("level_weights"), "patch_radius": self.config.get("patch_radius")}
-        found, scores = match_points(self.levels, self.points, levels, self.strides, image.shape[1:], **given)
-        back, _ = match_points(levels, found, self.levels, self.strides, self.image.shape[1:], **given)
+        found, scores = self.search(self.levels, self.points, levels, image)
+        back, _ = self.search(levels, found, self.levels, self.image)
         trips = (back - self.points).norm(dim=-1)
         low = (trips > self.max_round_trip) | (scores < self.min_score)
         world, score, trip = (x[0].double().cpu().numpy().round(4) for x in (to_world(found, image), scores, trips))

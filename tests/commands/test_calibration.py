@@ -148,6 +148,12 @@ def test_colours(tmp_path):
         (["--modality", "rgb"], "3 channels"),
         (["--intensity", "loud"], "`intensity` must be one of"),
         (["--working-pixdim", "0"], "`working_pixdim` must be positive"),
+        (["--working-pixdim", "nan"], "`working_pixdim` must be positive"),
+        (
+            ["--working-pixdim", "1e-5"],
+            "`working_pixdim` must be for at most 2.1e+09 voxels, got 1e-05 mm for an image",
+        ),
+        (["--seed", "4294967296"], "`seed` must be at least 0 and below 2 ** 32, got 4294967296"),
         (["--working-pixdim", "9"], "`data` must be at least 33 voxels a side"),
         (["--pixdim", "0"], "`pixdim`"),
         (["--out", "nowhere/found.json"], "`out` must be a file in a folder that exists"),

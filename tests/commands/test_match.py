@@ -171,6 +171,17 @@ def test_a_format_without_millimetres_needs_pixdim(checkpoint, folder):
         ({"settings": {"network_def": 1}}, r"`settings` must be among those of the bundle"),
         ({"settings": {"modality": "@seed"}}, r"`settings` must be .*, got modality='@seed'"),
         ({"settings": {"pixdim": [1, "%x"]}}, r"`settings` must be"),
+        (
+            {"settings": {"workingpixdim": 1}},
+            r"`settings` must be .*, got 'workingpixdim': working_pixdim may be meant",
+        ),
+        *(
+            ({"settings": {"working_pixdim": s, **LIKE_PNG}}, "`working_pixdim` must be a number")
+            for s in (0, -2, np.nan)
+        ),
+        ({"settings": {"working_pixdim": [1, 1], **LIKE_PNG}}, r"`working_pixdim` must be a number above 0, in mm"),
+        ({"settings": {"patch_radius": -1, **LIKE_PNG}}, r"configuration: `patch_radius` must be"),
+        ({"settings": {"level_weights": [1], **LIKE_PNG}}, r"configuration: `level_weights` must be"),
         ({"settings": {"modality": "sonar"}}, r"configuration: `modality` must be one of"),
         ({"settings": {"pixdim": -1}}, r"configuration: `pixdim` must be"),
         ({"settings": {"in_channels": 3, **LIKE_PNG}}, r"must be a checkpoint of this GlobalLocalEmbeddingNet"),
