@@ -261,7 +261,9 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
 
 
 def test_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
-    data = folder_of(tmp_path / "rgb", [np.stack([anatomy((90, 80))] * 3, -1)] * 2, channels=True)
+    data = folder_of(
+        tmp_path / "rgb", [np.stack([anatomy((90, 80), shift) for shift in (0, 1, 2)], -1)] * 2, channels=True
+    )
     with pytest.raises(ValueError, match=r"`checkpoint` must be of a network for images of shape \(3, "):
         calibrate(data, tmp_path / "found.json", "rgb", working_pixdim=1.0, checkpoint=checkpoint)
 
