@@ -12,6 +12,7 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from monai_infoaug._processes import unwrapped
 from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
@@ -79,7 +80,7 @@ class SelfTrainingLabels:
         self.key, self.changed_key, self.tiers_key = key, changed_key, tiers_key
         self.known_key, self.shown_key = known_key, shown_key
         self.scales, self.alignment, self.amp = tuple(scales), alignment, amp
-        self.copy = copy.deepcopy(self._own()).eval().requires_grad_(False)
+        self.copy = copy.deepcopy(unwrapped(network)).eval().requires_grad_(False)
         self.measured = False
 
     def attach(self, engine: Any) -> None:
@@ -90,7 +91,7 @@ class SelfTrainingLabels:
         """Begin a round, if one begins in this epoch."""
         new = (engine.state.epoch - 1) % self.epochs == 0
         if new:
-            self.copy.load_state_dict(self._own().state_dict())
+            self.copy.load_state_dict(unwrapped(self.network).state_dict())
         if new or not self.measured:  # or the training goes on within a round
             if self.alignment is not None:  # a pass of its own: all probabilities may be too many to keep
                 self.alignment.reset()
@@ -121,10 +122,6 @@ class SelfTrainingLabels:
             known = entry(batch, self.known_key, device, non_blocking).long()
             targets = {name: torch.where(known > 0, known - 1, labels) for name, labels in targets.items()}
         return entry(batch, self.changed_key, device, non_blocking, **kwargs), targets
-
-    def _own(self) -> nn.Module:
-        """The network inside of DistributedDataParallel or its like."""
-        return getattr(self.network, "module", self.network)
 
     def _segment(
         self, batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False

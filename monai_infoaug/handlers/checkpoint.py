@@ -27,6 +27,7 @@ __all__ = ["ResumableCheckpoint", "load_weights", "read_settings"]
 N = TypeVar("N", bound=nn.Module)
 
 PROGRESS = ("epoch", "iteration", "best_metric", "best_metric_epoch")  # of an engine, where it has them
+WRAPPERS = ("module.", "network.")  # where DataParallel and its like, and DenseDescriptor, have what is in them
 # attributes of PyTorch's and MONAI's schedules of the learning rate
 LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters", "t_total", "milestones", "_milestones")
 
@@ -103,8 +104,8 @@ def load_weights(
 ) -> N:
     """Load a network's weights from a checkpoint or a bare state dictionary.
 
-    DataParallel, DistributedDataParallel, ``torch.compile`` and ``AveragedModel`` may be around the network, and may
-    have been around the one that was saved.
+    DataParallel, DistributedDataParallel, ``torch.compile``, ``AveragedModel`` and ``DenseDescriptor`` may be around
+    the network, and may have been around the one that was saved.
 
     Args:
         network: gets the weights, on the device it is on.
@@ -137,21 +138,20 @@ def _fitted(network: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
         ValueError: for the state of another network.
     """
     own = network.state_dict()
-    if set(state) != set(own):
-        theirs, ours = _plain_names(state), _plain_names(own)
-        if theirs.keys() == ours.keys():
-            state = {**own, **{whole: state[theirs[name]] for name, whole in ours.items()}}
-    odd = sorted(set(state) ^ set(own), key=str) or [k for k in own if np.shape(state[k]) != np.shape(own[k])]
+    theirs, ours = _plain_names(state), _plain_names(own)
+    odd = sorted(theirs.keys() ^ ours.keys())
+    odd = odd or [name for name in ours if np.shape(state[theirs[name]]) != np.shape(own[ours[name]])]
     if odd:
         raise ValueError(f"{len(odd)} entries differ, such as {odd[:3]}")
-    return state
+    same = set(state) == set(own)
+    return state if same else {**own, **{whole: state[theirs[name]] for name, whole in ours.items()}}
 
 
 def _plain_names(names: Iterable[Any]) -> dict[str, Any]:
     """Names of a state by what they are without those of wrappers and the counter of ``AveragedModel``."""
     plain = {str(name).replace("_orig_mod.", ""): name for name in names if name != "n_averaged"}
-    while plain and all(name.startswith("module.") for name in plain):
-        plain = {name.removeprefix("module."): whole for name, whole in plain.items()}
+    while plain and (around := [part for part in WRAPPERS if all(name.startswith(part) for name in plain)]):
+        plain = {name.removeprefix(around[0]): whole for name, whole in plain.items()}
     return plain
 
 

@@ -160,6 +160,18 @@ def test_a_round_that_was_stopped_goes_on_with_its_own_copy(batches, tmp_path):
     torch.testing.assert_close(parts.state_dict(), whole.state_dict(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda net: torch.compile(net, backend="eager")])
+def test_the_copy_is_of_what_is_in_a_wrapper(batches, wrap):
+    net = wrap(network())
+    labels, trainer = train(batches, net, Recorder(), 3)
+    trainer.run()
+    assert labels.state_dict().keys() == network().state_dict().keys()
+    plain = network()
+    expected, trainer = train(batches, plain, Recorder(), 3)
+    trainer.run()
+    torch.testing.assert_close(dict(labels.state_dict()), dict(expected.state_dict()), atol=1e-6, rtol=0)
+
+
 def test_bad_input(batches):
     for epochs in (0, 1.5, "2"):
         with pytest.raises(ValueError, match=f"`epochs` must be a whole number of at least 1, got {epochs}"):
