@@ -44,14 +44,16 @@ class Row(NamedTuple):
 
 
 def image_name(path: str | Path) -> str:
-    """Name of an image in a landmark table: that of its file or folder without suffix, ``.nii.gz`` being one.
+    """Name of an image in a landmark table: that of its file without suffix, ``.nii.gz`` being one, or of its folder.
 
     Example:
         >>> [image_name(path) for path in ("scans/patient.1.nii.gz", "007.PNG", "007.mrk.json", "1.2.840.10")]
         ['patient.1', '007', '007', '1.2.840.10']
     """
-    # a number is no suffix: folders of DICOM
-    return tidy(re.sub(r"(\.(nii|mrk))?\.[A-Za-z]\w*$", "", Path(path).name))
+    path = Path(path)
+    if path.is_dir():  # of DICOM
+        return tidy(path.name)
+    return tidy(re.sub(r"(\.(nii|mrk))?\.[A-Za-z]\w*$", "", path.name))  # a number is no suffix
 
 
 def tidy(name: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from glob import escape
 from numbers import Integral
+from os import PathLike as OsPathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,12 @@ import numpy as np
 from monai.config import PathLike
 
 from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug.data._dicom import SUFFIXES as DICOM_SUFFIXES
+from monai_infoaug.data._dicom import is_dicom, is_volume, series_in
+from monai_infoaug.data._images import warn
 from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks
-from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, open_header, series_uids
+from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, has_image_suffix, spatial_dims
 
 __all__ = ["annotated_datalist", "image_datalist", "image_name", "landmark_datalist", "segmentation_datalist"]
 
@@ -23,34 +28,36 @@ PARTS = ("train", "val", "test")
 def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, str]]:
     """Images of a folder as a MONAI data list.
 
-    A folder whose ``.dcm`` files are all of one DICOM series is one image, a volume: ``dataset_dir`` itself, a folder
-    that meets the pattern, and one with files that do. Other ``.dcm`` files are an image each.
+    A folder whose DICOM files are the slices of one series is one image, a volume: ``dataset_dir`` itself, a folder
+    that meets the pattern, and one with files that do. Other DICOM files, also without suffix, are an image each.
 
     Args:
-        dataset_dir: folder, or one image.
+        dataset_dir: folder, or one image. What a command line makes of the names ``2024`` and ``a,b``, a number and
+            a tuple, is taken as the name again.
         pattern: glob pattern within the folder; ``"**/*.png"`` also looks into the folders below.
 
     Returns:
         ``[{"image": path}, ...]`` sorted by path; hidden files are left out.
 
     Raises:
-        ValueError: for a missing folder, or one in which the pattern meets no image.
+        ValueError: for a missing folder, one in which the pattern meets no image, or one with a volume and other
+            series.
     """
-    folder = Path(dataset_dir)
+    folder = as_path("dataset_dir", dataset_dir)
     if folder.is_file():
         return [{"image": str(folder)}]
     if not folder.is_dir():
         raise refusal("dataset_dir", f"'{folder}'", "a folder or an image file")
     found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
-    files = {path for path in found if path.name.lower().endswith(IMAGE_SUFFIXES) and path.is_file()}
-    slices = {path for path in files if path.suffix.lower() == ".dcm"}
-    folders = {path.parent for path in slices} | {path for path in found if path.is_dir()}
-    volumes = {path for path in folders if _is_one_series(path)}
-    images = sorted(volumes | {path for path in files if not (path in slices and path.parent in volumes)})
+    files = {path for path in found if path.is_file() and (has_image_suffix(path) or is_dicom(path))}
+    slices = {path for path in files if not has_image_suffix(path) or path.suffix.lower() in DICOM_SUFFIXES}
+    images = files - slices
+    for place in {path.parent for path in slices} | {path for path in found if path.is_dir()}:
+        images |= _dicom_images(place, None if place in found else slices)
     if len(images) == 0:
         accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
         raise refusal("dataset_dir", f"'{folder}' without one", accepted)
-    return [{"image": str(path)} for path in images]
+    return [{"image": str(path)} for path in sorted(images)]
 
 
 def landmark_datalist(
@@ -75,7 +82,7 @@ def landmark_datalist(
     Raises:
         ValueError: for a folder without images, a faulty table, an image without a table, or a label that no table has.
     """
-    items, _ = _with_landmarks(image_datalist(images), Path(table), space, labels)
+    items, _ = _with_landmarks(_named("images", images), as_path("table", table), space, labels)
     return items
 
 
@@ -108,19 +115,19 @@ def annotated_datalist(
         ValueError: as :func:`landmark_datalist`, and for a table without any of the images, a name that is not among
             those that have landmarks, or a number that is not from 1 to their number.
     """
-    path = Path(table)
+    path = as_path("table", table)
     if path.name.lower().endswith(".csv"):
         names = {name for name, points in read_landmarks(path).points.items() if np.isfinite(points).any()}
     elif path.is_dir():
         names = {image_name(file) for file in path.iterdir() if file.name.lower().endswith(tuple(FORMATS))}
     else:
         names = None  # a file of 3D Slicer is of the one image
-    items = image_datalist(images)
-    known = {image_name(item["image"]): item for item in items if names is None or image_name(item["image"]) in names}
+    items = _named("images", images)
+    known = {name: item for name, item in items.items() if names is None or name in names}
     if not known:
         raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
     chosen = _chosen(list(known), labelled, seed, "images with landmarks")
-    annotated, scores = _with_landmarks([item for name, item in known.items() if name in chosen], path, space, labels)
+    annotated, scores = _with_landmarks({name: known[name] for name in known if name in chosen}, path, space, labels)
     for item, score in zip(annotated, scores, strict=True):
         weights = np.where(np.isnan(score), 1, np.where(score < min_score, 0, score.clip(0, 1)))
         item["weights"] = weights.astype(np.float32)
@@ -169,13 +176,10 @@ def segmentation_datalist(
     for name, every in (("test_every", test_every), ("val_every", val_every)):
         if every is not None and not is_count(every, 2):
             raise refusal(name, every, "a whole number of at least 2, or None")
-    if not Path(labels).exists():
+    if not as_path("labels", labels).exists():
         raise refusal("labels", f"'{labels}'", "a folder or an image file")
-    known = {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
-    items = []
-    for item in image_datalist(images):
-        name = image_name(item["image"])
-        items.append(item | {"name": name} | ({"label": known[name]} if name in known else {}))
+    known = {name: {"label": item["image"]} for name, item in _named("labels", labels).items()}
+    items = [item | {"name": name} | known.get(name, {}) for name, item in _named("images", images).items()]
     if part is not None:
         test = items[test_every - 1 :: test_every] if test_every else []
         rest = [item for item in items if item not in test]
@@ -215,24 +219,24 @@ def _chosen(names: list[str], labelled: int | float | Sequence[str] | None, seed
 
 
 def _with_landmarks(
-    items: Sequence[dict[str, str]], path: Path, space: str, labels: Sequence[str] | None
+    items: Mapping[str, dict[str, str]], path: Path, space: str, labels: Sequence[str] | None
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Images with their landmarks, and the landmarks' scores (L,), NaN where there is none."""
-    names = [image_name(item["image"]) for item in items]
+    names = list(items)
     if path.name.lower().endswith(".csv"):
         tables = dict.fromkeys(names, read_landmarks(path, names).to(space))
         points = {name: tables[name].points[name] for name in names}
     else:
         tables = {name: read_landmarks(_slicer_file(path, name, len(names))).to(space) for name in names}
         points = {name: next(iter(tables[name].points.values())) for name in names}
-        for item, name in zip(items, names, strict=True):
-            points[name] = points[name][:, : _spatial_dims(item["image"])]
+        for name, item in items.items():
+            points[name] = points[name][:, : spatial_dims(Path(item["image"]))]
     known = in_order(label for name in names for label in tables[name].labels)
     for label in labels or ():
         if label not in known:
             raise refusal("labels", repr(label), f"in the table {path}, which has {some(known)}")
     labels, annotated = list(labels or known), []
-    for item, name in zip(items, names, strict=True):
+    for name, item in items.items():
         rows = dict(zip(tables[name].labels, points[name], strict=True))
         missing = np.full(points[name].shape[1], np.nan)
         landmarks = np.array([rows.get(label, missing) for label in labels], np.float32)
@@ -262,10 +266,46 @@ def _slicer_file(path: Path, name: str, count: int) -> Path:
     return found[0]
 
 
-def _spatial_dims(path: str) -> int:
-    return 3 if Path(path).is_dir() else open_header(path).GetDimension()
+def as_path(argument: str, value: object) -> Path:
+    """A path, also where a command line has made a number or a tuple of a name, or ``a`` or ``a::b`` of ``a#b``.
+
+    Raises:
+        ValueError: for anything else, naming the argument.
+    """
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    if isinstance(value, bool) or not isinstance(value, str | OsPathLike | int | float):
+        raise refusal(argument, repr(value), "a path; write ./NAME for a name that could be something else")
+    path = Path(str(value))
+    if path.exists() or path.name in ("", ".."):
+        return path
+    if (unchanged := Path(str(path).replace("::", "#"))).exists():
+        return unchanged
+    longer = list(path.parent.glob(f"{escape(path.name)}#*"))  # Python Fire takes `#` as the start of a comment
+    if len(longer) != 1:
+        return path
+    warn(path, f"does not exist: `{argument}` is taken as '{longer[0]}'")
+    return longer[0]
 
 
-def _is_one_series(folder: Path) -> bool:
-    files = [path for path in folder.iterdir() if path.suffix.lower() == ".dcm"]
-    return len(files) > 1 and len(series_uids(folder)) == 1
+def _named(argument: str, folder: PathLike) -> dict[str, dict[str, str]]:
+    """Images of a folder by their names, which have to differ."""
+    items: dict[str, dict[str, str]] = {}
+    for item in image_datalist(folder):
+        known = items.setdefault(image_name(item["image"]), item)
+        if known is not item:
+            raise refusal(argument, f"'{known['image']}' and '{item['image']}'", "images of different names")
+    return items
+
+
+def _dicom_images(folder: Path, met: Collection[Path] | None) -> set[Path]:
+    """The folder itself if its DICOM files are a volume; else the files, those that the pattern met if given."""
+    broken: list[Path] = []
+    series = series_in(folder, broken)
+    if any(map(is_volume, series.values())):
+        if len(series) > 1:
+            accepted = "a folder for each DICOM series: move them apart"
+            raise refusal("dataset_dir", f"'{folder}' with {len(series)}, {some(list(series))}", accepted)
+        return {folder}
+    images = {header.path for headers in series.values() for header in headers} | set(broken)
+    return images if met is None else images.intersection(met)

@@ -15,20 +15,34 @@ from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_infoaug._require import refusal
+from monai_infoaug.data import _nifti
+from monai_infoaug.data._dicom import Dicom, in_order, is_dicom, read_dicom, read_header, series_in
+from monai_infoaug.data._images import copy_metadata, unreadable, warn
+from monai_infoaug.data._meta_image import require_whole_meta_image
+from monai_infoaug.data._pictures import is_picture, read_picture
 
 __all__ = ["SimpleITKReader"]
 
-WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png")
-IMAGE_SUFFIXES = (*WITHOUT_MILLIMETRES, ".tif", ".tiff", ".dcm", ".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
+WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*WITHOUT_MILLIMETRES, ".dcm", ".ima", ".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
 _UNKNOWN = "[UNKNOWN_PRINT_CHARACTERISTICS]"  # what SimpleITK gives for metadata that are no text
 
 
 class SimpleITKReader(ImageReader):
     """Read MHA, MHD, NRRD, NIfTI, PNG, JPEG, TIFF, BMP and DICOM, files or a folder with a DICOM series, in 2D and 3D.
 
-    Arrays and metadata are those of MONAI's ``ITKReader``, which needs the package ``itk``: axis 0 is x, the components
-    of a colour or vector image and the time of a 4D image are the last axis, and a list of files is stacked. For NIfTI
-    they are also those of ``NibabelReader``, but for the affine of a 2D image, which has three rows.
+    Arrays and metadata are like those of MONAI's ``ITKReader``, which needs the package ``itk``: axis 0 is x, the
+    components of a colour or vector image and the time of a 4D image are the last axis, and a list of files is stacked.
+
+    A file is read right or refused by name; a Python warning says what had to be assumed about it:
+
+    - NIfTI has the values and the affine of ``NibabelReader``, but for the affine of a 2D image, which has three rows,
+      and headers in metres or micrometres, which become millimetres.
+    - Pictures (PNG, JPEG, BMP, TIFF) carry no millimetres: their resolution is that of print, and a pixel counts as 1.
+      Those whose colours are all equal have one channel, those in 1 bit are 0 and 1. Palettes give colours. An alpha
+      channel is dropped if it is opaque, and refused otherwise.
+    - A DICOM file of one slice is a plane. The slices of a series lie where they say; with a tilted gantry the affine
+      is sheared. Values are rescaled, and MONOCHROME1 is turned so that high is bright.
 
     Args:
         channel_dim: axis of the channels, or "no_channel", for ``EnsureChannelFirst``. None: the last one if there are
@@ -64,14 +78,15 @@ class SimpleITKReader(ImageReader):
         self.kwargs = kwargs
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Whether every file has the suffix of an image, or is a folder."""
-        return all(str(f).lower().endswith(IMAGE_SUFFIXES) or Path(f).is_dir() for f in ensure_tuple(filename))
+        """Whether every file has the suffix of an image or is DICOM, or is a folder."""
+        return all(has_image_suffix(f) or Path(f).is_dir() or is_dicom(Path(f)) for f in ensure_tuple(filename))
 
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> sitk.Image | list[sitk.Image]:
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> sitk.Image | list[Any]:
         """Read a file, a folder with a DICOM series, or a list of them.
 
         Args:
-            data: path or paths.
+            data: path or paths. A tuple, as MONAI's ``LoadImage`` hands over: an error about a file waits for
+                :py:meth:`get_data`, since ``LoadImage`` would let other readers take what is refused here.
             kwargs: arguments of ``SimpleITK.ReadImage``, before those of the constructor.
 
         Returns:
@@ -79,17 +94,28 @@ class SimpleITKReader(ImageReader):
 
         Raises:
             FileNotFoundError: for a path that does not exist, or a folder without DICOM files.
-            ValueError: for a file that SimpleITK cannot read, or a folder with several series and no ``series_uid``,
-                or without the one asked for.
+            ValueError: for a file that cannot be read or is broken, or a folder with several series and no
+                ``series_uid``, or without the one asked for, or slices that make no volume.
         """
-        images = [self._read(Path(path), **self.kwargs | kwargs) for path in ensure_tuple(data)]
+        try:
+            images = [self._read(Path(path), **self.kwargs | kwargs) for path in ensure_tuple(data)]
+        except ValueError as error:
+            if isinstance(data, tuple) and self.verify_suffix(data):
+                return [error]
+            raise
         return images if len(images) > 1 else images[0]
 
     def get_data(self, img: sitk.Image | Sequence[sitk.Image]) -> tuple[np.ndarray, dict]:
-        """Return the array and the metadata; of several images, their stacked arrays and the metadata of the first."""
+        """Return the array and the metadata; of several images, their stacked arrays and the metadata of the first.
+
+        Raises:
+            ValueError: that :py:meth:`read` has kept back.
+        """
         arrays: list[np.ndarray] = []
         shared: dict[str, Any] = {}
         for image in img if isinstance(img, Sequence) else [img]:
+            if isinstance(image, ValueError):
+                raise image
             array = sitk.GetArrayFromImage(image)
             if not self.reverse_indexing:
                 array = array.T if image.GetNumberOfComponentsPerPixel() == 1 else np.moveaxis(array.T, 0, -1)
@@ -104,31 +130,51 @@ class SimpleITKReader(ImageReader):
         return _stack_images(arrays, shared), shared
 
     def _read(self, path: Path, **kwargs: Any) -> sitk.Image:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise refusal("data", ascii(str(path)), "a file whose name is in UTF-8") from None
         if not path.exists():
             raise refusal("data", f"'{path}'", "an existing file or folder", FileNotFoundError)
         try:
-            if not path.is_dir():
-                return sitk.ReadImage(str(path), **kwargs)
-            files = self._series(path)
-            image = sitk.ReadImage(files[0] if len(files) == 1 else files, **kwargs)
-            if self.series_meta:
-                header = open_header(files[0])
-                for key in header.GetMetaDataKeys():
-                    image.SetMetaData(key, header.GetMetaData(key))
+            image = self._image(path, **kwargs)
         except RuntimeError as error:
             raise unreadable(path, error) from error
+        _warn_of_odd_values(image, path)
         return image
 
-    def _series(self, folder: Path) -> Sequence[str]:
-        """Files of the DICOM series of a folder, in the order of their positions."""
-        series = series_uids(folder)
+    def _image(self, path: Path, **kwargs: Any) -> sitk.Image:
+        """Image in the way of its format."""
+        if path.is_dir():
+            headers = in_order(self._series(path))
+            image = read_dicom(headers, **kwargs)
+            return copy_metadata(open_header(headers[0].path), image) if self.series_meta else image
+        if kwargs.get("imageIO"):
+            return sitk.ReadImage(str(path), **kwargs)
+        name = path.name.lower()
+        if name.endswith(_nifti.SUFFIXES):
+            image = _nifti.read_nifti(path)
+            return sitk.Cast(image, kwargs["outputPixelType"]) if "outputPixelType" in kwargs else image
+        with open(path, "rb") as file:
+            head = file.read(4)
+        if is_picture(head):
+            return read_picture(path, **kwargs)
+        if is_dicom(path):
+            return read_dicom([read_header(path)], **kwargs)
+        if name.endswith((".mha", ".mhd")):
+            require_whole_meta_image(path)
+        return sitk.ReadImage(str(path), **kwargs)
+
+    def _series(self, folder: Path) -> Sequence[Dicom]:
+        """Headers of the DICOM series of a folder."""
+        series = series_in(folder)
         if len(series) == 0:
             raise refusal("data", f"'{folder}' without one", "a folder with DICOM files", FileNotFoundError)
-        uid = self.series_uid or series[0]
+        uid = self.series_uid or next(iter(series))
         if uid not in series or (not self.series_uid and len(series) != 1):
             accepted = f"that of one of the series in '{folder}': {', '.join(series)}"
             raise refusal("series_uid", self.series_uid, accepted)
-        return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        return series[uid]
 
     def _geometry(self, image: sitk.Image) -> dict[str, Any]:
         """Affine and spatial shape, of three axes at most."""
@@ -161,12 +207,28 @@ def open_header(path: PathLike) -> sitk.ImageFileReader:
     return reader
 
 
-def series_uids(folder: Path) -> Sequence[str]:
-    """Unique identifiers of the DICOM series in a folder."""
-    return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+def spatial_dims(path: Path) -> int:
+    """Number of spatial axes that the reader gives an image, from its header."""
+    if path.is_dir():
+        headers = [header for series in series_in(path).values() for header in series]
+        return 2 if len(headers) == 1 and headers[0].frames == 1 else 3
+    if path.name.lower().endswith(_nifti.SUFFIXES):
+        return _nifti.nifti_dims(path)
+    if is_dicom(path):
+        return 2 if read_header(path).frames == 1 else 3
+    return min(3, open_header(path).GetDimension())
 
 
-def unreadable(path: PathLike, error: RuntimeError) -> ValueError:
-    """SimpleITK's error of several lines as one that names the file."""
-    reason = " ".join(str(error).rsplit("ERROR: ", 1)[-1].split())
-    return ValueError(f"`data` must be an image that SimpleITK can read, got '{path}': {reason}")
+def has_image_suffix(path: PathLike) -> bool:
+    """Whether a name ends as one of an image does."""
+    return str(path).lower().endswith(IMAGE_SUFFIXES)
+
+
+def _warn_of_odd_values(image: sitk.Image, path: Path) -> None:
+    """Name a file whose values are not all finite: nothing later knows it."""
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind in "fc":
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = values.sum()
+        if not np.isfinite(total) and (count := values.size - np.isfinite(values).sum()):
+            warn(path, f"has {count} values that are NaN or infinite")

@@ -63,9 +63,9 @@ class ModalityPreset(Transform):
     - ``"mr"``: grey levels have no unit: percentiles of each channel inside the foreground, which is the body at Otsu's
       threshold.
     - ``"xray"``: percentiles of the whole image, just as MONAI's ``ScaleIntensityRangePercentiles``; all is foreground.
-    - ``"rgb"``: three channels. Values in [0, 1] stay and those in [0, 255] are divided by 255, both clipped if they
-      overshoot by up to a tenth; others (16 bits, standardised) are scaled by percentiles of all channels together,
-      which keeps the colours. All is foreground.
+    - ``"rgb"``: three channels; a grey image gets three that are equal. Values in [0, 1] stay and those in [0, 255] are
+      divided by 255, both clipped if they overshoot by up to a tenth; others (16 bits, standardised) are scaled by
+      percentiles of all channels together, which keeps the colours. All is foreground.
 
     Deterministic, so MONAI's caching data sets keep the result. Pending lazy operations are applied first.
 
@@ -156,8 +156,9 @@ class ModalityPreset(Transform):
         return ScaleIntensityRangePercentiles(self.lower, self.upper, 0.0, 1.0, clip=True)(x)
 
     def _rgb(self, x: Tensor) -> NdarrayOrTensor:
-        if len(x) != 3:
-            raise refusal("img", f"{len(x)} channels", "of 3 channels for modality 'rgb'")
+        if len(x) not in (1, 3):
+            raise refusal("img", f"{len(x)} channels", "of 3 channels, or grey, for modality 'rgb'")
+        x = x.expand(3, *x.shape[1:])
         low, high = float(x.min()), float(x.max())
         top = 255 if high > 2 else 1
         usual = -OVERSHOOT * top <= low and high <= (1 + OVERSHOOT) * top

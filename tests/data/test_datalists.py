@@ -4,6 +4,7 @@ import csv
 from itertools import pairwise
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -19,6 +20,7 @@ from monai_infoaug.data import (
     segmentation_datalist,
     write_landmarks,
 )
+from tests.data.files import dicom, halved, place, slices
 
 CEPH = Path(__file__).parents[3] / "shared" / "data" / "ceph"
 NAN = np.nan
@@ -32,16 +34,8 @@ def images(folder, *names, size=(4, 6)):
 
 def dicoms(folder, *series):
     """Files 0.dcm, 1.dcm, ... of the given series."""
-    folder.mkdir(parents=True)
     for i, uid in enumerate(series):
-        image = sitk.Image([4, 6, 1], sitk.sitkInt16)
-        tags = {"0020|000e": f"1.2.{uid}", "0020|000d": "1.1", "0008|0060": "CT", "0020|0032": rf"0\0\{i}"}
-        for key, value in (tags | {"0020|0037": r"1\0\0\0\1\0"}).items():
-            image.SetMetaData(key, value)
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetFileName(str(folder / f"{i}.dcm"))
-        writer.Execute(image)
+        dicom(folder / f"{i}.dcm", np.zeros((6, 4), np.int16), place((0, 0, i)) | {0x0020000E: ("UI", f"1.2.{uid}")})
 
 
 def written(folder, text):
@@ -90,9 +84,109 @@ def test_a_folder_with_one_dicom_series_is_one_image(tmp_path):
     images(tmp_path, "b.png", "ct/notes.png")
     assert paths(tmp_path / "ct") == [".", "notes.png"]
     assert paths(tmp_path / "x-rays") == ["0.dcm", "1.dcm"]
-    assert paths(tmp_path) == ["b.png", "ct"]
+    assert paths(tmp_path) == ["b.png", "ct", "x-rays/0.dcm", "x-rays/1.dcm"]
     assert paths(tmp_path, "**/*.dcm") == ["ct", "x-rays/0.dcm", "x-rays/1.dcm"]
     assert LoadImage(reader=SimpleITKReader())(image_datalist(tmp_path)[1]["image"]).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("name", ["IM_000{}", "{}.IMA", "1.2.3.{}", "{}.DCM"])
+def test_dicom_by_its_content(tmp_path, name):
+    for k in range(3):
+        dicom(tmp_path / "ct" / name.format(k), np.zeros((5, 4), np.int16), place((0, 0, k)))
+        dicom(tmp_path / "dx" / str(k) / name.format(k), np.zeros((5, 4), np.int16))
+    (tmp_path / "ct" / "README").write_text("no image")
+    assert paths(tmp_path) == ["ct"]
+    assert paths(tmp_path / "ct") == ["."]
+    assert paths(tmp_path / "dx") == [f"{k}/{name.format(k)}" for k in range(3)]
+    assert len(paths(tmp_path, "**/*")) == 4
+
+
+def test_radiographs_of_one_series_are_no_volume(tmp_path):
+    for k in range(2):
+        dicom(tmp_path / "frontal-lateral" / f"{k}.dcm", np.zeros((5, 4), np.int16))
+        dicom(tmp_path / "same-place" / f"{k}.dcm", np.zeros((5, 4), np.int16), place((0, 0, 0)))
+    assert paths(tmp_path) == [f"{place}/{k}.dcm" for place in ("frontal-lateral", "same-place") for k in range(2)]
+
+
+def test_a_volume_with_another_series_is_refused(tmp_path):
+    slices(tmp_path / "patient", [(0, 0, k) for k in range(3)])
+    dicom(tmp_path / "patient" / "scout.dcm", np.zeros((5, 4), np.int16), {0x0020000E: ("UI", "1.2.9")})
+    message = r"`dataset_dir` must be a folder for each DICOM series: move them apart, got '.*patient' with 2"
+    for pattern in ("*", "**/*.dcm"):
+        with pytest.raises(ValueError, match=message):
+            image_datalist(tmp_path, pattern)
+
+
+def test_a_broken_slice_is_left_to_the_reader_to_name(tmp_path):
+    slices(tmp_path / "ct", [(0, 0, k) for k in range(3)])
+    halved(tmp_path / "ct" / "001.dcm", 0.97)
+    halved(dicom(tmp_path / "dx.dcm", np.zeros((5, 4), np.int16)))
+    assert paths(tmp_path) == ["ct", "dx.dcm"]
+    for item in image_datalist(tmp_path):
+        with pytest.raises(ValueError, match="can read, got"):
+            LoadImage(reader=SimpleITKReader)(item["image"])
+
+
+def test_folders_with_dots_in_their_names(tmp_path):
+    for name in ("patient.A", "patient.B"):
+        slices(tmp_path / name, [(0, 0, k) for k in range(3)])
+    table = written(tmp_path, "image,landmark,x,y,z\npatient.A,p,1,1,1\npatient.B,p,2,2,2\n")
+    items = landmark_datalist(tmp_path, table)
+    assert [item["name"] for item in items] == ["patient.A", "patient.B"]
+    assert [item["landmarks"].tolist() for item in items] == [[[1, 1, 1]], [[2, 2, 2]]]
+
+
+def test_images_of_the_same_name_are_refused(tmp_path):
+    images(tmp_path / "images", "a.png", "a.bmp", "b.png")
+    images(tmp_path / "labels", "a.png", "b.png")
+    table = written(tmp_path, "image,landmark,x,y\na,p,1,1\nb,p,1,1\n")
+    message = r"`{}` must be images of different names, got '.*a\.bmp' and '.*a\.png'"
+    for make in (landmark_datalist, annotated_datalist):
+        with pytest.raises(ValueError, match=message.format("images")):
+            make(tmp_path / "images", table)
+    with pytest.raises(ValueError, match=message.format("images")):
+        segmentation_datalist(tmp_path / "images", tmp_path / "labels")
+    with pytest.raises(ValueError, match=message.format("labels")):
+        segmentation_datalist(tmp_path / "labels", tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("2024", 2024), ("2.5", 2.5), ("a,b", ("a", "b")), ("1,2", (1, 2)), ("a#b", "a#b"), ("a#b", "a::b")],
+)
+def test_names_that_a_command_line_takes_for_something_else(tmp_path, monkeypatch, name, given):
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / name, "1.png")
+    assert image_datalist(given) == [{"image": str(Path(name) / "1.png")}]
+
+
+def test_a_name_that_the_command_line_cuts_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path / "a#b", "1.png")
+    with pytest.warns(UserWarning, match="'a' does not exist: `dataset_dir` is taken as 'a#b'"):
+        assert image_datalist("a") == [{"image": "a#b/1.png"}]
+    images(tmp_path / "a#c", "1.png")
+    with pytest.raises(ValueError, match="`dataset_dir` must be a folder or an image file, got 'a'"):
+        image_datalist("a")
+
+
+@pytest.mark.parametrize("given", [None, True, ["a"], {"a": 1}])
+def test_what_is_no_path(given):
+    with pytest.raises(ValueError, match=r"`dataset_dir` must be a path; write \./NAME for a name that could be"):
+        image_datalist(given)
+    with pytest.raises(ValueError, match="`table` must be a path"):
+        annotated_datalist("images", given)
+
+
+def test_a_sheared_volume_with_a_file_of_slicer(tmp_path):
+    affine = np.eye(4)
+    affine[0, 1] = 0.1
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), affine), tmp_path / "a.nii.gz")
+    dicom(tmp_path / "b.dcm", np.zeros((5, 4), np.int16))
+    for name, points in (("a", [[1.0, 2.0, 3.0]]), ("b", [[1.0, 2.0]])):
+        write_landmarks(tmp_path / f"{name}.mrk.json", LandmarkTable(["p"], {name: points}, space="RAS"))
+    items = landmark_datalist(tmp_path, tmp_path)
+    assert [item["landmarks"].tolist() for item in items] == [[[1, 2, 3]], [[1, 2]]]
 
 
 def test_landmarks_from_a_csv_file(tmp_path):

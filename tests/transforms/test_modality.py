@@ -89,6 +89,12 @@ def test_rgb_by_range():
 
 
 @pytest.mark.filterwarnings("ignore:Divide by zero")
+def test_a_grey_photograph_has_three_equal_channels():
+    grey = np.random.default_rng(0).integers(0, 256, (1, 6, 5)).astype(np.float32)
+    scaled, _ = ModalityPreset("rgb")(grey)
+    np.testing.assert_array_equal(scaled, ModalityPreset("rgb")(np.repeat(grey, 3, 0))[0])
+
+
 @pytest.mark.parametrize(("modality", "value"), [("ct", -1000), ("mr", 0), ("mr", 500), ("xray", 4000), ("rgb", 0)])
 def test_constant_image(modality, value):
     scaled, foreground = ModalityPreset(modality)(np.full((3, 5, 6), value, np.int16))
@@ -154,7 +160,7 @@ def test_bad_settings(settings, message):
     ("modality", "image", "message"),
     [
         ("ct", np.random.rand(1, 5, 5), "in Hounsfield units for modality 'ct' .* values from 0"),
-        ("rgb", np.random.rand(1, 5, 5), "of 3 channels for modality 'rgb', got 1 channels"),
+        ("rgb", np.random.rand(2, 5, 5), "of 3 channels, or grey, for modality 'rgb', got 2 channels"),
         ("mr", np.full((1, 5, 5), np.inf), "`img` must be finite"),
         ("xray", np.zeros((5, 5)), "`img` must be channel first"),
     ],

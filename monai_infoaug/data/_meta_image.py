@@ -1,0 +1,47 @@
+"""Sizes of MetaImage files, which old versions of SimpleITK take on trust."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from monai_infoaug.data._images import unreadable, warn
+
+BYTES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4),
+    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
+}
+
+
+def require_whole_meta_image(path: Path) -> None:
+    """Refuse a file whose pixels are cut off, missing, or more than the header says; warn if it says no millimetres.
+
+    Raises:
+        ValueError: naming the file with the pixels.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    end = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*?\n", head, re.MULTILINE)
+    if end is None:
+        return  # SimpleITK says why it is none
+    lines = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", head[: end.start()].decode("latin-1"), re.MULTILINE)
+    fields, name = dict(lines), end[1].decode(errors="replace")
+    if not {"ElementSpacing", "ElementSize"} & set(fields):
+        warn(path, "says no spacing: a pixel is taken as 1 mm")
+    packed, skipped = fields.get("CompressedData", "").lower() == "true", int(fields.get("HeaderSize", 0))
+    size = BYTES.get(fields.get("ElementType", "")), fields.get("DimSize")
+    if name.split(" ")[0].upper() == "LIST" or "%" in name or None in size:
+        return
+    pixels = path if name.upper() == "LOCAL" else path.parent / name
+    if not pixels.is_file():
+        raise unreadable(path, f"'{pixels}' with its pixels does not exist")
+    shape = [int(side) for side in fields["DimSize"].split()]
+    wanted = math.prod(shape) * int(fields.get("ElementNumberOfChannels", 1)) * size[0]
+    if packed:
+        wanted = int(fields.get("CompressedDataSize", 0))
+    found = pixels.stat().st_size - (end.end() if pixels == path else 0) - max(skipped, 0)
+    if found < wanted or (found > wanted and pixels != path and not packed and skipped >= 0):
+        raise unreadable(path, f"'{pixels.name}' has {found} bytes of pixels, not {wanted}")

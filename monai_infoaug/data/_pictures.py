@@ -1,0 +1,173 @@
+"""PNG, JPEG, BMP and TIFF: what their headers say, and what SimpleITK does not read or reads otherwise than viewers."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from monai_infoaug.data._images import grey_if_equal, image_of, refused, unreadable, warn
+
+PIXELS = {"1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"}  # modes of Pillow that are taken
+TIFF_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file begins as a PNG, JPEG, BMP or TIFF does."""
+    return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*"))
+
+
+def read_picture(path: Path, **kwargs: Any) -> sitk.Image:
+    """Read a picture as viewers show it, a pixel a millimetre, in as few channels as it needs; 1 bit gives 0 and 1.
+
+    Raises:
+        ValueError: for a picture that is cut off, transparent, or in colours other than grey and RGB.
+    """
+    data = path.read_bytes()
+    check = {b"\x89P": _png, b"\xff\xd8": _jpeg, b"BM": _bmp}.get(data[:2], _tiff)
+    try:
+        plain = check(data, path)
+    except (struct.error, IndexError) as error:
+        raise unreadable(path, "it is cut off") from error
+    if plain:
+        image = sitk.ReadImage(str(path), **kwargs)
+        if check is _png and data[24] == 1 and data[25] == 0:
+            image = image > 0
+    else:
+        image = _by_pillow(path)
+    image.SetSpacing([1.0] * image.GetDimension())  # a resolution in the file is that of print
+    return grey_if_equal(image, path)
+
+
+def _png(data: bytes, path: Path) -> bool:
+    """Whether SimpleITK reads it: grey with alpha it does not."""
+    colours, chunks, at = data[25], {}, 8
+    while data[at + 4 : at + 8] not in (b"IDAT", b""):
+        (length,) = struct.unpack_from(">I", data, at)
+        chunks[data[at + 4 : at + 8]] = data[at + 8 : at + 8 + length]
+        at += length + 12
+    if data.rfind(b"IEND\xaeB`\x82") < at:
+        raise unreadable(path, "it is cut off")
+    if colours == 3:
+        _warn_of_palette(np.frombuffer(chunks.get(b"PLTE", b""), np.uint8).reshape(-1, 3), path)
+    _warn_of_orientation(chunks.get(b"eXIf", b""), path)
+    if data[24] == 16 and (colours == 4 or (colours == 0 and b"tRNS" in chunks)):
+        raise refused(path, "in 16 bits with transparency", "an image without an alpha channel")
+    return colours != 4 and not (colours == 0 and b"tRNS" in chunks)
+
+
+def _jpeg(data: bytes, path: Path) -> bool:
+    at = 2
+    while data[at + 1] != 0xDA:  # start of the scan
+        if data[at] != 0xFF:
+            raise unreadable(path, "its header is broken")
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if data[at + 1] in (0xC0, 0xC1, 0xC2) and data[at + 9] not in (1, 3):
+            raise refused(path, "in CMYK", "an image in grey or RGB")
+        if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            _warn_of_orientation(data[at + 10 : at + 2 + length], path)
+        at += length + 2
+    if data.find(b"\xff\xd9", at) < 0:  # a thumbnail in the header has an end of its own
+        raise unreadable(path, "it is cut off")
+    return True
+
+
+def _bmp(data: bytes, path: Path) -> bool:
+    size, offset, header, width, height = struct.unpack_from("<I4xIIii", data, 2)
+    bits, packed = struct.unpack_from("<HI", data, 28)
+    wanted = offset + (width * bits + 31) // 32 * 4 * abs(height) if packed in (0, 3) else size
+    if len(data) < wanted:
+        raise unreadable(path, f"it has {len(data)} bytes of {wanted}")
+    if 1 < bits <= 8:
+        colours = np.frombuffer(data[14 + header : offset], np.uint8)
+        _warn_of_palette(colours[: len(colours) // 4 * 4].reshape(-1, 4)[:, 2::-1], path)
+    return bits in (8, 24) and packed == 0 and height > 0
+
+
+def _tiff(data: bytes, path: Path) -> bool:
+    pages = _pages(data, path)
+    first, plain = pages[0], True
+    for page in pages:
+        if [page.get(tag) for tag in (256, 257, 258)] != [first.get(tag) for tag in (256, 257, 258)]:
+            raise refused(path, "with pages of different sizes", "one page, or pages alike")
+        for offsets, counts in ((273, 279), (324, 325)):
+            for start, count in zip(page.get(offsets, ()), page.get(counts, ()), strict=False):
+                if start + count > len(data):
+                    raise unreadable(path, "it is cut off")
+        samples, deep = page.get(277, (1,))[0], all(bits in (8, 16, 32, 64) for bits in page.get(258, (1,)))
+        usual = page.get(262, (1,))[0] in (1, 2) and page.get(274, (1,))[0] == 1 and page.get(284, (1,))[0] == 1
+        plain &= samples in (1, 3) and deep and usual
+    if first.get(262) == (3,):
+        _warn_of_palette(np.reshape(first.get(320, ()), (3, -1)).T / 257, path)
+    if not plain and (len(pages) > 1 or max(first.get(258, (1,))) > 8):
+        raise refused(path, "in a form of TIFF that is not read", "a page of 8 bits, or pages in grey or RGB")
+    return plain
+
+
+def _pages(data: bytes, path: Path) -> list[dict[int, tuple[int, ...]]]:
+    """Tags of the pages of a TIFF, or of EXIF, that are whole numbers."""
+    order = "<" if data[:2] == b"II" else ">"
+    pages: list[dict[int, tuple[int, ...]]] = []
+    seen, (at,) = set(), struct.unpack_from(f"{order}I", data, 4)
+    while at and at not in seen:
+        seen.add(at)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        page = {}
+        for i in range(count):
+            place = at + 2 + 12 * i
+            tag, kind, number = struct.unpack_from(f"{order}HHI", data, place)
+            letter = TIFF_TYPES.get(kind, "s")
+            if letter != "s":
+                values = f"{order}{number}{letter}"
+                if struct.calcsize(values) > 4:
+                    (place,) = struct.unpack_from(f"{order}I", data, place + 8)
+                    place -= 8
+                page[tag] = struct.unpack_from(values, data, place + 8)
+        pages.append(page)
+        (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * count)
+    if not pages:
+        raise unreadable(path, "it has no page")
+    return pages
+
+
+def _warn_of_palette(colours: np.ndarray, path: Path) -> None:
+    if not np.array_equal(colours, np.repeat(np.arange(len(colours))[:, None], 3, 1)):
+        warn(path, "has a palette: its colours are read, not the numbers of the colours, which labels may need")
+
+
+def _warn_of_orientation(exif: bytes, path: Path) -> None:
+    try:
+        turned = exif and _pages(exif.removeprefix(b"Exif\0\0"), path)[0].get(274, (1,))[0]
+    except (struct.error, ValueError):
+        return  # notes that are broken say nothing
+    if turned and turned != 1:
+        warn(
+            path, "is turned by viewers (EXIF): its pixels stay as they are stored, as MONAI's PILReader has them"
+        )
+
+
+def _by_pillow(path: Path) -> sitk.Image:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise refused(path, "in a form that Pillow alone reads", "in another form, or Pillow installed") from None
+    try:
+        with Image.open(path) as file:
+            picture, mode = file, file.mode
+            if "transparency" in picture.info:
+                picture = picture.convert("LA" if mode in ("1", "L") else "RGBA")
+            elif mode in ("P", "YCbCr"):
+                picture = picture.convert("RGB")
+            if picture.mode not in PIXELS:
+                raise refused(path, f"in {mode}", "an image in grey or RGB")
+            array = np.asarray(picture)
+    except (OSError, SyntaxError) as error:
+        raise unreadable(path, error) from error
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    return image_of(np.swapaxes(array, 0, 1), array.ndim == 3)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from monai.transforms import LoadImage
+
+from monai_infoaug.data import SimpleITKReader
+from tests.data.files import halved
+
+
+def written(path, packed=False):
+    values = np.random.default_rng(0).integers(0, 999, (20, 10, 30)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(values), path, useCompression=packed)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("share", [0.6, 0.95])
+def test_the_end_is_missing(tmp_path, name, packed, share):
+    path = written(tmp_path / name, packed)
+    SimpleITKReader().read(path)
+    halved(path.with_suffix((".zraw" if packed else ".raw") if name == "a.mhd" else path.suffix), share)
+    for read in (SimpleITKReader().read, LoadImage(reader=SimpleITKReader)):
+        with pytest.raises(ValueError, match=re.escape(f"that SimpleITK can read, got '{path}': ")):
+            read(path)
+
+
+def test_pixels_are_missing_or_more_than_the_header_says(tmp_path):
+    path = written(tmp_path / "a.mhd")
+    with open(tmp_path / "a.raw", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"a\.mhd': 'a\.raw' has 12004 bytes of pixels, not 12000"):
+        SimpleITKReader().read(path)
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(ValueError, match=r"a\.mhd': '.*a\.raw' with its pixels does not exist"):
+        SimpleITKReader().read(path)
+
+
+@pytest.mark.parametrize(("skipped", "before"), [(7, 7), (-1, 5)])
+def test_pixels_after_another_header(tmp_path, skipped, before):
+    path = written(tmp_path / "a.mhd")
+    whole = sitk.GetArrayFromImage(sitk.ReadImage(path)).T
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(b"x" * before + raw.read_bytes())
+    path.write_text(path.read_text().replace("ElementDataFile", f"HeaderSize = {skipped}\nElementDataFile"))
+    reader = SimpleITKReader()
+    np.testing.assert_array_equal(reader.get_data(reader.read(path))[0], whole)
+
+
+def test_no_millimetres(tmp_path):
+    path = written(tmp_path / "a.mhd")
+    path.write_text(re.sub("ElementSpacing.*\n", "", path.read_text()))
+    with pytest.warns(UserWarning, match=r"a\.mhd' says no spacing: a pixel is taken as 1 mm"):
+        SimpleITKReader().read(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nii.gz", "a.nrrd", "a.tif"])
+def test_values_that_are_not_finite_are_named(tmp_path, name):
+    values = np.full((4, 5) if name == "a.tif" else (3, 4, 5), 1e38, np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / name)
+    SimpleITKReader().read(tmp_path / name)
+    values[..., 2, 2:4] = np.nan, np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / name)
+    with pytest.warns(UserWarning, match=rf"{name}' has {values[..., 2, 2:4].size} values that are NaN or infinite"):
+        SimpleITKReader().read(tmp_path / name)
