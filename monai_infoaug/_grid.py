@@ -76,6 +76,11 @@ def directions(features: Tensor, dim: int = -1, dtype: torch.dtype | None = None
     return features / norms.clamp_min(least).masked_fill(norms == 0, torch.inf)
 
 
+def plain(values: Tensor) -> Tensor:
+    """Without MONAI's metadata; as it is, which compilers ask for, where there are none."""
+    return values if type(values) is Tensor else values.as_subclass(Tensor)
+
+
 def at_places(values: Tensor, places: Tensor) -> Tensor:
     """Values (B, C, *S) of the pixels of each flattened image with the numbers ``places`` (B, *P): (B, C, *P).
 

@@ -75,6 +75,28 @@ def are_counts(values: object, least: int = 0) -> bool:
     return len(numbers) > 0 and all(is_count(number, least) for number in numbers)
 
 
+def require_counts(least: int = 1, **counts: object) -> None:
+    """Refuse settings, given by their names, that are no whole numbers from ``least`` on.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in counts.items():
+        if not is_count(value, least):
+            raise refusal(name, value, f"a whole number of at least {least}")
+
+
+def require_shares_of_one(**numbers: object) -> None:
+    """Refuse settings, given by their names, that are no numbers from 0 to 1, such as probabilities.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in numbers.items():
+        if not is_number(value, 0, 1):
+            raise refusal(name, value, "in [0, 1]")
+
+
 def is_one_of(value: object, names: Iterable[str]) -> bool:
     """Whether a value is one of some names.
 
@@ -95,6 +117,16 @@ def listed(values: object) -> list[Any]:
     if isinstance(values, Sequence) and not isinstance(values, str):
         return list(values)
     return [*values.tolist()] if hasattr(values, "tolist") and getattr(values, "ndim", 0) > 0 else []
+
+
+def require_ignore_index(value: object) -> None:
+    """Refuse a label of pixels without part that is no whole number.
+
+    Raises:
+        ValueError: naming ``ignore_index``.
+    """
+    if not is_number(value) or value % 1:  # type: ignore[operator]
+        raise refusal("ignore_index", repr(value), "a whole number")
 
 
 def require_device(device: str) -> None:

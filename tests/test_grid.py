@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import avg_pool2d, avg_pool3d
+from monai.data import MetaTensor
+from torch.nn.functional import avg_pool2d, avg_pool3d, normalize
 
-from monai_infoaug._grid import at_places, level_features, level_shares, sample_at
+from monai_infoaug._grid import at_places, directions, level_features, level_shares, plain, sample_at
 
 SIZES = [(7, 5), (4, 6, 5)]
 
@@ -111,3 +112,36 @@ def test_shares_of_levels_are_numbers(weights):
 def test_shares_of_levels_in_any_sequence(kind):
     assert level_shares(kind([3.0, 1.0]), 2) == [0.75, 0.25]
     assert level_shares(None, 4) == [0.25] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_directions_are_those_of_normalize_but_for_zeros(dtype):
+    features = torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    weights = torch.rand(5, 3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    results = []
+    for function in (directions, lambda x, dim: normalize(x.to(torch.promote_types(dtype, torch.float32)), dim=dim)):
+        leaf = features.clone().requires_grad_()
+        made = function(leaf, 1)
+        results.append((made, *torch.autograd.grad((made * weights).sum(), leaf)))
+    for got, expected in zip(*results, strict=True):
+        assert got.dtype == expected.dtype
+        assert torch.equal(got, expected)
+    zero = torch.zeros(2, 4, dtype=dtype, requires_grad=True)
+    made = directions(zero)
+    assert not made.any()
+    assert not torch.autograd.grad(made.sum(), zero)[0].any()
+
+
+def test_directions_of_what_is_next_to_nothing_in_half_precision():
+    """As short as they came, else their gradient is none that half precision can say."""
+    short = torch.full((1, 4), 2.0**-24, dtype=torch.float16, requires_grad=True)
+    for made in (directions(short), directions(short.float(), dtype=torch.float16)):
+        assert 0 < made.norm() < 0.01
+        assert torch.autograd.grad(made.sum(), short)[0].isfinite().all()
+    assert directions(short.float()).norm() == 1
+
+
+def test_plain_tensors_stay_and_metadata_go():
+    values = torch.zeros(1, 2)
+    assert plain(values) is values
+    assert type(plain(MetaTensor(values))) is torch.Tensor

@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_infoaug._require import is_count, is_number, naming, reason, refusal, require_device, require_shares
+from monai_infoaug._require import (
+    is_count,
+    is_number,
+    naming,
+    reason,
+    refusal,
+    require_device,
+    require_ignore_index,
+    require_shares,
+)
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
@@ -37,6 +46,17 @@ def test_fractions_of_any_type_are_numbers_and_no_counts(value):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_no_number_is_without_a_limit(value):
     assert not is_number(value)
+
+
+@pytest.mark.parametrize("value", [-1, 0, np.int16(255), 255.0])
+def test_labels_to_ignore(value):
+    require_ignore_index(value)
+
+
+@pytest.mark.parametrize("value", ["255", 1.5, np.nan, np.inf, True, None, [255]])
+def test_labels_to_ignore_are_whole_numbers(value):
+    with pytest.raises(ValueError, match="`ignore_index` must be a whole number, got "):
+        require_ignore_index(value)
 
 
 @pytest.mark.parametrize("shares", [(0.2, 0.3, 0.5), [1, 0, 0], np.float32([0.1, 0.45, 0.45]), None])

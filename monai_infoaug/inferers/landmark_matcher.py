@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
-from monai_infoaug._require import all_finite, is_count, is_number, refusal
+from monai_infoaug._require import all_finite, is_count, is_number, listed, refusal
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
@@ -285,6 +285,8 @@ class LandmarkMatcher(Inferer):
                 f"inside of the image of {tuple(size.tolist())} voxels",
             )
         _require_search(chunk, patch_radius)
+        if level_weights is not None:
+            level_shares(level_weights, max(1, len(listed(level_weights))))
         self.templates, self.landmarks = templates, landmarks
         self.level_weights, self.chunk, self.patch_radius = level_weights, chunk, patch_radius
         self._network: nn.Module | None = None

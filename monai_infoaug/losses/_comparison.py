@@ -81,11 +81,6 @@ class Comparison:
         return similarity
 
 
-def plain(values: Tensor) -> Tensor:
-    """Without MONAI's metadata; as it is, which compilers ask for, where there are none."""
-    return values if type(values) is Tensor else values.as_subclass(Tensor)
-
-
 def those(wanted: Tensor) -> Tensor:
     """Numbers of what is wanted of (N,); of all in a compiled graph, whose shapes may depend on no value."""
     if torch.compiler.is_compiling():

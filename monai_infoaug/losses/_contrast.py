@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from monai_infoaug._processes import distributed_mean
 from monai_infoaug._require import is_number, refusal
+from monai_infoaug._settings import ShowsSettings
 
 
-class PointContrast(nn.Module):
+class PointContrast(ShowsSettings, nn.Module):
     """Settings of a contrast, and the checks of what every call brings.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_infoaug._grid import directions, level_features
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.losses._contrast import PointContrast
 
 __all__ = ["DenseInfoNCELoss"]
@@ -39,7 +39,7 @@ class DenseInfoNCELoss(PointContrast):
           it is 0, and ``backward`` still works. Memory: (B, N, cells) similarities, twice.
 
     Raises:
-        ValueError: for a temperature or radius out of range, and shapes that do not fit.
+        ValueError: for a temperature, radius or stride out of range, and shapes that do not fit.
 
     References:
         1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
@@ -80,6 +80,8 @@ class DenseInfoNCELoss(PointContrast):
             The loss, a scalar.
         """
         radius = self._radius(radius)
+        if not is_number(stride) or stride <= 0:
+            raise refusal("stride", stride, "a finite number above 0")
         if level2.shape[:2] != level1.shape[:2]:
             accepted = f"of shape {(*level1.shape[:2], '*cells')}"
             raise refusal("level2", f"shape {tuple(level2.shape)}", accepted)

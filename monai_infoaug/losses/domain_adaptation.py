@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._require import is_number, refusal
+from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.losses.patch_contrast import PatchContrastLoss
 
 __all__ = ["DomainAdaptationLoss"]
 
 
-class DomainAdaptationLoss(nn.Module):
+class DomainAdaptationLoss(ShowsSettings, nn.Module):
     """Labels of the source, own segmentations of the target, and contrast of patches within and across both [1].
 
     Args:

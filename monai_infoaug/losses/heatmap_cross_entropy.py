@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from monai_infoaug._processes import distributed_mean
 from monai_infoaug._require import refusal
+from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["HeatmapCrossEntropyLoss"]
 
 
-class HeatmapCrossEntropyLoss(nn.Module):
+class HeatmapCrossEntropyLoss(ShowsSettings, nn.Module):
     """Cross-entropy of the softmax over all cells of a landmark's logits, against a target distribution [1].
 
     Unlike a squared error it does not depend on the size of the map: the cells compete for the landmark. Its minimum

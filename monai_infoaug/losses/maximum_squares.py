@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._require import is_number, refusal
+from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["MaximumSquaresLoss"]
 
 
-class MaximumSquaresLoss(nn.Module):
+class MaximumSquaresLoss(ShowsSettings, nn.Module):
     """Minus half the squared probabilities [1]: it rewards confidence, and its gradient falls where there is little.
 
     Entropy, too, rewards confidence, but its gradient is largest where the network is all but sure, so that easy pixels

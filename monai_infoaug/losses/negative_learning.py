@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from monai_infoaug._processes import distributed_mean, item_generators
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import is_count, is_one_of, refusal, require_ignore_index
+from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["NegativeLearningLoss"]
 
 
-class NegativeLearningLoss(nn.Module):
+class NegativeLearningLoss(ShowsSettings, nn.Module):
     """-log(1 - p) of a class that a pixel is said not to be [1]: a wrong label seldom makes a wrong complement.
 
     The complement is drawn anew in each call, among the classes other than the label:
@@ -35,8 +36,7 @@ class NegativeLearningLoss(nn.Module):
         - output: scalar, mean over the pixels that have a part, at least float32 under every autocast; 0 without any.
 
     Raises:
-        ValueError: for another ``sampling``, a negative seed, shapes that do not fit each other, or a label out of
-            range.
+        ValueError: for settings out of range, shapes that do not fit each other, or a label out of range.
 
     References:
         1. Kim et al., "NLNL: negative learning for noisy labels", ICCV 2019, arXiv:1908.07387.
@@ -52,10 +52,11 @@ class NegativeLearningLoss(nn.Module):
         self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0, over_processes: bool = False
     ) -> None:
         super().__init__()
-        if sampling not in ("uniform", "rank"):
+        if not is_one_of(sampling, ("uniform", "rank")):
             raise refusal("sampling", repr(sampling), "'uniform' or 'rank'")
         if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
+        require_ignore_index(ignore_index)
         self.sampling, self.ignore_index, self.seed = sampling, ignore_index, seed
         self.over_processes = over_processes
         self.set_epoch(0)
@@ -66,6 +67,8 @@ class NegativeLearningLoss(nn.Module):
         Args:
             epoch: number of the epoch, from 0 on.
         """
+        if not is_count(epoch):
+            raise refusal("epoch", epoch, "a whole number of at least 0")
         self.epoch, self.draws = epoch, 0
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:

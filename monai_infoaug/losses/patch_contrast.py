@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, one_hot, softplus
 
-from monai_infoaug._grid import at_places, directions
+from monai_infoaug._grid import at_places, directions, plain
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
-from monai_infoaug._require import is_count, is_number, refusal
-from monai_infoaug.losses._comparison import NONE, plain, those
+from monai_infoaug._require import is_count, is_number, refusal, require_ignore_index
+from monai_infoaug._settings import ShowsSettings
+from monai_infoaug.losses._comparison import NONE, those
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
 
@@ -56,7 +57,7 @@ def label_pyramids(
     shape, size = tuple(labels.shape), labels.shape[2:]
     if len(shape) not in (4, 5) or shape[1] != 1:
         raise refusal("labels", f"shape {shape}", "of shape (B, 1, *S), 2D or 3D")
-    _require_whole_cells(patch_size, levels)
+    _require_pyramids(num_classes, patch_size, levels, ignore_index)
     grid = [length // patch_size for length in size]
     if min(grid) == 0:
         raise refusal("patch_size", patch_size, f"at most the image, {tuple(size)}")
@@ -77,7 +78,10 @@ def label_pyramids(
     return torch.cat(pyramid, 1)
 
 
-def _require_whole_cells(patch_size: int, levels: int) -> None:
+def _require_pyramids(num_classes: int, patch_size: int, levels: int, ignore_index: int) -> None:
+    if not is_count(num_classes, 1):
+        raise refusal("num_classes", num_classes, "a whole number of at least 1")
+    require_ignore_index(ignore_index)
     if not is_count(levels, 1):
         raise refusal("levels", levels, "a whole number of at least 1")
     parts = 2 ** (levels - 1)
@@ -85,7 +89,7 @@ def _require_whole_cells(patch_size: int, levels: int) -> None:
         raise refusal("patch_size", patch_size, f"a multiple of {parts}, for {levels} levels")
 
 
-class PatchContrastLoss(nn.Module):
+class PatchContrastLoss(ShowsSettings, nn.Module):
     """Contrast of patches by what their labels look like [1], within an image, between images, and between domains.
 
     Two patches are alike if their :py:func:`label_pyramids` overlap by at least ``positive``, and differ if by at most
@@ -146,7 +150,7 @@ class PatchContrastLoss(nn.Module):
         over_processes: bool = False,
     ) -> None:
         super().__init__()
-        _require_whole_cells(patch_size, levels)
+        _require_pyramids(num_classes, patch_size, levels, ignore_index)
         if not is_number(negative, 0) or not is_number(positive, most=1) or negative >= positive:
             raise refusal("negative and positive", (negative, positive), "overlaps in order, from 0 to 1")
         if not is_number(temperature) or temperature <= 0:

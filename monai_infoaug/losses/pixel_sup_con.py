@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._grid import at_places, directions
+from monai_infoaug._grid import at_places, directions, plain
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
-from monai_infoaug._require import is_number, refusal
-from monai_infoaug.losses._comparison import NONE, Comparison, plain, those
+from monai_infoaug._require import is_number, is_one_of, refusal, require_ignore_index
+from monai_infoaug._settings import ShowsSettings
+from monai_infoaug.losses._comparison import NONE, Comparison, those
 
 __all__ = ["ChosenPixels", "PixelSupConLoss"]
 
@@ -50,7 +51,7 @@ class _Pixels(NamedTuple):
     valid: Tensor
 
 
-class PixelSupConLoss(nn.Module):
+class PixelSupConLoss(ShowsSettings, nn.Module):
     """Supervised contrast of pixels: those of one class attract each other, those of different classes repel [1-3].
 
     For an anchor pixel p with the positives P (pixels of its class) and the negatives N (pixels of other classes) among
@@ -93,7 +94,7 @@ class PixelSupConLoss(nn.Module):
           under every autocast. Without such an anchor it is 0, and ``backward`` still works.
 
     Raises:
-        ValueError: for an unknown option, a temperature out of range, shapes that do not fit, one view where the
+        ValueError: for an unknown option, a setting out of range, shapes that do not fit, one view where the
             ``views`` are ``"across"``, or one image where the ``scope`` is ``"cross"``.
 
     References:
@@ -125,12 +126,14 @@ class PixelSupConLoss(nn.Module):
         super().__init__()
         if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
-        if scope not in SCOPES:
+        if not is_one_of(scope, SCOPES):
             raise refusal("scope", repr(scope), f"one of {SCOPES}")
-        if denominator not in DENOMINATORS:
+        if not is_one_of(denominator, DENOMINATORS):
             raise refusal("denominator", repr(denominator), f"one of {DENOMINATORS}")
-        if views not in VIEWS:
+        if not is_one_of(views, VIEWS):
             raise refusal("views", repr(views), f"one of {VIEWS}")
+        if ignore_index is not None:
+            require_ignore_index(ignore_index)
         self.temperature, self.scope, self.denominator, self.views = temperature, scope, denominator, views
         self.include_background, self.ignore_index = include_background, ignore_index
         self.self_pairs, self.normalize, self.sampler = self_pairs, normalize, sampler

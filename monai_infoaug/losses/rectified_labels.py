@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from monai_infoaug._processes import distributed_mean
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, refusal, require_ignore_index
+from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 
 __all__ = ["RectifiedLabelLoss"]
 
 
-class RectifiedLabelLoss(nn.Module):
+class RectifiedLabelLoss(ShowsSettings, nn.Module):
     """Negative learning from all found labels, plus cross-entropy with the reliable ones [1].
 
     Negative learning stands wrong labels, cross-entropy learns fast from right ones.
@@ -49,6 +50,7 @@ class RectifiedLabelLoss(nn.Module):
         super().__init__()
         if not is_number(weight, 0):
             raise refusal("weight", weight, "at least 0")
+        require_ignore_index(ignore_index)
         default = NegativeLearningLoss(ignore_index=ignore_index, over_processes=over_processes)
         self.negative = default if negative is None else negative
         self.weight, self.ignore_index, self.over_processes = weight, ignore_index, over_processes
@@ -76,5 +78,6 @@ class RectifiedLabelLoss(nn.Module):
         if self.weight == 0:
             return loss
         with torch.autocast(logits.device.type, enabled=False):
-            total = cross_entropy(logits.float(), reliable, ignore_index=self.ignore_index, reduction="sum")
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            total = cross_entropy(logits, reliable, ignore_index=self.ignore_index, reduction="sum")
         return loss + self.weight * distributed_mean(total, (reliable != self.ignore_index).sum(), self.over_processes)

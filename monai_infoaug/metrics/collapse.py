@@ -9,7 +9,7 @@ from monai.metrics import CumulativeIterationMetric, EmbeddingCollapseMetric
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, refusal
+from monai_infoaug._require import all_finite, is_count, refusal
 
 __all__ = ["PixelEmbeddingCollapseMetric"]
 
@@ -39,7 +39,7 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
 
     def __init__(self, channel_dim: int = 1) -> None:
         super().__init__()
-        if channel_dim not in (1, -1):
+        if not is_count(channel_dim, -1) or channel_dim not in (1, -1):
             raise refusal("channel_dim", channel_dim, "1 for (B, F, *S) or -1 for (B, N, F)")
         self.channel_dim = channel_dim
         self.collapse = EmbeddingCollapseMetric(include_indicators=["effective_rank"])

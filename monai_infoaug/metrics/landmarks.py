@@ -10,7 +10,7 @@ from monai.metrics import CumulativeIterationMetric
 from monai.utils import MetricReduction, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, is_one_of, listed, refusal
 
 __all__ = ["MeanRadialError", "SuccessDetectionRate", "success_detection_rate"]
 
@@ -29,10 +29,15 @@ def success_detection_rate(errors: Tensor, radii: Sequence[float], dim: Sequence
     Returns:
         Fractions from 0 to 1, of the errors' type, in the shape of the other dimensions and R; NaN over no landmark.
 
+    Raises:
+        ValueError: for radii that are no numbers.
+
     Example:
         >>> success_detection_rate(torch.tensor([[1.0, 3.0], [2.0, torch.nan]]), [2, 4])
         tensor([0.3333, 1.0000])
     """
+    if not listed(radii) or not all(map(is_number, listed(radii))):
+        raise refusal("radii", radii, "numbers")
     errors, dim = errors[..., None], tuple(range(errors.ndim) if dim is None else dim)
     found = (errors < errors.new_tensor(radii)).to(errors).masked_fill(errors.isnan(), torch.nan)
     return _nanmean(found, dim)
@@ -53,7 +58,7 @@ class _RadialErrorMetric(CumulativeIterationMetric):
 
     @staticmethod
     def _checked(reduction: MetricReduction | str) -> str:
-        if str(reduction) not in _REDUCED_DIMS:
+        if not is_one_of(reduction, _REDUCED_DIMS):
             raise refusal("reduction", reduction, f"one of {tuple(_REDUCED_DIMS)}")
         return str(reduction)
 

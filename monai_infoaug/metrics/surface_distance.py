@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.metrics import HausdorffDistanceMetric
 from torch import Tensor
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_number, refusal
 
 __all__ = ["HausdorffDistanceMm"]
 
@@ -20,14 +20,15 @@ class HausdorffDistanceMm(HausdorffDistanceMetric):
     the images of a folder differ in their spacing. MONAI computes the distances with scipy.
 
     Args:
-        kwargs: settings of ``monai.metrics.HausdorffDistanceMetric``, such as ``percentile=95``.
+        args: settings of ``monai.metrics.HausdorffDistanceMetric``.
+        kwargs: settings of it by name, such as ``percentile=95``.
 
     Shape:
         - y_pred, y: lists of one-hot tensors (C, *S), or (1, C, *S); y MetaTensors.
 
     Raises:
         TypeError: for a truth without an affine.
-        ValueError: for several images in one tensor, whose affines it cannot have.
+        ValueError: for a percentile out of range, and several images in one tensor, whose affines it cannot have.
 
     Example:
         >>> import torch
@@ -38,6 +39,11 @@ class HausdorffDistanceMm(HausdorffDistanceMetric):
         >>> float(metric([square.roll(2, 1)], [MetaTensor(square, affine=affine)]))
         1.0
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.percentile is not None and not is_number(self.percentile, 0, 100):
+            raise refusal("percentile", self.percentile, "a number from 0 to 100, or None")
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
         if not isinstance(y, MetaTensor):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, is_number, refusal
+from monai_infoaug._require import all_finite, is_number, listed, refusal
+from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.samplers._pixel_sample import PixelSample
 
 __all__ = ["DistributionAlignment"]
 
 
-class DistributionAlignment:
+class DistributionAlignment(ShowsSettings):
     """Brings the shares of the classes in the foreground to expected ones, over all images together [1].
 
     A network expects the shares that the classes had where it learnt, and finds too little of a structure that is
@@ -143,4 +143,4 @@ class DistributionAlignment:
 
 
 def _all_above_0(values: Sequence[float]) -> bool:
-    return np.ndim(values) == 1 and len(values) > 0 and all(is_number(value) and value > 0 for value in values)
+    return len(listed(values)) > 0 and all(is_number(value) and value > 0 for value in listed(values))

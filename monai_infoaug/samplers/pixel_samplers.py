@@ -6,18 +6,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from monai_infoaug._grid import plain
 from monai_infoaug._processes import item_generators
-from monai_infoaug._require import is_count, refusal, require_shares
+from monai_infoaug._require import are_counts, is_count, listed, refusal, require_shares
+from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
 
 
-class _PixelSampler(ABC):
+class _PixelSampler(ShowsSettings, ABC):
     """What the samplers have in common: what they take and give, and the checks of it."""
 
     def __call__(
@@ -40,7 +41,7 @@ class _PixelSampler(ABC):
         if valid.shape != labels.shape or valid.dtype != torch.bool:
             got, accepted = f"{valid.dtype} of shape {tuple(valid.shape)}", f"bool of shape {tuple(labels.shape)}"
             raise refusal("valid", got, accepted)
-        labels, valid = (x.as_subclass(Tensor)[:, 0] for x in (labels, valid))
+        labels, valid = (plain(x)[:, 0] for x in (labels, valid))
         places = self._places(labels, valid, tiers)
         there, places = places >= 0, places.clamp_min(0)
         return places, there & valid.flatten(1).gather(1, places.flatten(1)).view_as(places)
@@ -51,16 +52,16 @@ class _PixelSampler(ABC):
 
 
 def _require_counts(value: int | Sequence[int], name: str) -> None:
-    counts = np.ravel(value).tolist()
-    if not counts or not all(is_count(count, 1) for count in counts):
+    if not is_count(value, 1) and not are_counts(value, 1):
         raise refusal(name, value, "a whole number of at least 1, or one for each axis")
 
 
 def _each_axis(value: int | Sequence[int], name: str, dims: int) -> tuple[int, ...]:
     """A value for each of the axes, given one or as many."""
-    if np.shape(value) not in ((), (dims,)):
+    values = listed(value) or [value] * dims
+    if len(values) != dims:
         raise refusal(name, value, f"one number, or one for each of {dims} axes")
-    return tuple(np.broadcast_to(value, dims).tolist())
+    return tuple(values)
 
 
 def _numbered(labels: Tensor) -> Tensor:
@@ -191,6 +192,8 @@ class DrawnPixels(_PixelSampler):
         Args:
             epoch: number of the epoch, from 0 on.
         """
+        if not is_count(epoch):
+            raise refusal("epoch", epoch, "a whole number of at least 0")
         self.epoch, self.draws = epoch, 0
 
     def _places(self, labels: Tensor, valid: Tensor, tiers: Tensor | None) -> Tensor:
@@ -219,7 +222,7 @@ class DrawnPixels(_PixelSampler):
         """Checked tiers (B, N), on the device of ``like`` (B, N)."""
         if tiers is None:
             raise refusal("tiers", None, "given where there are `shares`")
-        tiers = tiers.as_subclass(Tensor).flatten(1).to(like.device, torch.long)
+        tiers = plain(tiers).flatten(1).to(like.device, torch.long)
         if tiers.shape != like.shape:
             raise refusal("tiers", f"shape {tuple(tiers.shape)}", f"{tuple(like.shape)}, flattened")
         if ((tiers < 0) | (tiers > 2)).any():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, refusal, require_ignore_index
+from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.samplers._pixel_sample import PixelSample
 
 __all__ = ["ReliablePixels"]
 
 
-class ReliablePixels:
+class ReliablePixels(ShowsSettings):
     """Chooses the most confident pixels of each class, over all images together [1, 2].
 
     One threshold for all classes would leave out those that are seldom found or hard. With tiers, the choice is made in
@@ -59,6 +60,7 @@ class ReliablePixels:
             raise refusal("share", share, "above 0 and at most 1")
         if not is_number(at_least, 0, 1):
             raise refusal("at_least", at_least, "from 0 to 1")
+        require_ignore_index(ignore_index)
         self.share, self.at_least, self.ignore_index = share, at_least, ignore_index
         self.pixels_per_image, self.seed, self.over_processes = pixels_per_image, seed, over_processes
         self.reset()

@@ -184,6 +184,12 @@ def test_weights_of_levels_are_numbers(weights):
         match_points(levels, torch.zeros(1, 1, 2), levels, (2, 4), (12, 10), chunk=2.5)
 
 
+@pytest.mark.parametrize("weights", [(1, "1"), "1", 2, [], [0], [-1, 2]])
+def test_weights_of_levels_are_looked_at_before_anything_is_embedded(weights):
+    with pytest.raises(ValueError, match=r"`level_weights` must be \d numbers of at least 0"):
+        LandmarkMatcher(torch.zeros(1, 12, 10), torch.zeros(1, 2), level_weights=weights)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 def test_chunk_does_not_matter(chunk):
     strides, size = (2, 4), (12, 10)

@@ -60,5 +60,6 @@ def test_mean_over_batches():
 def test_bad_input(value, message):
     with pytest.raises(ValueError, match=message):
         PixelEmbeddingCollapseMetric()(value)
-    with pytest.raises(ValueError, match="`channel_dim` must be 1"):
-        PixelEmbeddingCollapseMetric(channel_dim=2)
+    for channel_dim in (2, 0, 1.0, "1", True):
+        with pytest.raises(ValueError, match="`channel_dim` must be 1"):
+            PixelEmbeddingCollapseMetric(channel_dim=channel_dim)

@@ -163,8 +163,17 @@ def test_bad_input(metric, settings, inputs, error):
 def test_more_bad_input():
     with pytest.raises(TypeError, match="`y` must be"):
         MeanRadialError()(torch.zeros(1, 2, 2))
-    for radii in ((2, 0), (), "2", (2, NAN)):
+    for radii in ((2, 0), (), "2", (2, NAN), (2, "3"), True):
         with pytest.raises(ValueError, match="`radii` must be"):
             SuccessDetectionRate(radii=radii)
+    for radii in ("2", [2, "3"], 2, []):
+        with pytest.raises(ValueError, match="`radii` must be numbers"):
+            success_detection_rate(torch.ones(3), radii)
+    for spacing in ("1", (1, "2"), True, NAN, (0.5, 0)):
+        with pytest.raises(ValueError, match="`spacing` must be finite and above 0"):
+            MeanRadialError(spacing=spacing)
+    for reduction in ("sum", 1, ["mean"]):
+        with pytest.raises(ValueError, match="`reduction` must be one of"):
+            MeanRadialError(reduction=reduction)
     with pytest.raises(ValueError, match="`metric` must be called"):
         MeanRadialError().aggregate()

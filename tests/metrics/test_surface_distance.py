@@ -52,6 +52,12 @@ def test_what_has_no_affine_is_refused():
         metric(torch.stack([volume] * 2), MetaTensor(torch.stack([volume] * 2)))
 
 
+@pytest.mark.parametrize("percentile", ["95", 101, -1, True, float("nan"), [95]])
+def test_percentiles_are_numbers_from_0_to_100(percentile):
+    with pytest.raises(ValueError, match="`percentile` must be a number from 0 to 100, or None"):
+        HausdorffDistanceMm(percentile=percentile)
+
+
 def test_2d_image_with_a_3d_affine():
     square = torch.zeros(1, 16, 16)
     square[:, 4:8, 4:8] = 1
