@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from monai_infoaug._require import refusal
-from monai_infoaug.networks.pixel_embedding import attribute_of
+from monai_infoaug.networks.pixel_embedding import attribute_of, require_network
 
 __all__ = ["AttentionEmbedding", "AttentionSegmenter"]
 
@@ -22,7 +22,12 @@ class _Attention(nn.Module):
 
     def __init__(self, coarse: nn.Module, background: bool = True) -> None:
         super().__init__()
+        require_network(coarse=coarse)
         self.coarse, self.background = coarse, background
+
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"background={self.background}"
 
     def train(self, mode: bool = True) -> _Attention:
         super().train(mode)
@@ -77,6 +82,7 @@ class AttentionSegmenter(_Attention):
 
     def __init__(self, coarse: nn.Module, network: nn.Module, background: bool = True) -> None:
         super().__init__(coarse, background)
+        require_network(network=network)
         self.network = network
         self.train(self.training)
 

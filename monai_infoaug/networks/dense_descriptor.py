@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from monai_infoaug._grid import level_shares
 from monai_infoaug._require import is_count, refusal
-from monai_infoaug.networks.pixel_embedding import attribute_of, pad_to_multiple
+from monai_infoaug.networks.pixel_embedding import attribute_of, pad_to_multiple, require_network
 
 __all__ = ["DenseDescriptor"]
 
@@ -27,7 +27,7 @@ class DenseDescriptor(nn.Module):
     ``roots`` (interpolation has shortened it), and take the dot product with every cell of the query. This is the score
     of :py:class:`monai_infoaug.inferers.LandmarkMatcher`, which is largest at the cell that matches best.
 
-    The state dictionary is the network's own, so that its checkpoints load as they are.
+    The network's own state dictionaries load, too.
 
     Args:
         network: embedding network with ``strides``, whose embeddings are of unit norm.
@@ -62,6 +62,7 @@ class DenseDescriptor(nn.Module):
         self, network: nn.Module, stride: int | None = None, level_weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
+        require_network(network=network)
         self.network, self.strides = network, tuple(attribute_of(network, "strides"))
         self.stride = min(self.strides) if stride is None else stride
         if not is_count(self.stride, 1) or not all(0 in (s % self.stride, self.stride % s) for s in self.strides):
@@ -82,10 +83,13 @@ class DenseDescriptor(nn.Module):
                 parts.append(part)
         return torch.cat(parts, dim=1)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The network's."""
-        return self.network.state_dict(*args, **kwargs)
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"stride={self.stride}, level_weights={tuple(round(root**2, 6) for root in self.roots)}"
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load the network's."""
-        return self.network.load_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self.network.state_dict():  # names of the network's own state come without its place in here
+            own, whole = prefix + name, f"{prefix}network.{name}"
+            if own in state_dict and whole not in state_dict:
+                state_dict[whole] = state_dict.pop(own)
+        super()._load_from_state_dict(state_dict, prefix, *args)

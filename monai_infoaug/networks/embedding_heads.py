@@ -7,12 +7,12 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from monai.utils import ensure_tuple
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import at_places
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import are_counts, listed, refusal, require_counts
+from monai_infoaug.networks.pixel_embedding import require_network
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 
 __all__ = ["EmbeddingHeads"]
@@ -88,15 +88,19 @@ class EmbeddingHeads(nn.Module):
         super().__init__()
         self.pooled, self.with_output, self.normalized = pooled, with_output, normalized
         self.takes_places = not pooled
-        if not is_count(embedding_dim, 1):
-            raise refusal("embedding_dim", embedding_dim, "a whole number of at least 1")
+        require_network(backbone=backbone)
+        require_counts(embedding_dim=embedding_dim, in_channels=in_channels)
+        if not are_counts(spatial_size, 1):
+            raise refusal("spatial_size", spatial_size, "whole numbers of at least 1, one a dimension")
+        if not are_counts(hidden, 1) and not (isinstance(hidden, Sequence) and len(hidden) == 0):
+            raise refusal("hidden", hidden, "whole numbers of at least 1, or none")
         names = [name for name, _ in backbone.named_modules()]
-        self.layers = ensure_tuple(layers)
+        self.layers = (layers,) if isinstance(layers, str) else tuple(listed(layers))
         if len(self.layers) == 0:
             raise refusal("layers", layers, "at least one module name of the backbone")
         for layer in self.layers:
             if layer not in names:
-                accepted = get_close_matches(layer, names, n=5, cutoff=0.4) or names[1:]
+                accepted = get_close_matches(str(layer), names, n=5, cutoff=0.4) or names[1:]
                 raise refusal("layers", repr(layer), f"module names of the backbone, such as {accepted}")
         self.backbone = backbone
 
@@ -109,6 +113,11 @@ class EmbeddingHeads(nn.Module):
         self.heads = nn.ModuleList(
             PixelProjectionHead(len(spatial_size), maps[layer].shape[1], widths) for layer in self.layers
         )
+
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        settings = ("layers", "strides", "pooled", "with_output", "normalized")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in settings)
 
     def forward(self, image: Tensor, places: Sequence[Tensor] | None = None) -> list[Tensor] | tuple[Any, list[Tensor]]:
         """Embed an image, see Shape.

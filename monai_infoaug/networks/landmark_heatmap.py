@@ -7,7 +7,8 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import refusal, require_counts
+from monai_infoaug.networks._precision import at_least_single
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 
 __all__ = ["LandmarkHeatmapNet"]
@@ -51,8 +52,7 @@ class LandmarkHeatmapNet(nn.Module):
         if len(nets) < len(parts):
             strange = [type(net).__name__ for net in parts if not isinstance(net, PixelEmbeddingNet)]
             raise refusal("trunk", strange, "a PixelEmbeddingNet, or a GlobalLocalEmbeddingNet of such")
-        if not is_count(num_landmarks, 1):
-            raise refusal("num_landmarks", num_landmarks, "a whole number of at least 1")
+        require_counts(num_landmarks=num_landmarks)
         self.trunk, self.level_strides, self.stride = trunk, trunk.strides, min(trunk.strides)
         self.heads = nn.ModuleList(
             Convolution(net.spatial_dims, net.width, num_landmarks, kernel_size=1, conv_only=True)
@@ -60,13 +60,17 @@ class LandmarkHeatmapNet(nn.Module):
             for _ in net.strides
         )
 
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"stride={self.stride}"
+
     def forward(self, image: Tensor) -> Tensor:
         """Logits of an image, see Shape."""
         maps = self.trunk.feature_maps(image)
         mode = "bilinear" if image.ndim == 4 else "trilinear"
         logits = torch.zeros(1, device=image.device)
         for i, (head, stride) in enumerate(zip(self.heads, self.level_strides, strict=True)):
-            level = head(maps[i]).float()  # half precision would round a sum of logits
+            level = at_least_single(head(maps[i]))  # half precision would round a sum of logits
             if stride > self.stride:
                 level = interpolate(level, scale_factor=stride / self.stride, mode=mode, align_corners=False)
                 for axis, size in enumerate(image.shape[2:], start=2):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.blocks import Convolution, UpSample
+from monai.networks.layers import get_act_layer, get_norm_layer
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
 
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts
+from monai_infoaug.networks._precision import at_least_single
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -27,6 +29,30 @@ def attribute_of(network: nn.Module, name: str) -> Any:
     if value is None:
         raise refusal("network", type(network).__name__, f"an embedding network with `{name}`")
     return value
+
+
+def require_network(**networks: object) -> None:
+    """Refuse arguments, given by their names, that are no networks.
+
+    Raises:
+        TypeError: naming the first of them.
+    """
+    for name, network in networks.items():
+        if not isinstance(network, nn.Module):
+            raise refusal(name, type(network).__name__, "a torch.nn.Module", TypeError)
+
+
+def require_layer(argument: str, layer: object, make: Callable[[], object]) -> None:
+    """Refuse the setting of a layer from which MONAI cannot make one, named ``argument``.
+
+    Raises:
+        ValueError: naming it.
+    """
+    try:
+        make()
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        accepted = f"a name, or a name and arguments, from which MONAI makes a layer ({str(error)[:80]})"
+        raise refusal(argument, repr(layer), accepted) from error
 
 
 def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
@@ -108,13 +134,19 @@ class PixelEmbeddingNet(nn.Module):
         self_similarity: bool = False,
     ) -> None:
         super().__init__()
-        stage_strides = [2 ** (i + 1) for i in range(len(features))]
-        if spatial_dims not in (2, 3):
+        if not is_count(spatial_dims, 2) or spatial_dims > 3:
             raise refusal("spatial_dims", spatial_dims, "2 or 3")
-        if len(strides) == 0 or list(strides) != sorted(set(strides) & set(stage_strides)):
-            raise refusal(
-                "strides", tuple(strides), f"in increasing order and among the stages' strides {tuple(stage_strides)}"
-            )
+        require_counts(in_channels=in_channels, embedding_dim=embedding_dim)
+        if not are_counts(features, 1):
+            raise refusal("features", features, "one or more whole numbers of at least 1")
+        stage_strides = [2 ** (i + 1) for i in range(len(features))]
+        if not are_counts(strides, 1) or list(strides) != sorted(set(strides) & set(stage_strides)):
+            accepted = f"in increasing order and among the stages' strides {tuple(stage_strides)}"
+            raise refusal("strides", strides, accepted)
+        for channels in features if norm is not None else ():
+            require_layer("norm", norm, lambda channels=channels: get_norm_layer(norm, spatial_dims, channels))  # type: ignore[misc]
+        if act is not None:
+            require_layer("act", act, lambda: get_act_layer(act))
         self.spatial_dims, self.in_channels, self.strides = spatial_dims, in_channels, tuple(strides)
         self.divisor = stage_strides[-1]
 
@@ -150,13 +182,17 @@ class PixelEmbeddingNet(nn.Module):
         if not self.instance_norm:  # it would copy to and fro; everything else is faster with channels last
             self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"spatial_dims={self.spatial_dims}, in_channels={self.in_channels}, strides={self.strides}"
+
     # what follows is written in the part of Python that TorchScript knows
     def forward(self, image: Tensor) -> list[Tensor]:
         """Embed an image, see Shape."""
         levels: list[Tensor] = []
         maps = self.feature_maps(image)
         for i, head in enumerate(self.heads.values()):
-            levels.append(normalize(head(maps[i]).float(), dim=1))
+            levels.append(normalize(at_least_single(head(maps[i])), dim=1))
         return levels
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:
@@ -226,20 +262,28 @@ class GlobalLocalEmbeddingNet(nn.Module):
         self, networks: Sequence[nn.Module], scales: Sequence[int] = (1, 2), roi_size: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        if not 0 < len(networks) == len(scales) or not all(is_count(scale, 1) for scale in scales):
-            accepted = f"one factor of at least 1 for each of the {len(networks)} networks"
-            raise refusal("scales", tuple(scales), accepted)
+        nets = list(networks) if isinstance(networks, nn.ModuleList) else listed(networks)
+        if not nets:
+            raise refusal("networks", type(networks).__name__, "a sequence of one or more networks", TypeError)
+        for net in nets:
+            require_network(networks=net)
+        if not are_counts(scales, 1) or len(scales) != len(nets):
+            raise refusal("scales", scales, f"one factor of at least 1 for each of the {len(nets)} networks")
         if roi_size is not None:
-            divisors = [attribute_of(net, "divisor") for net in networks]
-            if not all(
-                is_count(size, 2 * divisor) and size % divisor == 0 for size in roi_size for divisor in divisors
-            ):
+            divisors = [attribute_of(net, "divisor") for net in nets]
+            sizes = listed(roi_size)
+            fits = all(is_count(n, 2 * divisor) and n % divisor == 0 for n in sizes for divisor in divisors)
+            if not sizes or not fits:
                 raise refusal("roi_size", roi_size, f"multiples, at least the double, of {divisors}")
-        self.networks, self.scales = nn.ModuleList(networks), tuple(scales)
+        self.networks, self.scales = nn.ModuleList(nets), tuple(scales)
         self.roi_size = None if roi_size is None else tuple(roi_size)
-        strides = [attribute_of(net, "strides") for net in networks]
+        strides = [attribute_of(net, "strides") for net in nets]
         self.view_levels = tuple((i, stride) for i, own in enumerate(strides) for stride in own)
         self.strides = tuple(scales[i] * stride for i, stride in self.view_levels)
+
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"scales={self.scales}, roi_size={self.roi_size}, strides={self.strides}"
 
     @torch.jit.unused  # a script knows no variable number of arguments
     def forward(self, *images: Tensor) -> list[Tensor]:
@@ -264,7 +308,11 @@ class GlobalLocalEmbeddingNet(nn.Module):
 
     @torch.jit.unused
     def _in_windows(self, net: nn.Module, image: Tensor) -> list[Tensor]:
-        if self.roi_size is None or all(n <= roi for n, roi in zip(image.shape[2:], self.roi_size, strict=True)):
+        if self.roi_size is None:
+            return net(image)
+        if len(self.roi_size) != image.ndim - 2:
+            raise refusal("roi_size", self.roi_size, f"one size for each of the image's {image.ndim - 2} axes")
+        if all(n <= roi for n, roi in zip(image.shape[2:], self.roi_size, strict=True)):
             return net(image)
         divisor: int = attribute_of(net, "divisor")
         fits = all(n % divisor == 0 for n in image.shape[2:])

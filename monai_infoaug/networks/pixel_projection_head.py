@@ -8,7 +8,7 @@ from itertools import pairwise
 from monai.networks.blocks import Convolution
 from torch import nn
 
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import are_counts, is_count, refusal, require_counts
 
 __all__ = ["PixelProjectionHead"]
 
@@ -25,7 +25,7 @@ class PixelProjectionHead(nn.Sequential):
         (B, in_channels, *S) to (B, widths[-1], *S), not of unit norm: the losses see to that.
 
     Raises:
-        ValueError: without widths, or for a width below 1.
+        ValueError: for settings that are no such numbers, naming them.
 
     References:
         1. Zhao et al., "Contrastive learning for label efficient semantic segmentation", ICCV 2021, arXiv:2012.06985.
@@ -39,7 +39,10 @@ class PixelProjectionHead(nn.Sequential):
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, widths: Sequence[int] = (256, 256, 256)) -> None:
-        if not isinstance(widths, Sequence) or not widths or not all(is_count(width, 1) for width in widths):
+        if not is_count(spatial_dims, 1) or spatial_dims > 3:
+            raise refusal("spatial_dims", spatial_dims, "1, 2 or 3")
+        require_counts(in_channels=in_channels)
+        if not are_counts(widths, 1):
             raise refusal("widths", widths, "one or more whole numbers of at least 1")
         channels = (in_channels, *widths)
         convolutions = [

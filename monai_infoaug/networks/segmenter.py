@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.networks.blocks import TransformerBlock
-from monai.networks.layers import Conv, DropPath
-from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize, pad
 
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import is_count, is_one_of, refusal, require_counts, require_shares_of_one
+from monai_infoaug.networks.vision_transformer import VisionTransformer, initialize, require_heads, transformer_blocks
 
-__all__ = ["MaskTransformer", "Segmenter", "TokenClassifier", "VisionTransformer"]
+__all__ = ["MaskTransformer", "Segmenter", "TokenClassifier"]
 
-LINEAR = {2: "bilinear", 3: "trilinear"}
 PUBLISHED = {  # parts of the names in published checkpoints: of timm's ViT and DeiT, and of Segmenter's own code
     "patch_embed.proj.": "patches.",
     "attn.proj.": "attn.out_proj.",
@@ -31,131 +28,6 @@ PUBLISHED = {  # parts of the names in published checkpoints: of timm's ViT and 
     "decoder_norm.": "norm.",
 }
 UNUSED = r"encoder\.(head|head_dist|pre_logits)\."  # of classifiers of whole images
-
-
-class _Split(nn.Module):
-    """(B, N, 3 F) to queries, keys and values (3, B, heads, N, F / heads)."""
-
-    def __init__(self, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-class _Merge(nn.Module):
-    """(B, heads, N, F / heads) to (B, N, F)."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens.transpose(1, 2).flatten(2)
-
-
-class _Block(TransformerBlock):
-    """MONAI's block with stochastic depth, without the parameters of a cross-attention that it does not have.
-
-    einops, which rearranges tokens there, would fix their number in an export to ONNX.
-    """
-
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float, drop_path: float) -> None:
-        super().__init__(hidden_size, 4 * hidden_size, num_heads, dropout, qkv_bias=True)
-        self.register_module("norm_cross_attn", nn.Identity())
-        self.attn.input_rearrange, self.attn.out_rearrange = _Split(num_heads), _Merge()
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-
-
-def _blocks(number: int, hidden_size: int, num_heads: int, dropout: float, drop_path: float) -> nn.Sequential:
-    """Blocks of which later ones are left out more often, the last one with probability ``drop_path``."""
-    rates = [drop_path * index / max(1, number - 1) for index in range(number)]
-    return nn.Sequential(*[_Block(hidden_size, num_heads, dropout, rate) for rate in rates])
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-class VisionTransformer(nn.Module):
-    """Encoder of images as a grid of tokens [1], for images of any size.
-
-    Position embeddings are learnt for ``img_size`` and interpolated linearly for other sizes.
-
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: number C of channels of an image.
-        img_size: size of the images that the position embeddings are for, multiples of the patch.
-        patch_size: pixels of a token along each axis.
-        hidden_size: number F of channels of a token.
-        num_layers: number of transformer blocks.
-        num_heads: number of heads of the attention, a divisor of ``hidden_size``; None: one every 64 channels.
-        num_prefix: number of tokens besides those of patches: 1, the class token, or 2 for distilled networks.
-        dropout: probability of dropout.
-        drop_path: stochastic depth, the probability to leave out the last block; earlier ones stay more often.
-
-    Shape:
-        (B, C, *S), with S multiples of the patch, to (B, F, *S / patch): the final norm of the tokens of patches.
-
-    Raises:
-        ValueError: for sizes that are no multiples of the patch, or a number of heads that does not divide F.
-
-    References:
-        1. Dosovitskiy et al., "An image is worth 16x16 words: transformers for image recognition at scale", ICLR 2021.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        img_size: int | Sequence[int],
-        patch_size: int | Sequence[int] = 16,
-        hidden_size: int = 192,
-        num_layers: int = 12,
-        num_heads: int | None = None,
-        num_prefix: int = 1,
-        dropout: float = 0.0,
-        drop_path: float = 0.1,
-    ) -> None:
-        super().__init__()
-        if spatial_dims not in (2, 3):
-            raise refusal("spatial_dims", spatial_dims, "2 or 3")
-        size, self.patch_size = ensure_tuple_rep(img_size, spatial_dims), ensure_tuple_rep(patch_size, spatial_dims)
-        if not all(is_count(patch, 1) for patch in self.patch_size):
-            raise refusal("patch_size", patch_size, "a whole number of at least 1, or one for each axis")
-        if not all(is_count(s, 1) and s % patch == 0 for s, patch in zip(size, self.patch_size, strict=True)):
-            raise refusal("img_size", img_size, f"positive multiples of the patch {self.patch_size}")
-        heads = max(1, hidden_size // 64) if num_heads is None else num_heads
-        if not is_count(heads, 1) or hidden_size % heads:
-            raise refusal("num_heads", heads, f"a divisor of the {hidden_size} channels")
-        self.num_heads, self.mode = heads, LINEAR[spatial_dims]
-        grid = [s // p for s, p in zip(size, self.patch_size, strict=True)]
-        self.patches = Conv["conv", spatial_dims](in_channels, hidden_size, self.patch_size, self.patch_size)
-        self.prefix = nn.Parameter(torch.empty(1, num_prefix, hidden_size))
-        self.prefix_position = nn.Parameter(torch.empty(1, num_prefix, hidden_size))
-        self.position = nn.Parameter(torch.empty(1, hidden_size, *grid))
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = _blocks(num_layers, hidden_size, heads, dropout, drop_path)
-        self.norm = nn.LayerNorm(hidden_size)
-        self.apply(_initialize)
-        for parameter in (self.prefix, self.prefix_position, self.position):
-            nn.init.trunc_normal_(parameter, std=0.02)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Tokens of an image, see Shape."""
-        grid = self.patches(image)
-        size = grid.shape[2:]
-        position: Tensor = self.position
-        if size != position.shape[2:]:
-            position = interpolate(position, size, mode=self.mode, align_corners=False)
-        tokens = (grid + position).flatten(2).transpose(1, 2)
-        prefix = (self.prefix + self.prefix_position).expand(len(image), -1, -1)
-        tokens = self.norm(self.blocks(self.dropout(torch.cat([prefix, tokens], 1))))
-        return tokens[:, self.prefix.shape[1] :].transpose(1, 2).unflatten(2, size)
 
 
 class TokenClassifier(nn.Module):
@@ -174,8 +46,9 @@ class TokenClassifier(nn.Module):
 
     def __init__(self, hidden_size: int, out_channels: int) -> None:
         super().__init__()
+        require_counts(hidden_size=hidden_size, out_channels=out_channels)
         self.head = nn.Linear(hidden_size, out_channels)
-        self.apply(_initialize)
+        self.apply(initialize)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of tokens, see Shape."""
@@ -189,13 +62,16 @@ class MaskTransformer(nn.Module):
 
     Args:
         hidden_size: number F of channels of a token.
-        out_channels: number K of classes.
+        out_channels: number K of classes, at least 2.
         num_layers: number of transformer blocks.
         num_heads: number of heads of the attention, a divisor of ``hidden_size``.
         dropout: probability of dropout.
 
     Shape:
         (B, N, F) to logits (B, N, K).
+
+    Raises:
+        ValueError: for settings that are no such numbers, naming them.
 
     References:
         1. Strudel et al., "Segmenter: transformer for semantic segmentation", ICCV 2021, arXiv:2105.05633.
@@ -205,14 +81,20 @@ class MaskTransformer(nn.Module):
         self, hidden_size: int, out_channels: int, num_layers: int = 2, num_heads: int = 3, dropout: float = 0.1
     ) -> None:
         super().__init__()
+        require_counts(hidden_size=hidden_size)
+        if not is_count(out_channels, 2):
+            raise refusal("out_channels", out_channels, "a whole number of at least 2, to be normalised over")
+        require_counts(0, num_layers=num_layers)
+        require_heads(num_heads, hidden_size)
+        require_shares_of_one(dropout=dropout)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.classes = nn.Parameter(torch.empty(1, out_channels, hidden_size))
-        self.blocks = _blocks(num_layers, hidden_size, num_heads, dropout, 0.0)
+        self.blocks = transformer_blocks(num_layers, hidden_size, num_heads, dropout, 0.0)
         self.norm = nn.LayerNorm(hidden_size)
         self.of_patches = nn.Parameter(hidden_size**-0.5 * torch.randn(hidden_size, hidden_size))
         self.of_classes = nn.Parameter(hidden_size**-0.5 * torch.randn(hidden_size, hidden_size))
         self.mask_norm = nn.LayerNorm(out_channels)
-        self.apply(_initialize)
+        self.apply(initialize)
         # As far apart as the tokens of patches. The published 0.02 suits a trained encoder; from scratch what all the
         # classes attend to outweighs it, and what is then normalised over the classes is hardly more than noise.
         nn.init.normal_(self.classes)
@@ -273,8 +155,13 @@ class Segmenter(nn.Module):
         **encoder: Any,
     ) -> None:
         super().__init__()
-        if decoder not in ("mask", "linear"):
+        if not is_one_of(decoder, ("mask", "linear")):
             raise refusal("decoder", repr(decoder), "'mask' or 'linear'")
+        require_counts(out_channels=out_channels)
+        require_counts(0, decoder_layers=decoder_layers)
+        require_shares_of_one(decoder_dropout=decoder_dropout)
+        if not isinstance(overlapping, bool):
+            raise refusal("overlapping", overlapping, "True or False")
         self.encoder = VisionTransformer(spatial_dims, in_channels, img_size, **encoder)
         self.overlapping, out_channels = overlapping, out_channels + overlapping
         size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads
@@ -283,6 +170,10 @@ class Segmenter(nn.Module):
             if decoder == "mask"
             else TokenClassifier(size, out_channels)
         )
+
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"overlapping={self.overlapping}"
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits of an image, see Shape."""

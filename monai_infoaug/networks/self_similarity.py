@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import require_counts
+from monai_infoaug.networks._precision import at_least_single
 
 __all__ = ["SelfSimilarity"]
 
@@ -42,16 +43,18 @@ class SelfSimilarity(nn.Module):
 
     def __init__(self, distance: int = 1, radius: int = 1) -> None:
         super().__init__()
-        if not is_count(distance, 1):
-            raise refusal("distance", distance, "a whole number of at least 1")
-        if not is_count(radius):
-            raise refusal("radius", radius, "a whole number of at least 0")
+        require_counts(distance=distance)
+        require_counts(0, radius=radius)
         self.distance, self.radius = distance, radius
+
+    def extra_repr(self) -> str:
+        """Settings that the parts do not show."""
+        return f"distance={self.distance}, radius={self.radius}"
 
     # written in the part of Python that TorchScript knows
     def forward(self, image: Tensor) -> Tensor:
         """Descriptors of an image, see Shape."""
-        x = image.float()
+        x = at_least_single(image)
         dims = x.ndim - 2
         wide = pad(x, [self.distance] * (2 * dims), mode="replicate")
         # the largest tensor: filled and changed in place

@@ -137,14 +137,30 @@ def test_onnx(dims, both):
 def test_weights_are_those_of_the_network():
     net, image = network(both=True), images(40, 48)
     descriptor = DenseDescriptor(network(seed=7, both=True)).eval()
-    assert list(descriptor.state_dict()) == list(net.state_dict())
     before = descriptor(image)
     descriptor.load_state_dict(net.state_dict())
     expected = DenseDescriptor(net).eval()(image)
     torch.testing.assert_close(descriptor(image), expected)
     assert not torch.allclose(before, expected, atol=1e-3)
+    own = descriptor.state_dict()
+    assert list(own) == [f"network.{name}" for name in net.state_dict()]
+    other = DenseDescriptor(network(seed=8, both=True)).eval()
+    for state in (own, dict(net.state_dict())):
+        other.load_state_dict(state)
+        torch.testing.assert_close(other(image), expected)
+        assert list(state) in (list(own), list(net.state_dict()))  # as it was
+
+
+def test_states_that_do_not_fit_are_refused():
+    net = network(both=True)
+    descriptor, state = DenseDescriptor(net), net.state_dict()
     with pytest.raises(RuntimeError, match="Missing key"):
-        descriptor.load_state_dict({"network": net.state_dict()})
+        descriptor.load_state_dict({"network": state})
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"odd\""):
+        descriptor.load_state_dict(state | {"odd": torch.zeros(1)})
+    first, *others = state
+    with pytest.raises(RuntimeError, match=rf"Missing key\(s\) in state_dict: \"network.{first}\""):
+        descriptor.load_state_dict({name: state[name] for name in others})
 
 
 @pytest.mark.parametrize("stride", [0, -2, 3, 12, 1.5, "2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -257,15 +258,6 @@ def test_every_parameter_has_a_gradient(decoder):
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
-def test_stochastic_depth_leaves_out_later_blocks_and_only_in_training():
-    network = Segmenter(2, 1, 2, **LIKE, drop_path=0.4)
-    assert [each.drop_path.drop_prob for each in network.encoder.blocks] == pytest.approx([0, 0.2, 0.4])
-    image = torch.randn(1, 1, 20, 20)
-    assert not torch.equal(*[network.encoder(image.repeat(64, 1, 1, 1))[i] for i in (0, 1)])
-    network.eval()
-    torch.testing.assert_close(network(image), network(image), atol=0, rtol=0)
-
-
 def test_embeddings_of_pixels_for_contrast():
     segmenter = Segmenter(2, 1, 3, **LIKE)
     heads = EmbeddingHeads(segmenter, "encoder", embedding_dim=8, in_channels=1, spatial_size=(20, 20))
@@ -285,6 +277,30 @@ def test_windows_and_export():
         torch.testing.assert_close(torch.jit.script(network)(image), network(image), atol=1e-6, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("decoder", ["mask", "linear"])
+@pytest.mark.parametrize("exported_at", [(16, 16), (20, 12), (15, 17)])
+def test_onnx_at_any_size_runs_at_others(decoder, exported_at):
+    pytest.importorskip("onnx", reason="onnx writes the file")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime reads the file")
+    settings = {"img_size": 16, "patch_size": PATCH, "hidden_size": F_, "num_layers": 1, "num_heads": HEADS}
+    network, file = Segmenter(2, 1, 3, decoder=decoder, **settings).eval(), io.BytesIO()
+    torch.onnx.export(
+        network,
+        (torch.rand(1, 1, *exported_at),),
+        file,
+        input_names=["image"],
+        dynamic_axes={"image": [0, 2, 3]},
+        dynamo=False,
+    )
+    session = runtime.InferenceSession(file.getvalue())
+    for size in ((16, 16), (24, 8), (13, 30)):
+        image = torch.rand(2, 1, *size)
+        (got,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(got), network(image), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -295,6 +311,8 @@ def test_windows_and_export():
         ({"num_heads": 5}, "`num_heads` must be a divisor of the 12 channels, got 5"),
         ({"num_heads": 0}, "`num_heads` must be a divisor of the 12 channels, got 0"),
         ({"decoder": "best"}, "`decoder` must be 'mask' or 'linear', got 'best'"),
+        ({"out_channels": 1}, "`out_channels` must be a whole number of at least 2, to be normalised over, got 1"),
+        ({"overlapping": "no"}, "`overlapping` must be True or False, got no"),
     ],
 )
 def test_bad_settings(settings, message):
