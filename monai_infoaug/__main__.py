@@ -78,6 +78,18 @@ def match(args: argparse.Namespace) -> int:
     return int(bool(failures))
 
 
+def check(args: argparse.Namespace) -> int:
+    """Say which files of a data set are not fine."""
+    from monai_infoaug.commands.check import check_data
+
+    found = check_data(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
+    for finding in found:
+        say(f"{finding.path}: {'' if finding.is_fault else 'note: '}{finding.text}")
+    faulty = {finding.path for finding in found if finding.is_fault}
+    say(f"Files that are not fine: {len(faulty)}." if faulty else "All files are fine.")
+    return int(bool(faulty))
+
+
 def inspect(args: argparse.Namespace) -> None:
     """Write a page about one image."""
     from monai_infoaug.commands.inspection import inspect_image
@@ -208,6 +220,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     command.set_defaults(run=match)
+
+    command = commands.add_parser(
+        "check",
+        help="see which files of a data set cannot be read or do not go with the others",
+        description="Read every image of a folder as the bundles do, and print a line for each that is not fine: that "
+        "cannot be read, says no millimetres, is tilted, is unlike the others, or does not go with its label or its "
+        "landmarks. The exit status is then 1.",
+    )
+    command.add_argument("data", metavar="DIR", help="folder of images, or one image")
+    command.add_argument("--labels", metavar="DIR", help="folder of label images with the names of the images")
+    command.add_argument("--landmarks", metavar="TABLE", help="in mm: .csv, or .fcsv and .mrk.json in a folder")
+    command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for files that do not say it")
+    command.add_argument(
+        "--origin", type=plain, default=0.0, metavar="MM", help="position of the centre of the first pixel"
+    )
+    command.set_defaults(run=check)
 
     command = commands.add_parser(
         "inspect",

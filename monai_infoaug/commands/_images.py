@@ -6,12 +6,15 @@ import math
 import os
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
 from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.inferers import to_voxels
 from monai_infoaug.transforms import InformationMap, ModalityPreset
 from monai_infoaug.transforms.intensity_presets import require_preset
 
@@ -52,6 +55,12 @@ def read_image(
         steps.append(step("monai.transforms.SqueezeDimd", keys="image", dim=-1))
         item = run(steps[-1:], item)
     return item["image"], steps
+
+
+def outside(points: np.ndarray, image: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
+    """Points (L, D) in millimetres as voxels (L, D) of an image (C, *S), and which (L,) lie outside of it."""
+    voxels = to_voxels(torch.as_tensor(points), image).numpy()
+    return voxels, np.any((voxels < -0.5) | (voxels > np.array(image.shape[1:]) - 0.5), axis=1)
 
 
 def require_measurable(

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from monai_infoaug._require import is_number, naming, refusal, require_device
 from monai_infoaug.bundles import load_network, read_config
+from monai_infoaug.commands._images import outside
 from monai_infoaug.data import landmark_datalist
 from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.handlers.checkpoint import read_checkpoint
-from monai_infoaug.inferers import match_points, to_voxels, to_world
+from monai_infoaug.inferers import match_points, to_world
 
 __all__ = ["Match", "TemplateMatcher"]
 
@@ -53,7 +54,8 @@ class Match:
     def from_json(cls, values: Mapping[str, Any]) -> Match:
         """The match that :py:meth:`as_json` has written, exactly."""
         given = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{name: np.array(value) if isinstance(value, list) else value for name, value in given.items()})
+        plain: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in given.items()}
+        return cls(**plain)
 
 
 class TemplateMatcher:
@@ -122,10 +124,10 @@ class TemplateMatcher:
         Raises:
             ValueError: naming one that lies outside.
         """
-        size, voxels = np.array(self.image.shape[1:]), to_voxels(torch.as_tensor(world), self.image).numpy()
-        for label, point, voxel in zip(self.labels, world, voxels, strict=True):
-            if (voxel < -0.5).any() or (voxel > size - 0.5).any():
-                pixdim = self.image.pixdim.tolist()[: size.size]
+        size, (voxels, is_outside) = self.image.shape[1:], outside(world, self.image)
+        for label, point, voxel, out in zip(self.labels, world, voxels, is_outside, strict=True):
+            if out:
+                pixdim = self.image.pixdim.tolist()[: len(size)]
                 extent, mm = (" x ".join(f"{x:g}" for x in axes) for axes in (size, pixdim))
                 got = f"{label!r} at {point.round(2).tolist()} mm, voxel {voxel.round(1).tolist()}"
                 raise refusal("landmarks", got, f"inside of the template of {extent} voxels of {mm} mm")
