@@ -1,10 +1,9 @@
-"""Views on the CPU, each voxel or point in one go: the fast twins of what ``_correspondence.py`` does in steps."""
+"""Views on the CPU, each voxel or point in one go: the fast twins of what the other files do in steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +11,7 @@ from torch import Tensor
 
 from monai_infoaug._numba import jit, over_threads
 
-if TYPE_CHECKING:
-    from monai_infoaug.transforms._correspondence import Mesh
-
-LEAST = 1 << 18  # voxels that are worth a thread
-LEAST_FOLLOWED = 1 << 13  # points
+VOXELS_PER_THREAD = 1 << 18  # fewer are not worth one
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # what is moved, whatever it means
 
 
@@ -29,12 +24,12 @@ def _at(image, z, y, x):
 
 
 @jit
-def _tilted(flat, first, width, part_y, part_x):
-    """Bilinear value in the cell that begins at index ``first``, unsigned, and its derivatives along y and x."""
+def _bilinear(flat, first, width, part_y, part_x):
+    """Bilinear value in the cell that begins at index ``first``, unsigned."""
     after = first + np.uint64(1)
     a, b, c, d = flat[first], flat[after], flat[first + width], flat[after + width]
     top, low = a + part_x * (b - a), c + part_x * (d - c)
-    return top + part_y * (low - top), low - top, b - a + part_y * (d - c - b + a)
+    return top + part_y * (low - top)
 
 
 @jit
@@ -68,9 +63,9 @@ def _linear(image, coords, border, out, start, stop):
                 z0, y0, x0 = int(z), int(y), int(x)
                 part_y, part_x = y - np.float32(y0), x - np.float32(x0)
                 first = np.uint64((z0 * height + y0) * width + x0)
-                value = _tilted(flat, first, down, part_y, part_x)[0]
+                value = _bilinear(flat, first, down, part_y, part_x)
                 if dims == 3:
-                    below = _tilted(flat, first + deep, down, part_y, part_x)[0]
+                    below = _bilinear(flat, first + deep, down, part_y, part_x)
                     value += (z - np.float32(z0)) * (below - value)
             elif -1 < y < height and -1 < x < width and (dims == 2 or -1 < z < depth):
                 value = _at_border(image[channel], dims, z, y, x)
@@ -160,80 +155,6 @@ def _located(inverse, valid, margin, points, position, found, start, stop):
         position[dims - 1, i] = x if there else np.nan
 
 
-@jit
-def _bent(flat, dims, first, depth, width, part_z, part_y, part_x):
-    """Multilinear value, and its derivatives along z, y and x."""
-    value, along_y, along_x = _tilted(flat, first, width, part_y, part_x)
-    if dims == 2:
-        return value, (0.0, along_y, along_x)
-    below, below_y, below_x = _tilted(flat, first + depth, width, part_y, part_x)
-    along_y, along_x = along_y + part_z * (below_y - along_y), along_x + part_z * (below_x - along_x)
-    return value + part_z * (below - value), (below - value, along_y, along_x)
-
-
-@jit
-def _step(rows, right):
-    """Solution (z, y, x) of three equations by Cramer's rule, no more than 8 voxels an axis."""
-    (a, b, c), (d, e, f), (g, h, i) = rows
-    u, v, w = right
-    volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
-    z = u * (e * i - f * h) - b * (v * i - f * w) + c * (v * h - e * w)
-    y = a * (v * i - f * w) - u * (d * i - f * g) + c * (d * w - v * g)
-    x = a * (e * w - v * h) - b * (d * w - v * g) + u * (d * h - e * g)
-    scale = 1 / volume if volume != 0 else 1e30
-    return min(max(z * scale, -8.0), 8.0), min(max(y * scale, -8.0), 8.0), min(max(x * scale, -8.0), 8.0)
-
-
-@jit
-def _next_to(at, origin, last, margin, side):
-    """First voxel of a cell along an axis; with ``side`` that beyond the edge nearly touched, or on from ``origin``."""
-    first = min(max(math.floor(at), 0), last)
-    if side:
-        part = at - first
-        first += -1 if part < margin else (1 if part > 1 - margin else np.sign(first - origin))
-    return int(min(max(first, 0), last))
-
-
-@jit
-def _followed(coords, cells, shape, margin, residual, steps, points, first, position, start, stop):
-    """Positions (2 or 3, n) of points ``start`` to ``stop`` by Newton's method from the cells ``first``, or NaN."""
-    dims, (depth, height, width) = len(coords), shape
-    deep, last_z, last_y, last_x = height * width, max(depth - 2, 0), height - 2, width - 2
-    for i in range(start, stop):
-        position[:, i] = np.nan
-        cell = first[i]
-        z, y, x = cell // deep + 0.5 * (dims == 3), cell // width % height + 0.5, cell % width + 0.5
-        for _ in range(steps if cell >= 0 else 0):
-            z0, y0, x0 = cell // deep, cell // width % height, cell % width
-            given = dims, np.uint64(cell), np.uint64(deep), np.uint64(width), z - z0, y - y0, x - x0
-            to_y, along_y = _bent(coords[dims - 2], *given)
-            to_x, along_x = _bent(coords[dims - 1], *given)
-            to_z, along_z = _bent(coords[0], *given) if dims == 3 else (0.0, (1.0, 0.0, 0.0))
-            right_z = points[0, i] - to_z if dims == 3 else 0.0
-            right_y, right_x = points[dims - 2, i] - to_y, points[dims - 1, i] - to_x
-            change = _step((along_z, along_y, along_x), (right_z, right_y, right_x))
-            z, y, x = z + change[0], y + change[1], x + change[2]
-            close = right_z**2 + right_y**2 + right_x**2 <= residual**2
-            reach = 0.5 + margin
-            within = abs(y - y0 - 0.5) <= reach and abs(x - x0 - 0.5) <= reach
-            if close and within and (dims == 2 or abs(z - z0 - 0.5) <= reach):
-                if dims == 3:
-                    position[0, i] = min(max(z, z0), z0 + 1)
-                position[dims - 2, i], position[dims - 1, i] = min(max(y, y0), y0 + 1), min(max(x, x0), x0 + 1)
-                break
-            before = cell
-            for side in range(1 << dims):  # as `Mesh._cell_at`
-                a = _next_to(z, z0, last_z, margin, side >> 2)
-                b, c = _next_to(y, y0, last_y, margin, side >> 1 & 1), _next_to(x, x0, last_x, margin, side & 1)
-                near = (a * height + b) * width + c
-                if cells[near]:
-                    cell = near
-                    if side == 0:
-                        break
-            if close and cell == before:
-                break
-
-
 def _padded(matrix: Tensor) -> np.ndarray:
     """Rows (3, 4) of a matrix (D+1, D+1): 2D has one z."""
     rows, dims = np.zeros((3, 4)), len(matrix) - 1
@@ -246,11 +167,10 @@ def resample(image: Tensor, coords: Tensor, nearest: bool, border: bool) -> Tens
     voxels = image.reshape(len(image), -1, *image.shape[-2:]).contiguous()  # 2D: one z
     if nearest:
         voxels = voxels.view(WORDS[voxels.itemsize])
-    places = coords.flatten(1).contiguous().numpy()
-    out = voxels.new_empty(len(image), places.shape[1])
-    over_threads(
-        _nearest if nearest else _linear, places.shape[1], voxels.numpy(), places, border, out.numpy(), least=LEAST
-    )
+    points, kernel = coords.flatten(1).contiguous().numpy(), _nearest if nearest else _linear
+    out = voxels.new_empty(len(image), points.shape[1])
+    given = voxels.numpy(), points, border, out.numpy()
+    over_threads(kernel, points.shape[1], *given, least=VOXELS_PER_THREAD)
     return out.view(image.dtype).view(len(image), *coords.shape[1:])
 
 
@@ -267,8 +187,8 @@ def affine_coordinates(
     axes = [np.zeros(1)] * (3 - dims) + [each.numpy() for each in ranges]
     whole = [len(each) for each in axes]
     coords, inside = np.empty((dims, *whole), np.float32), np.empty(whole, np.bool_)
-    given = rows, np.array(sizes, float) - 1, rounding, np.float32(outside)
-    over_threads(_affine, whole[0] * whole[1], *given, *axes, coords, inside, least=max(1, LEAST // whole[2]))
+    given = rows, np.array(sizes, float) - 1, rounding, np.float32(outside), *axes, coords, inside
+    over_threads(_affine, whole[0] * whole[1], *given, least=max(1, VOXELS_PER_THREAD // whole[2]))  # lines
     return torch.from_numpy(coords).view(dims, *shape), torch.from_numpy(inside).view(*shape)
 
 
@@ -277,14 +197,5 @@ def locate(inverse: Tensor, valid: Tensor, margin: float, points: Tensor) -> tup
     position, found = torch.empty_like(points), torch.empty(points.shape[1], dtype=torch.bool)
     solid = valid.reshape(-1, *valid.shape[-2:]).numpy()
     arrays = (each.numpy() for each in (points.contiguous(), position, found))
-    over_threads(_located, len(found), _padded(inverse), solid, margin, *arrays, least=LEAST)
+    over_threads(_located, len(found), _padded(inverse), solid, margin, *arrays, least=VOXELS_PER_THREAD)
     return position, found
-
-
-def follow(mesh: Mesh, margin: float, residual: float, steps: int, points: Tensor, start: Tensor) -> Tensor:
-    """Positions (D, n) float32 of points (D, n) in a mesh, from the cells (n,) to begin in; NaN where there is none."""
-    position, shape = torch.empty_like(points), (*[1] * (3 - len(points)), *mesh.shape)
-    arrays = (each.contiguous().numpy() for each in (points, start, position))
-    given = mesh.coords.contiguous().numpy(), mesh.cells.numpy(), shape, margin, residual, steps
-    over_threads(_followed, len(start), *given, *arrays, least=LEAST_FOLLOWED)
-    return position

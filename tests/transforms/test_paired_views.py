@@ -46,8 +46,8 @@ from monai_infoaug.transforms import (
     RandPairedViews,
     RandPairedViewsd,
     RandTierIntensity,
-    _correspondence,
-    paired_views,
+    _chains,
+    _coordinates,
 )
 
 SHAPES = {2: (40, 34), 3: (18, 16, 17)}
@@ -128,7 +128,7 @@ def test_coordinates_are_what_the_chain_does(name: str, dims: int) -> None:
         coords, valid = views[f"coords_view{k}"], views[f"valid_view{k}"][0]
         torch.testing.assert_close(views[f"view{k}"][:, valid], coords[:, valid], atol=2e-3, rtol=0)
         if isinstance(transform, Randomizable):
-            transform.set_random_state(pair._seeds[k - 1])
+            transform.set_random_state(pair.draw.spatial_seeds[k - 1])
         chained = torch.as_tensor(transform(grids))
         torch.testing.assert_close(chained[:, valid], coords[:, valid], atol=2e-3, rtol=0)
 
@@ -680,7 +680,7 @@ def test_matrices_give_what_the_coordinates_give(
 ) -> None:
     """Affine chains take a short cut; without it they are what any chain is."""
     if not compiled:
-        monkeypatch.setattr(_correspondence, "twins", lambda device: None)
+        monkeypatch.setattr(_coordinates, "_twins", lambda: None)
     image = smooth(SHAPES[dims])
     roi = tuple(n - 7 for n in SHAPES[dims])
 
@@ -689,7 +689,7 @@ def test_matrices_give_what_the_coordinates_give(
         return pair.set_random_state(3)(MetaTensor(image))
 
     short = views()
-    monkeypatch.setattr(paired_views, "AFFINE", ())
+    monkeypatch.setattr(_chains, "AFFINE_TRANSFORMS", ())
     long = views()
     for k in (1, 2):
         valid = [each[f"valid_view{k}"][0] for each in (short, long)]
@@ -712,9 +712,9 @@ def test_matrices_give_what_the_coordinates_give(
 
 def test_padding_other_than_zeros_is_no_matter_of_matrices() -> None:
     chain = Compose([RandAffine(1.0, 0.5, padding_mode="border")])
-    assert paired_views.affine_steps(chain, 0, MetaTensor(torch.rand(1, 20, 20))) is None
+    assert _chains.read_affine(chain, 0, MetaTensor(torch.rand(1, 20, 20))) is None
     chain = Compose([Affine(scale_params=(1e-9, 1.0), padding_mode="zeros", image_only=True)])
-    assert paired_views.affine_steps(chain, 0, MetaTensor(torch.rand(1, 20, 20))) is None
+    assert _chains.read_affine(chain, 0, MetaTensor(torch.rand(1, 20, 20))) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])

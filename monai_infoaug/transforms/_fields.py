@@ -1,0 +1,159 @@
+"""What spatial chains make of an image, as coordinates into it, and the views that are cropped from that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from monai.data import MetaTensor
+from monai.utils import fall_back_tuple
+from torch import Tensor
+from torch.nn.functional import pad
+
+from monai_infoaug._require import refusal
+from monai_infoaug.transforms._chains import AffineChain, read_affine, run_on_coordinates
+from monai_infoaug.transforms._coordinates import OUTSIDE, affine_coordinates
+from monai_infoaug.transforms._mesh import AffineMesh, Mesh, SampledMesh
+from monai_infoaug.transforms._validity import drop_duplicates, locally_invertible, may_show_twice, typical_jacobian
+
+
+class View(NamedTuple):
+    """What a view shows of the source, and where."""
+
+    coords: Tensor  # (D, *R)
+    valid: Tensor  # (*R) bool
+    mesh: Mesh
+    matrix: Tensor | None = None  # (D+1, D+1) to the source, where it is known
+
+    def coords_at(self, voxels: Tensor) -> Tensor:
+        """Coordinates (D, n) of voxels (n,) by their linear index."""
+        return self.coords.flatten(1).index_select(1, voxels)
+
+
+class Field(ABC):
+    """A spatial chain's whole output, of which views are cropped.
+
+    Args:
+        shape: shape of the output.
+        size: size of a view; the output is padded at the end where it is smaller.
+    """
+
+    all_inside_valid: ClassVar[bool]  # whether a view's valid voxels are those inside of the source
+
+    def __init__(self, shape: Sequence[int], size: Sequence[int]) -> None:
+        self.size = tuple(size)
+        self.shape = tuple(map(max, shape, size))
+
+    def crop_origin(self, position: Sequence[float]) -> tuple[int, ...]:
+        """First voxel of a crop; ``position`` in [0, 1) an axis runs over all that fit."""
+        room = [n - size + 1 for n, size in zip(self.shape, self.size, strict=True)]
+        return tuple(int(u * n) for u, n in zip(position, room, strict=False))
+
+    def crop(self, origin: Sequence[int], step: int = 1) -> tuple[slice, ...]:
+        """The window of a view, or each ``step``-th voxel of it."""
+        return tuple(slice(at, at + size, step) for at, size in zip(origin, self.size, strict=True))
+
+    @property
+    def whole(self) -> tuple[slice, ...]:
+        """The window of everything."""
+        return tuple(slice(0, n) for n in self.shape)
+
+    @abstractmethod
+    def coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        """Coordinates (D, *R) and inside mask (*R) of a window."""
+
+    @abstractmethod
+    def view(self, origin: Sequence[int]) -> View:
+        """The view cropped at ``origin``."""
+
+
+class SampledField(Field):
+    """The output of any chain: the coordinates that it made of the identity.
+
+    Args:
+        coords: (D, *O).
+        inside: (*O) bool.
+        size: size of a view.
+        threshold: least Jacobian determinant of a valid voxel, in typical ones.
+    """
+
+    all_inside_valid = False
+
+    def __init__(self, coords: Tensor, inside: Tensor, size: Sequence[int], threshold: float) -> None:
+        super().__init__(inside.shape, size)
+        padding = [n for want, have in zip(self.shape, inside.shape, strict=True) for n in (want - have, 0)][::-1]
+        self.coords, self.inside = pad(coords, padding, value=OUTSIDE), pad(inside, padding)
+        self.typical, self.threshold = typical_jacobian(self.coords, self.inside), threshold
+
+    def coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        return self.coords[(slice(None), *window)].contiguous(), self.inside[window].contiguous()
+
+    def view(self, origin: Sequence[int]) -> View:
+        coords, inside = self.coordinates(self.crop(origin))
+        valid, sound, folded = locally_invertible(coords, inside, self.typical, self.threshold)
+        far = may_show_twice(coords, valid, self.typical.spacing)
+        if far or folded.any():
+            valid = drop_duplicates(coords, valid, sound, folded, far)
+        return View(coords, valid, SampledMesh(coords, valid, sound, self.typical.spacing))
+
+
+class AffineField(Field):
+    """The output of a chain of affine maps, in closed form.
+
+    Args:
+        chain: what it does.
+        size: size of a view.
+        device: device of the source.
+    """
+
+    all_inside_valid = True
+
+    def __init__(self, chain: AffineChain, size: Sequence[int], device: torch.device) -> None:
+        super().__init__(chain.shape, size)
+        self.steps, self.device = list(chain.steps), device
+        if not self.steps or self.shape != chain.shape:  # nothing but a crop, or padded
+            self.steps.append((torch.eye(len(size) + 1), chain.shape))
+
+    def coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        return self._coordinates(window)[:2]
+
+    def _coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        ranges = [torch.arange(w.start, w.stop, w.step or 1, dtype=torch.float64, device=self.device) for w in window]
+        return affine_coordinates(self.steps, ranges)
+
+    def view(self, origin: Sequence[int]) -> View:
+        coords, valid, matrix = self._coordinates(self.crop(origin))
+        moved = torch.eye(len(matrix)).to(matrix)
+        moved[:-1, -1] = torch.tensor(origin).to(matrix)
+        matrix = matrix @ moved
+        return View(coords, valid, AffineMesh(matrix, valid), matrix)
+
+
+def spatial_field(chain: Any, seed: int, source: MetaTensor, roi_size: Any, threshold: float) -> Field:
+    """What a spatial chain makes of an image.
+
+    Args:
+        chain: transform, or a composition of them.
+        seed: seed of what it draws.
+        source: (C, *S) image.
+        roi_size: size of a view, None or a non-positive entry for the whole axis.
+        threshold: see :py:class:`SampledField`.
+
+    Raises:
+        TypeError: if the chain returns other than one array.
+        ValueError: if it is no spatial chain, or the size is too small.
+    """
+    affine = read_affine(chain, seed, source)
+    if affine is not None:
+        return AffineField(affine, _view_size(roi_size, affine.shape), source.device)
+    coords, inside = run_on_coordinates(chain, seed, source)
+    return SampledField(coords, inside, _view_size(roi_size, inside.shape), threshold)
+
+
+def _view_size(roi_size: Any, shape: Sequence[int]) -> tuple[int, ...]:
+    size = fall_back_tuple(roi_size, shape)
+    if min(size) < 2:
+        raise refusal("roi_size", size, "larger than 1")
+    return size

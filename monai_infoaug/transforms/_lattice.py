@@ -1,0 +1,46 @@
+"""Voxels, the cells between them, and their linear indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def flat_nonzero(mask: Tensor) -> Tensor:
+    """Linear index (n,) of what is true in a mask, on the CPU by NumPy, which is several times faster."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero()[:, 0]
+
+
+def unravel_index(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Voxel coordinates (D, n) float32 of linear indices (n,); ``torch.unravel_index`` takes several times as long."""
+    axes = []
+    for size in reversed(shape):
+        axes.append(index % size)
+        index = index.div(size, rounding_mode="floor")
+    return torch.stack(axes[::-1]).float()
+
+
+def ends(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """All but the last and all but the first entry along an axis."""
+    n = tensor.shape[axis] - 1
+    return tensor.narrow(axis, 0, n), tensor.narrow(axis, 1, n)
+
+
+def cells_between(voxels: Tensor) -> Tensor:
+    """Cells (*R less one an axis) all of whose corners are true in a mask (*R)."""
+    for axis in range(voxels.ndim):
+        voxels = torch.logical_and(*ends(voxels, axis))
+    return voxels
+
+
+def dilate(tensor: Tensor, axis: int) -> Tensor:
+    """Largest of each entry and its neighbours along an axis; faster than PyTorch's pooling in 3D, and for any type."""
+    low, high = ends(tensor, axis)
+    larger = low.maximum(high)
+    first, last = tensor.narrow(axis, 0, 1), tensor.narrow(axis, -1, 1)
+    return torch.cat([first, larger], axis).maximum(torch.cat([larger, last], axis))
