@@ -321,19 +321,21 @@ def in_order(headers: Sequence[Dicom]) -> Sequence[Dicom]:
     """
     if len(headers) == 1:
         return headers
-    first = headers[0]
+    first, heights = headers[0], []
     for header in headers:
         if header.frames != 1 or header.positions is None:
             what = "several frames" if header.frames != 1 else "no position (ImagePositionPatient)"
             raise refused(header.path, f"with {what}", "a slice of a volume; read the files one by one otherwise")
-        for name, one, other in (
-            ("size", first.size, header.size),
-            ("orientation", first.axes, header.axes),
-            ("spacing", first.spacing or (), header.spacing or ()),
-        ):
-            if len(one) != len(other) or not np.allclose(one, other, rtol=1e-3, atol=1e-3 if name != "size" else 0):
-                raise refused(header.path, f"of another {name} than '{first.path.name}'", "a series of slices alike")
-    return sorted(headers, key=lambda header: float(header.positions[0] @ first.axes[:, 2]))
+        alike = {
+            "size": first.size == header.size,
+            "orientation": np.allclose(first.axes, header.axes, atol=1e-3),
+            "spacing": np.allclose(first.spacing or (0, 0), header.spacing or (0, 0), rtol=1e-3),
+        }
+        if not all(alike.values()):
+            name = next(name for name in alike if not alike[name])
+            raise refused(header.path, f"of another {name} than '{first.path.name}'", "a series of slices alike")
+        heights.append(header.positions[0] @ first.axes[:, 2])
+    return [headers[k] for k in np.argsort(heights, kind="stable")]
 
 
 def _affine(headers: Sequence[Dicom]) -> np.ndarray:

@@ -74,7 +74,10 @@ def grey_if_equal(image: sitk.Image, path: str | PathLike[str]) -> sitk.Image:
     colours = count - (count in (2, 4))
     if colours < count and values[..., -1].min() < np.iinfo(values.dtype).max:
         raise refused(path, "with transparent pixels", "an opaque image: put it on a background first")
-    channels = [sitk.VectorIndexSelectionCast(image, i) for i in range(colours)]
     if all(np.array_equal(values[..., 0], values[..., i]) for i in range(1, colours)):
-        return copy_metadata(image, channels[0])
-    return image if colours == count else copy_metadata(image, sitk.Compose(channels))
+        grey = copy_metadata(image, sitk.VectorIndexSelectionCast(image, 0))
+        grey.SetMetaData("equal_channels", str(colours))
+        return grey
+    if colours == count:
+        return image
+    return copy_metadata(image, sitk.Compose([sitk.VectorIndexSelectionCast(image, i) for i in range(colours)]))

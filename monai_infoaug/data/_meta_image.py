@@ -32,14 +32,14 @@ def require_whole_meta_image(path: Path) -> None:
     if not {"ElementSpacing", "ElementSize"} & set(fields):
         warn(path, "says no spacing: a pixel is taken as 1 mm")
     packed, skipped = fields.get("CompressedData", "").lower() == "true", int(fields.get("HeaderSize", 0))
-    size = BYTES.get(fields.get("ElementType", "")), fields.get("DimSize")
-    if name.split(" ")[0].upper() == "LIST" or "%" in name or None in size:
+    size = BYTES.get(fields.get("ElementType", ""))
+    if name.split(" ")[0].upper() == "LIST" or "%" in name or size is None or "DimSize" not in fields:
         return
     pixels = path if name.upper() == "LOCAL" else path.parent / name
     if not pixels.is_file():
         raise unreadable(path, f"'{pixels}' with its pixels does not exist")
     shape = [int(side) for side in fields["DimSize"].split()]
-    wanted = math.prod(shape) * int(fields.get("ElementNumberOfChannels", 1)) * size[0]
+    wanted = math.prod(shape) * int(fields.get("ElementNumberOfChannels", 1)) * size
     if packed:
         wanted = int(fields.get("CompressedDataSize", 0))
     found = pixels.stat().st_size - (end.end() if pixels == path else 0) - max(skipped, 0)

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import HeaderDataError
 
 from monai_infoaug.data._images import image_of, plane_affine, refused, set_affine, unreadable, warn
 
@@ -28,10 +28,9 @@ def read_nifti(path: Path) -> sitk.Image:
         ValueError: for a file that is broken, cut off, or whose affine cannot be inverted.
     """
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         if path.suffix.lower() == ".gz" and hasattr(image, "from_bytes"):
-            with gzip.open(path) as stream:  # to its end, where the check sum is
-                image = type(image).from_bytes(stream.read())
+            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))  # to its end, where the check sum is
         array = np.asanyarray(image.dataobj)
         affine = _affine(image, path)
     except ERRORS as error:
@@ -59,7 +58,7 @@ def nifti_dims(path: Path) -> int:
     return min(3, len(_shape(image)[0]))
 
 
-def _shape(image: SpatialImage) -> tuple[tuple[int, ...], bool]:
+def _shape(image: Any) -> tuple[tuple[int, ...], bool]:
     """Shape without trailing axes of one voxel, as ITK has it, and whether axis 4 is that of components."""
     shape = image.shape
     vector = len(shape) == 5 and image.header.get("intent_code", 0) in VECTORS
@@ -70,7 +69,7 @@ def _shape(image: SpatialImage) -> tuple[tuple[int, ...], bool]:
     return shape, vector
 
 
-def _arranged(array: np.ndarray, image: SpatialImage) -> tuple[np.ndarray, bool]:
+def _arranged(array: np.ndarray, image: Any) -> tuple[np.ndarray, bool]:
     """Array of a type that SimpleITK knows, and whether its last axis is that of components."""
     stored = image.get_data_dtype()
     shape, vector = _shape(image)
@@ -85,7 +84,7 @@ def _arranged(array: np.ndarray, image: SpatialImage) -> tuple[np.ndarray, bool]
     return array.reshape((*shape, array.shape[-1]) if vector else shape, order="F"), vector
 
 
-def _affine(image: SpatialImage, path: Path) -> np.ndarray:
+def _affine(image: Any, path: Path) -> np.ndarray:
     """Affine in RAS and millimetres: as nibabel's, which is warned about where other readers decide otherwise."""
     header, affine = image.header, np.asarray(image.affine, np.float64)
     sides = np.linalg.norm(affine[:3, :3], axis=0)

@@ -147,9 +147,7 @@ def _warn_of_orientation(exif: bytes, path: Path) -> None:
     except (struct.error, ValueError):
         return  # notes that are broken say nothing
     if turned and turned != 1:
-        warn(
-            path, "is turned by viewers (EXIF): its pixels stay as they are stored, as MONAI's PILReader has them"
-        )
+        warn(path, "is turned by viewers (EXIF): its pixels stay as they are stored, as MONAI's PILReader has them")
 
 
 def _by_pillow(path: Path) -> sitk.Image:
@@ -159,7 +157,8 @@ def _by_pillow(path: Path) -> sitk.Image:
         raise refused(path, "in a form that Pillow alone reads", "in another form, or Pillow installed") from None
     try:
         with Image.open(path) as file:
-            picture, mode = file, file.mode
+            picture: Image.Image = file
+            mode = file.mode
             if "transparency" in picture.info:
                 picture = picture.convert("LA" if mode in ("1", "L") else "RGBA")
             elif mode in ("P", "YCbCr"):

@@ -115,6 +115,12 @@ def test_slices_unlike_the_others_are_refused(tmp_path, pixels, tags, message):
     require_refused(tmp_path / "ct", message)
 
 
+def test_slices_of_almost_the_same_size_are_refused(tmp_path):
+    for k in range(2):
+        dicom(tmp_path / f"{k}.dcm", np.zeros((1000 + k, 2), np.uint8), place((0, 0, k)))
+    require_refused(tmp_path, r"1\.dcm' of another size than '0\.dcm'")
+
+
 def test_files_that_are_no_image_are_passed_over(tmp_path):
     slices(tmp_path, [(0, 0, k) for k in range(3)])
     dicom(tmp_path / "report.dcm", PIXELS, {0x7FE00010: None, 0x00280010: None, SERIES: ("UI", "1.2.9")})

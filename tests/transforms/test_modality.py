@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
-from monai.transforms import ScaleIntensityRangePercentiles
+from monai.transforms import LoadImage, ScaleIntensityRangePercentiles
 
+from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.transforms import BodyMask
 from monai_infoaug.transforms.modality import (
     MODALITIES,
@@ -89,10 +91,14 @@ def test_rgb_by_range():
 
 
 @pytest.mark.filterwarnings("ignore:Divide by zero")
-def test_a_grey_photograph_has_three_equal_channels():
-    grey = np.random.default_rng(0).integers(0, 256, (1, 6, 5)).astype(np.float32)
-    scaled, _ = ModalityPreset("rgb")(grey)
-    np.testing.assert_array_equal(scaled, ModalityPreset("rgb")(np.repeat(grey, 3, 0))[0])
+def test_a_grey_photograph_among_others_has_three_channels(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (6, 5, 1)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(grey.repeat(3, -1), isVector=True), tmp_path / "a.png")
+    image = LoadImage(reader=SimpleITKReader, ensure_channel_first=True)(tmp_path / "a.png")
+    assert image.shape == (1, 5, 6)
+    scaled, foreground = ModalityPreset("rgb")(image)
+    assert (scaled.shape, foreground.shape) == ((3, 5, 6), (1, 5, 6))
+    np.testing.assert_allclose(scaled, image.repeat(3, 1, 1) / 255)
 
 
 @pytest.mark.parametrize(("modality", "value"), [("ct", -1000), ("mr", 0), ("mr", 500), ("xray", 4000), ("rgb", 0)])
@@ -160,7 +166,7 @@ def test_bad_settings(settings, message):
     ("modality", "image", "message"),
     [
         ("ct", np.random.rand(1, 5, 5), "in Hounsfield units for modality 'ct' .* values from 0"),
-        ("rgb", np.random.rand(2, 5, 5), "of 3 channels, or grey, for modality 'rgb', got 2 channels"),
+        ("rgb", np.random.rand(1, 5, 5), "of 3 channels for modality 'rgb', got 1 channels"),
         ("mr", np.full((1, 5, 5), np.inf), "`img` must be finite"),
         ("xray", np.zeros((5, 5)), "`img` must be channel first"),
     ],
