@@ -38,7 +38,7 @@ def _paths(item: Any) -> Iterator[Path]:
     """The files that an item names, and those in its folders."""
     if isinstance(item, str | os.PathLike):
         if os.path.isdir(item):
-            yield from (Path(folder, name) for folder, _, names in os.walk(item) for name in names)
+            yield from (Path(folder, name) for folder, _, names in os.walk(os.fspath(item)) for name in names)
         elif os.path.isfile(item):
             yield Path(item)
     elif isinstance(item, Mapping):

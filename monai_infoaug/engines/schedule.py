@@ -52,4 +52,5 @@ class OneCycle(OneCycleLR):
             raise refusal("pct_start", pct_start, "from 0 to 1")
         if pct_start * total_steps == 1:
             pct_start -= 1e-9  # it begins at the highest rate, as with a step less
-        super().__init__(optimizer, max_lr, int(total_steps), pct_start=float(pct_start))
+        rates = list(max_lr) if isinstance(max_lr, Sequence) else float(max_lr)
+        super().__init__(optimizer, rates, int(total_steps), pct_start=float(pct_start))

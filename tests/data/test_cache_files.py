@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -109,6 +110,8 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     accepted = "must be a folder with room that can be written to, got "
     assert reason(caught.value) == f"`cache_dir` {accepted}'{tmp_path / 'cache'}' (File too large)."
+    del caught
+    gc.collect()  # the workers, which the error holds
     assert list((tmp_path / "cache").iterdir()) == []
     assert_right(served(tmp_path / "cache", 5000, workers))
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +33,27 @@ def test_a_warm_up_of_one_step(steps, share):
     assert seen[:1] == pytest.approx([0.1][:steps])
     assert seen == sorted(seen, reverse=True)
     assert all(0 < rate <= 0.1 for rate in seen)
+
+
+def schedules(settings) -> list[dict]:
+    """Schedules of the learning rate anywhere in a configuration."""
+    parts = settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else []
+    own = [settings] if isinstance(settings, dict) and "lr_scheduler" in str(settings.get("_target_")) else []
+    own += [settings] if isinstance(settings, dict) and "OneCycle" in str(settings.get("_target_")) else []
+    return own + [each for part in parts for each in schedules(part)]
+
+
+def test_every_training_of_the_bundles_starts_however_short():
+    found = [
+        schedule
+        for file in (Path(__file__).parents[2] / "examples").glob("*/configs/*.json")
+        for schedule in schedules(json.loads(file.read_text(encoding="utf-8")))
+    ]
+    assert len(found) >= 12
+    for schedule in found:
+        assert schedule["_target_"] == "monai_infoaug.engines.OneCycle"
+        assert schedule["total_steps"].endswith(" + 1")
+        assert all(len(rates(OneCycle, steps, pct_start=schedule["pct_start"])) == 2 * steps for steps in range(13))
 
 
 @pytest.mark.parametrize(
