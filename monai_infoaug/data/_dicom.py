@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from monai_infoaug.data._images import copy_metadata, grey_if_equal, plane_affine, refused, set_affine, unreadable, warn
+from monai_infoaug.data._images import (
+    copy_metadata,
+    grey_if_equal,
+    plane_affine,
+    refused,
+    require_utf_8,
+    set_affine,
+    unreadable,
+    warn,
+)
 
 SUFFIXES = (".dcm", ".ima")
 LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
@@ -59,7 +68,9 @@ class Dicom:
         except ValueError:
             values = ()
         if (count and len(values) != count) or not all(map(math.isfinite, values)):
-            raise refused(self.path, f"with {text!r}", f"a file with {count or 'finite'} numbers in tag {tag:08x}")
+            raise refused(
+                self.path, f"with {text!r}", f"a file with {count or 'any'} number{'s' * (count != 1)} in tag {tag:08x}"
+            )
         return values
 
     def _grouped(self, group: int, tag: int, count: int) -> list[tuple[float, ...]]:
@@ -134,7 +145,7 @@ class Dicom:
     @property
     def storage(self) -> tuple[object, ...]:
         """What the type of the values that SimpleITK returns depends on."""
-        return (*(self.number(tag) for tag in (BITS, SIGNED)), *(self.text(tag) for tag in (INTERCEPT, SLOPE)))
+        return (*(self.number(tag) for tag in (BITS, SIGNED)), *(self.numbers(tag, 1) for tag in (INTERCEPT, SLOPE)))
 
 
 def is_dicom(path: Path) -> bool:
@@ -153,6 +164,7 @@ def read_header(path: Path) -> Dicom:
     Raises:
         ValueError: for a file that is no DICOM, or cut off.
     """
+    require_utf_8(path)
     with open(path, "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,6 +21,18 @@ def unreadable(path: str | PathLike[str], error: Exception | str) -> ValueError:
     """What is broken, perhaps a library's error of several lines, as an error of one line that names the file."""
     reason = " ".join(str(error).rsplit("ERROR: ", 1)[-1].split()) or type(error).__name__
     return ValueError(f"`data` must be an image that SimpleITK can read, got '{path}': {reason}")
+
+
+def require_utf_8(path: Path) -> None:
+    """Refuse a name that SimpleITK cannot open, and no console can show.
+
+    Raises:
+        ValueError: naming it in ASCII.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise refusal("data", ascii(str(path)), "a file whose name is in UTF-8") from None
 
 
 def warn(path: str | PathLike[str], text: str) -> None:

@@ -17,9 +17,9 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from monai_infoaug._require import refusal
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import Dicom, in_order, is_dicom, read_dicom, read_header, series_in
-from monai_infoaug.data._images import copy_metadata, unreadable, warn
-from monai_infoaug.data._meta_image import require_whole_meta_image
+from monai_infoaug.data._images import copy_metadata, require_utf_8, unreadable, warn
 from monai_infoaug.data._pictures import is_picture, read_picture
+from monai_infoaug.data._text_headers import require_nrrd_in_millimetres, require_whole_meta_image
 
 __all__ = ["SimpleITKReader"]
 
@@ -130,10 +130,7 @@ class SimpleITKReader(ImageReader):
         return _stack_images(arrays, shared), shared
 
     def _read(self, path: Path, **kwargs: Any) -> sitk.Image:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise refusal("data", ascii(str(path)), "a file whose name is in UTF-8") from None
+        require_utf_8(path)
         if not path.exists():
             raise refusal("data", f"'{path}'", "an existing file or folder", FileNotFoundError)
         try:
@@ -163,6 +160,8 @@ class SimpleITKReader(ImageReader):
             return read_dicom([read_header(path)], **kwargs)
         if name.endswith((".mha", ".mhd")):
             require_whole_meta_image(path)
+        elif name.endswith((".nrrd", ".nhdr")):
+            require_nrrd_in_millimetres(path)
         return sitk.ReadImage(str(path), **kwargs)
 
     def _series(self, folder: Path) -> Sequence[Dicom]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta
 from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 from torch import Tensor
 
 from monai_infoaug._require import is_number, refusal
+from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["AssignPixdim", "AssignPixdimD", "AssignPixdimDict", "AssignPixdimd"]
 
 
-class AssignPixdim(Transform):
-    """Say how large the pixels are: PNG and JPEG do not, and the affine of their images is the identity.
+class AssignPixdim(Shown, Transform):
+    """Say how large the pixels are: PNG, JPEG, BMP and TIFF do not, and the affine of their images is the identity.
 
     Afterwards ``Spacing`` and every millimetre work as for a medical format: index ``i`` lies at
     ``origin + pixdim * i`` along each axis.
@@ -60,21 +63,31 @@ class AssignPixdim(Transform):
             img: (C, *S).
 
         Returns:
-            The image as a MetaTensor with the new affine and frame; its other metadata stay.
+            The image as a MetaTensor with the new affine and frame; its other metadata stay. A plain tensor where MONAI
+            does not track metadata.
 
         Raises:
-            ValueError: for another number of ``pixdim`` or ``origin`` than the image has axes.
+            ValueError: for another number of ``pixdim`` or ``origin`` than the image has axes, or an empty image.
+            TypeError: for what is no array or tensor of real numbers.
         """
+        img = up_to_date(img)
+        out: Any = MetaTensor(plain_tensor(img, "img"))
+        if out.ndim < 2 or out.numel() == 0:
+            raise refusal("img", f"shape {tuple(out.shape)}", "of shape (C, *S), not empty")
+        if isinstance(img, MetaTensor):
+            out.copy_meta_from(img)
         if self.pixdim is None:
-            return convert_to_tensor(img, track_meta=True)
-        dims = img.ndim - 1
+            return convert_to_tensor(out, track_meta=get_track_meta())
+        dims = out.ndim - 1
         for name, values in (("pixdim", self.pixdim), ("origin", self.origin)):
             if values.size not in (1, dims):
                 raise refusal(name, values.tolist(), f"one number or {dims}, one an axis of the image")
         affine = torch.eye(4, dtype=torch.float64)  # MONAI's own readers give four rows in 2D too
         affine.diagonal()[:dims] = torch.as_tensor(self.pixdim)
         affine[:dims, -1] = torch.as_tensor(self.origin)
-        out = convert_to_tensor(up_to_date(img), track_meta=True).clone()
+        out = convert_to_tensor(out, track_meta=get_track_meta()).clone()
+        if not get_track_meta():
+            return out
         out.affine = affine
         out.meta |= {MetaKeys.SPACE: SpaceKeys.LPS, MetaKeys.ORIGINAL_AFFINE: affine.clone()}  # as if the file said so
         return out
@@ -84,7 +97,7 @@ def _listed(values: float | Sequence[float]) -> tuple[float, ...]:
     return ensure_tuple(values.tolist() if isinstance(values, np.ndarray | Tensor) else values)
 
 
-class AssignPixdimd(MapTransform):
+class AssignPixdimd(Shown, MapTransform):
     """Dictionary version of :py:class:`AssignPixdim`.
 
     Args:

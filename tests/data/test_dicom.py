@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -179,6 +180,20 @@ def test_values_are_rescaled_slice_by_slice(tmp_path):
         dicom(tmp_path / f"{k}.dcm", PIXELS, tags)
     array, _ = got(tmp_path)
     np.testing.assert_array_equal(array, np.stack([PIXELS.T * slope - 8 for slope in (1, 0.25, 0.5)], -1))
+
+
+def test_a_slope_that_is_no_number_is_refused(tmp_path):
+    path = dicom(tmp_path / "1.dcm", PIXELS, {0x00281052: numbers(0), 0x00281053: ("DS", "1,5")})
+    require_refused(path, "a file with 1 number in tag 00281053, got '.*' with '1,5'")
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    slices(tmp_path, [(0, 0, k) for k in range(3)])
+    try:
+        (tmp_path / "001.dcm").rename(tmp_path / os.fsdecode(b"\xf6.dcm"))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    require_refused(tmp_path, r"`data` must be a file whose name is in UTF-8, got '.*\\udcf6\.dcm'")
 
 
 def test_signed_and_unsigned_slices(tmp_path):

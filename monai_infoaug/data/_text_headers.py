@@ -1,4 +1,4 @@
-"""Sizes of MetaImage files, which old versions of SimpleITK take on trust."""
+"""What SimpleITK takes on trust in the headers of MetaImage and NRRD: sizes, and millimetres."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from monai_infoaug.data._images import unreadable, warn
+from monai_infoaug.data._images import refused, unreadable, warn
 
 BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
@@ -45,3 +45,19 @@ def require_whole_meta_image(path: Path) -> None:
     found = pixels.stat().st_size - (end.end() if pixels == path else 0) - max(skipped, 0)
     if found < wanted or (found > wanted and pixels != path and not packed and skipped >= 0):
         raise unreadable(path, f"'{pixels.name}' has {found} bytes of pixels, not {wanted}")
+
+
+def require_nrrd_in_millimetres(path: Path) -> None:
+    """Refuse a file in other units; warn if it says no spacing.
+
+    Raises:
+        ValueError: naming the units.
+    """
+    with open(path, "rb") as file:
+        head = file.read(1 << 16).replace(b"\r", b"").partition(b"\n\n")[0].decode("latin-1")
+    fields = dict(re.findall(r"^([^#:\n]+):[ =]*(.*)$", head, re.MULTILINE))
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))) - {"mm", ""}
+    if units:
+        raise refused(path, f"in {', '.join(sorted(units))}", "an image in mm")
+    if not {"spacings", "space directions"} & set(fields):
+        warn(path, "says no spacing: a pixel is taken as 1 mm")

@@ -58,6 +58,28 @@ def test_no_millimetres(tmp_path):
         SimpleITKReader().read(path)
 
 
+def nrrd(path, header):
+    values = np.arange(24, dtype=np.int16)
+    lines = ["NRRD0004", "type: short", "dimension: 3", "sizes: 4 3 2", "endian: little", "encoding: raw", *header]
+    path.write_bytes("\n".join([*lines, "", ""]).encode() + values.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("units", ["space units", "units"])
+def test_nrrd_in_other_units(tmp_path, units):
+    header = (
+        ["spacings: 5 5 5"] if units == "units" else ["space dimension: 3", "space directions: (5,0,0) (0,5,0) (0,0,5)"]
+    )
+    SimpleITKReader().read(nrrd(tmp_path / "a.nrrd", [*header, f'{units}: "mm" "mm" "mm"']))
+    with pytest.raises(ValueError, match=r"`data` must be an image in mm, got '.*b\.nrrd' in um"):
+        LoadImage(reader=SimpleITKReader)(nrrd(tmp_path / "b.nrrd", [*header, f'{units}: "um" "um" "um"']))
+
+
+def test_nrrd_without_spacing(tmp_path):
+    with pytest.warns(UserWarning, match=r"a\.nrrd' says no spacing: a pixel is taken as 1 mm"):
+        SimpleITKReader().read(nrrd(tmp_path / "a.nrrd", []))
+
+
 @pytest.mark.parametrize("name", ["a.mha", "a.nii.gz", "a.nrrd", "a.tif"])
 def test_values_that_are_not_finite_are_named(tmp_path, name):
     values = np.full((4, 5) if name == "a.tif" else (3, 4, 5), 1e38, np.float32)
