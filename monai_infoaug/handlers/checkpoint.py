@@ -263,6 +263,11 @@ def _state_of(thing: Any) -> Any:
     return state
 
 
+def _steps(schedule: Mapping[str, Any]) -> int:
+    """The step that the state of a schedule is at; in a chain all are at the same."""
+    return schedule["last_epoch"] if "last_epoch" in schedule else _steps(schedule["_schedulers"][0])
+
+
 def _length(schedule: Mapping[str, Any]) -> list[Any]:
     """What the state of a schedule says of its length."""
     return [schedule.get(name) for name in LENGTHS] + [_length(part) for part in schedule.get("_schedulers", [])]
@@ -274,17 +279,17 @@ def _steps_of_another(
     """The step that a schedule of another length than the saved one has to go to; None for anything else."""
     if not isinstance(thing, LRScheduler) or isinstance(thing, ReduceLROnPlateau) or now["epoch"] >= epochs:
         return None
-    steps, length = state["last_epoch"], _length(thing.state_dict())
+    steps, length = _steps(state), _length(thing.state_dict())
     if steps == before["iteration"]:  # a step an iteration; but where that was an epoch, the length tells
         longest = max(filter(is_count, length), default=0)
         steps = now["iteration"] if steps != before["epoch"] or longest > epochs + 1 else steps
-    return None if steps == state["last_epoch"] and length == _length(state) else steps
+    return None if steps == _steps(state) and length == _length(state) else steps
 
 
 def _rates_at(schedule: LRScheduler, steps: int) -> list[dict[str, Any]]:
     """Learning rates, and what else a schedule sets for each group of the optimizer, after so many steps."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*lr_scheduler.step", UserWarning)  # without steps of the optimizer
-        for _ in range(schedule.last_epoch, steps):
+        for _ in range(_steps(schedule.state_dict()), steps):
             schedule.step()
     return [{name: value for name, value in g.items() if name != "params"} for g in schedule.optimizer.param_groups]

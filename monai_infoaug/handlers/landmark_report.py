@@ -99,7 +99,9 @@ def draw_landmarks(
     for group, colour in groups:
         axes.plot(*found[group, :2].T, "+", color=colour, markersize=6)
         for position, label in zip(found[group], np.array(labels)[group] if labels else (), strict=False):
-            text = axes.annotate(label, position[:2], (3, 3), textcoords="offset points", color=colour, fontsize=8)
+            text = axes.annotate(
+                label, position[:2], (3, 3), textcoords="offset points", color=colour, fontsize=8, parse_math=False
+            )
             text.set_path_effects([withStroke(linewidth=2, foreground="black")])
     axes.axis("off")
 

@@ -28,6 +28,11 @@ def sequential(optimizer, steps):
         return schedules.SequentialLR(optimizer, parts, milestones=[2])
 
 
+def chained(optimizer, steps):
+    parts = [schedules.LinearLR(optimizer, 0.1, total_iters=3), schedules.PolynomialLR(optimizer, total_iters=steps)]
+    return schedules.ChainedScheduler(parts)
+
+
 SCHEDULES = {
     "OneCycle": lambda optimizer, steps: OneCycle(optimizer, 0.1, steps + 1),
     "OneCycleLR": lambda optimizer, steps: schedules.OneCycleLR(optimizer, 0.1, steps + 1),
@@ -36,6 +41,7 @@ SCHEDULES = {
     "MONAI's warm-up": lambda optimizer, steps: WarmupCosineSchedule(optimizer, warmup_steps=2, t_total=steps),
     "milestones": lambda optimizer, steps: schedules.MultiStepLR(optimizer, [steps // 2]),
     "sequential": sequential,
+    "chained": chained,
 }
 
 
