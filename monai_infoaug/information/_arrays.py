@@ -44,6 +44,25 @@ def plain_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
     return tensor.to(WIDER.get(tensor.dtype, tensor.dtype))
 
 
+def numbers(values: object, name: str) -> Tensor:
+    """Numbers in a tensor, an array or nested sequences, called ``name`` in errors, as a plain tensor.
+
+    Raises:
+        TypeError: if they are no real numbers.
+        ValueError: for sequences of different lengths.
+
+    Example:
+        >>> numbers([[1.5, 2.0]], "landmarks")
+        tensor([[1.5000, 2.0000]], dtype=torch.float64)
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return plain_tensor(values, name)  # type: ignore[arg-type]
+    try:
+        return plain_tensor(np.asarray(values), name)
+    except ValueError as error:
+        raise refusal(name, values, "of sequences of one length") from error
+
+
 def _native(array: np.ndarray) -> np.ndarray:
     """The array in C order, native byte order and no more than double precision, writable; a copy if it must be."""
     dtype = f"{array.dtype.kind}{min(array.itemsize, 8)}"

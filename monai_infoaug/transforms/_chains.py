@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta
 from monai.data.utils import set_rnd, to_affine_nd
 from monai.transforms import (
     Affine,
@@ -83,12 +83,14 @@ class AffineChain(NamedTuple):
 
 def read_affine(chain: Any, seed: int, source: MetaTensor) -> AffineChain | None:
     """What a spatial chain does to an image (C, *S), if it is affine; MONAI's lazy mode tells. None if not."""
-    if not all(type(stage) in AFFINE_TRANSFORMS for stage in stages(chain)):
+    chained = stages(chain)
+    lazy = get_track_meta() or not chained  # without metadata MONAI's lazy mode tells nothing
+    if not lazy or not all(type(stage) in AFFINE_TRANSFORMS for stage in chained):
         return None
     set_rnd(chain, seed)
     shape: tuple[int, ...] = tuple(source.shape[1:])
     image: Any = MetaTensor(torch.zeros(1).expand(1, *shape), affine=source.affine)
-    for stage in stages(chain):
+    for stage in chained:
         image = stage(image, lazy=True)
     steps = []
     for done in image.pending_operations:

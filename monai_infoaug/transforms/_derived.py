@@ -11,9 +11,10 @@ from monai.utils import ensure_tuple
 
 from monai_infoaug._require import refusal
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 
-class DerivedMapd(MapTransform):
+class DerivedMapd(Shown, MapTransform):
     """Adds ``transform(data[key], data[mask_key])`` for each key, under a key that must be new.
 
     Args:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from monai.config import NdarrayOrTensor
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta
 from monai.data.utils import to_affine_nd
-from monai.utils import convert_to_tensor, ensure_tuple
+from monai.utils import ensure_tuple
 from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_count, is_number, refusal, require_shares
+from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._chains import require_array_transforms, run_on_view, stages, takes_information
 from monai_infoaug.transforms._coordinates import fit_affine, resample
 from monai_infoaug.transforms._fields import View, spatial_field
@@ -195,7 +196,7 @@ class PairMaker:
         images = sources.images
         asked = self._intensity_modes and any(image.changes for image in images.values())
         guides = [_read(sources.guides, view.coords) if asked else {} for view in views]
-        tracked = self.track_meta and any(isinstance(image.data, MetaTensor) for image in images.values())
+        tracked = any(self._tracks(image.data) for image in images.values())
         fits = [fit_affine(v.coords, v.valid) if tracked and v.matrix is None else v.matrix for v in views]
         pair = {}
         for (name, image), tensor in zip(images.items(), sources.tensors.values(), strict=True):
@@ -218,13 +219,17 @@ class PairMaker:
                 maps[_view_name(output, k)] = value
         return maps
 
+    def _tracks(self, image: NdarrayOrTensor) -> bool:
+        """Whether a view of an image says where it lies."""
+        return self.track_meta and get_track_meta() and isinstance(image, MetaTensor)
+
     def _finished(
         self, shown: Tensor, image: NdarrayOrTensor, source: MetaTensor, fit: Tensor | None
     ) -> NdarrayOrTensor:
         """A view in the container of its image; a MetaTensor with the view's affine, identity where none fits."""
         if isinstance(image, np.ndarray):
             return shown.cpu().numpy()
-        if not (self.track_meta and isinstance(image, MetaTensor)):
+        if not self._tracks(image):
             return shown
         affine = source.affine
         moved = torch.eye(len(affine)) if fit is None else affine @ to_affine_nd(len(affine) - 1, fit).to(affine)
@@ -266,13 +271,14 @@ def interpolation(mode: str | None, image: NdarrayOrTensor) -> str:
 
 def _as_image(image: NdarrayOrTensor, name: str, channels: int | None = None) -> MetaTensor:
     """An image (C, *S) as a MetaTensor without pending operations."""
-    tensor: MetaTensor = up_to_date(convert_to_tensor(image, track_meta=True))
+    image = up_to_date(image)
+    tensor = plain_tensor(image, name)
     shape = tuple(tensor.shape)
     if len(shape) not in (3, 4) or shape[0] != (channels or shape[0]) or min(shape) < 1 or min(shape[1:]) < 2:
         raise refusal(name, shape, f"({channels or 'C'}, *S) of two or three axes longer than 1")
-    if tensor.is_floating_point() and not all_finite(tensor.as_tensor()):
+    if tensor.is_floating_point() and not all_finite(tensor):
         raise refusal(name, "NaN or infinite values", "finite")
-    return tensor
+    return MetaTensor(tensor, meta=dict(image.meta)) if isinstance(image, MetaTensor) else MetaTensor(tensor)
 
 
 def _read(maps: Mapping[str, MetaTensor], coords: Tensor) -> dict[str, Tensor]:

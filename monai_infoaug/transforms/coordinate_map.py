@@ -8,17 +8,19 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import Transform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from monai.utils import TransformBackends, convert_to_dst_type
 
-from monai_infoaug._require import refusal
-from monai_infoaug.transforms._correspondence import coordinate_grid
+from monai_infoaug._require import all_finite, refusal
+from monai_infoaug.information._arrays import plain_tensor
+from monai_infoaug.transforms._coordinates import coordinate_grid
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["CoordinateMap", "CoordinateMapD", "CoordinateMapDict", "CoordinateMapd"]
 
 
-class CoordinateMap(Transform):
+class CoordinateMap(Shown, Transform):
     """Where each voxel of an image lies.
 
     Give the map to a random spatial transform beside the image, with mode "bilinear" and padding "border": whatever
@@ -50,14 +52,20 @@ class CoordinateMap(Transform):
             (D,*S) float32 of the kind, device and metadata of ``img``.
 
         Raises:
-            ValueError: for another rank.
+            ValueError: for another rank, an empty image, or an affine that sends different voxels to one place, such as
+                that of a 2D slice which lies across the first two axes of its space.
+            TypeError: for what is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        if img.ndim not in (3, 4):
-            raise refusal("img", f"shape {tuple(img.shape)}", "channel first, 2D or 3D")
-        grid = coordinate_grid(img.shape[1:], convert_to_tensor(img, track_meta=False).device)
+        x = plain_tensor(img, "img")
+        if x.ndim not in (3, 4) or x.numel() == 0:
+            raise refusal("img", f"shape {tuple(x.shape)}", "channel first, 2D or 3D, not empty")
+        grid = coordinate_grid(x.shape[1:], x.device)
         if self.world and isinstance(img, MetaTensor):
             dims, affine = len(grid), img.affine.to(grid)
+            if not (all_finite(affine) and bool(torch.linalg.matrix_rank(affine[:dims, :dims].cpu()) == dims)):
+                accepted = f"finite, and tell places by the first {dims} of their millimetres"
+                raise refusal("affine of `img`", img.affine.tolist(), accepted)
             grid = torch.tensordot(affine[:dims, :dims], grid, 1) + affine[:dims, -1].view(-1, *[1] * dims)
         return convert_to_dst_type(grid, img, dtype=torch.float32)[0]
 

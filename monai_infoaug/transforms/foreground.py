@@ -7,20 +7,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import Transform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_numpy
+from monai.utils import TransformBackends, convert_to_dst_type
 
 from monai_infoaug._require import is_number, refusal
+from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["BodyMask", "BodyMaskD", "BodyMaskDict", "BodyMaskd"]
 
 AIR = 0.25  # largest ratio of air to body in MR: about 0.1 is usual, 0.2 very noisy, and 0.4 dark tissue
 
 
-class BodyMask(Transform):
+class BodyMask(Shown, Transform):
     """The body in a scan: the largest connected part above a threshold, with its holes filled.
 
     Holes are filled slice by slice, along each axis of a volume, so that lungs, airways and sinuses count as body
@@ -67,9 +70,11 @@ class BodyMask(Transform):
 
         Raises:
             ValueError: for a wrong rank, an empty image, NaN or infinity.
+            TypeError: for what is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        array = convert_to_numpy(img)
+        x = plain_tensor(img, "img")
+        array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()  # NumPy does not know that type
         if array.ndim not in (3, 4) or array.size == 0:
             raise refusal("img", f"shape {array.shape}", "channel first, 2D or 3D")
         grey = array.mean(0, dtype=np.float32)

@@ -25,6 +25,7 @@ from monai_infoaug.information.tiers import (
 from monai_infoaug.transforms._calibration import read_settings
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = [
     "InformationMap",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-class InformationMap(Transform):
+class InformationMap(Shown, Transform):
     """How much each pixel of an image tells: the entropy of the grey levels in the window around it, in bits [1].
 
     Pending lazy operations are applied first.
@@ -135,7 +136,7 @@ class InformationMap(Transform):
         return tuple(max(3, int(side / size) // 2 * 2 + 1) for side, size in pairs)
 
 
-class InformationTiers(Transform):
+class InformationTiers(Shown, Transform):
     """The tier of each pixel by its information: 0 low (< t1), 1 medium, 2 high (>= t2).
 
     The thresholds come from one of three places. Pending lazy operations are applied first.

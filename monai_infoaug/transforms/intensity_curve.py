@@ -7,16 +7,18 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, Randomizable, RandomizableTransform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import TransformBackends, convert_to_dst_type
 
-from monai_infoaug._require import all_finite, is_count, is_number, refusal
+from monai_infoaug._require import all_finite, is_count, refusal, require_shares_of_one
+from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["RandIntensityCurve", "RandIntensityCurveD", "RandIntensityCurveDict", "RandIntensityCurved"]
 
 
-class RandIntensityCurve(RandomizableTransform):
+class RandIntensityCurve(Shown, RandomizableTransform):
     """Pass grey levels in [0, 1] through a random curve that rises and falls and reaches 1 again.
 
     The curve is linear between equidistant knots of random height; 0 stays 0, since no contrast shows air bright. So a
@@ -41,8 +43,7 @@ class RandIntensityCurve(RandomizableTransform):
     def __init__(self, knots: int = 6, prob: float = 0.1) -> None:
         if not is_count(knots, 2):
             raise refusal("knots", knots, "a whole number of at least 2")
-        if not is_number(prob, 0, 1):
-            raise refusal("prob", prob, "in [0, 1]")
+        require_shares_of_one(prob=prob)
         RandomizableTransform.__init__(self, prob)
         self.knots, self._heights = knots, np.ones(knots - 1)
 
@@ -62,10 +63,13 @@ class RandIntensityCurve(RandomizableTransform):
             The changed image, of the kind, shape and metadata of ``img``, and of its dtype if floating, else float32.
 
         Raises:
-            ValueError: for NaN or infinity.
+            ValueError: for an empty image, NaN or infinity.
+            TypeError: for what is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        x = convert_to_tensor(img, track_meta=False)
+        x = plain_tensor(img, "img")
+        if x.ndim < 2 or x.numel() == 0:
+            raise refusal("img", f"shape {tuple(x.shape)}", "of shape (C, *S), not empty")
         if not all_finite(x):
             raise refusal("img", "NaN or infinity", "finite")
         dtype = x.dtype if x.is_floating_point() else torch.float32
@@ -80,7 +84,7 @@ class RandIntensityCurve(RandomizableTransform):
         return convert_to_dst_type(x.clone(), img, dtype=dtype)[0]
 
 
-class RandIntensityCurved(Randomizable, MapTransform):
+class RandIntensityCurved(Shown, RandomizableTransform, MapTransform):
     """Dictionary version of :py:class:`RandIntensityCurve`: one curve for all keys.
 
     Args:
@@ -101,8 +105,9 @@ class RandIntensityCurved(Randomizable, MapTransform):
     def __init__(
         self, keys: KeysCollection, knots: int = 6, prob: float = 0.1, allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        MapTransform.__init__(self, keys, allow_missing_keys)
         self.curve = RandIntensityCurve(knots, prob)
+        RandomizableTransform.__init__(self, prob)
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
@@ -112,10 +117,16 @@ class RandIntensityCurved(Randomizable, MapTransform):
         self.curve.set_random_state(seed, state)
         return self
 
+    def randomize(self, data: None = None) -> None:  # noqa: ARG002
+        """Draw whether to change, and the curve, both from the array transform's state."""
+        self.curve.prob = self.prob
+        self.curve.randomize()
+        self._do_transform = self.curve._do_transform
+
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Change the images of a dictionary, see :py:meth:`RandIntensityCurve.__call__`."""
         out = dict(data)
-        self.curve.randomize()
+        self.randomize()
         for key in self.key_iterator(out):
             out[key] = self.curve(out[key], randomize=False)
         return out

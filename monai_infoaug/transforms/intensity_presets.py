@@ -21,6 +21,7 @@ from monai_infoaug.transforms.intensity_curve import RandIntensityCurve
 __all__ = ["INTENSITY_PRESETS", "intensity_preset"]
 
 TIER_STRENGTHS = (0.5, 1.0, 0.7)  # the ratio of medium and high is that of the published ranges
+MOST = 100  # strength, whose powers do not overflow
 MEDIUM = {"brightness": (0.505, 1.997), "contrast": (0.340, 2.329)}  # published factors
 HIGH = {"brightness": (0.562, 1.612), "contrast": (0.416, 1.817)}
 
@@ -59,7 +60,7 @@ def intensity_preset(name: str, strength: float = 1.0) -> Compose:
               instead of the gamma curve: for matching between contrasts, such as T1- and T2-weighted images. The curve
               is the same at every strength.
 
-        strength: above 0; 1 is that of the medium tier.
+        strength: above 0, at most 100; 1 is that of the medium tier.
 
     Returns:
         An array transform.
@@ -78,8 +79,8 @@ def intensity_preset(name: str, strength: float = 1.0) -> Compose:
         torch.Size([1, 16, 16])
     """
     require_preset(name, "name")
-    if not is_number(strength) or strength <= 0:
-        raise refusal("strength", strength, "a number above 0")
+    if not is_number(strength, most=MOST) or strength <= 0:
+        raise refusal("strength", strength, f"a number above 0, at most {MOST}")
     return INTENSITY_PRESETS[name](strength)
 
 

@@ -9,16 +9,18 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.networks import one_hot
 from monai.transforms import MapTransform, Transform
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from monai.utils import TransformBackends, convert_to_dst_type
 from torch import Tensor
 
 from monai_infoaug._require import is_count, refusal
+from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["LabelChannels", "LabelChannelsD", "LabelChannelsDict", "LabelChannelsd"]
 
 
-class LabelChannels(Transform):
+class LabelChannels(Shown, Transform):
     """Label image to one channel a class: of class numbers, or of bits where classes overlap.
 
     Args:
@@ -45,7 +47,7 @@ class LabelChannels(Transform):
             raise refusal("num_classes", num_classes, "a whole number of at least 2")
         if bits is not None and not _are_bits(bits):
             raise refusal("bits", bits, "different powers of two")
-        self.num_classes, self.bits = num_classes, bits
+        self.num_classes, self.bits = num_classes, None if bits is None else tuple(map(int, bits))
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:
         """Split one label image.
@@ -58,11 +60,12 @@ class LabelChannels(Transform):
 
         Raises:
             ValueError: for another shape, or labels that are no class numbers or have other bits.
+            TypeError: for what is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        labels = convert_to_tensor(img, track_meta=False)
-        if labels.ndim < 2 or len(labels) != 1:
-            raise refusal("img", f"shape {tuple(labels.shape)}", "of shape (1, *S)")
+        labels = plain_tensor(img, "img")
+        if labels.ndim < 2 or len(labels) != 1 or labels.numel() == 0:
+            raise refusal("img", f"shape {tuple(labels.shape)}", "of shape (1, *S), not empty")
         if self.num_classes is not None:
             channels = _classes(labels, self.num_classes)
         else:
@@ -85,13 +88,14 @@ def _classes(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _parts(labels: Tensor, bits: Sequence[int]) -> Tensor:
-    odd = [value for value in labels.unique().tolist() if value != int(value) or int(value) & ~sum(bits)]
+    levels = labels.unique().tolist()
+    odd = [level for level in levels if not float(level).is_integer() or int(level) & ~sum(bits)]
     if odd:
         raise refusal("img", f"labels {odd[:5]}", f"made of the bits {tuple(bits)}")
-    return torch.cat([labels.int() & bit != 0 for bit in bits])
+    return torch.cat([labels.long() & bit != 0 for bit in bits])
 
 
-class LabelChannelsd(MapTransform):
+class LabelChannelsd(Shown, MapTransform):
     """Dictionary version of :py:class:`LabelChannels`.
 
     Args:

@@ -9,17 +9,21 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.transforms.utils import scale_affine
-from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
+from monai.utils import TransformBackends, convert_to_dst_type
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug._require import all_finite, is_count, is_number, refusal
+from monai_infoaug.information._arrays import numbers, plain_tensor
 from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["LandmarkHeatmap", "LandmarkHeatmapD", "LandmarkHeatmapDict", "LandmarkHeatmapd"]
 
+LEAST = 1e-6  # sigma whose square float32 divides by
 
-class LandmarkHeatmap(Transform):
+
+class LandmarkHeatmap(Shown, Transform):
     """A Gaussian around each landmark, in the coordinates that an image has kept.
 
     The map of landmark p is ``exp(-|c - p|^2 / 2 sigma^2)`` at the cells, c being their coordinates from
@@ -28,12 +32,12 @@ class LandmarkHeatmap(Transform):
     ``GenerateHeatmap`` wants points in the voxels of the changed image, which no affine gives after an elastic change.)
 
     Args:
-        sigma: standard deviation, in the unit of the coordinates.
+        sigma: standard deviation, in the unit of the coordinates, from 1e-6 to 1e6.
         stride: voxels a cell along each axis, a whole number of at least 1. Cell ``j`` is centred on voxel
             ``stride * j + (stride - 1) / 2``, as those of the networks.
 
     Raises:
-        ValueError: for a sigma that is not above 0, a stride below 1, or shapes that do not fit each other.
+        ValueError: for a sigma out of range or a stride below 1.
 
     Example:
         >>> from monai_infoaug.transforms import CoordinateMap
@@ -46,8 +50,8 @@ class LandmarkHeatmap(Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, sigma: float, stride: int = 1) -> None:
-        if not is_number(sigma) or sigma <= 0:
-            raise refusal("sigma", sigma, "above 0 and finite")
+        if not is_number(sigma, LEAST, 1 / LEAST):
+            raise refusal("sigma", sigma, f"a number from {LEAST:g} to {1 / LEAST:g}")
         if not is_count(stride, 1):
             raise refusal("stride", stride, "a whole number of at least 1")
         self.sigma, self.stride = sigma, int(stride)
@@ -67,37 +71,54 @@ class LandmarkHeatmap(Transform):
             is missing, or further from every cell than a cell is wide: the image does not show it.
 
         Raises:
-            ValueError: for shapes that do not fit each other, or negative weights.
+            ValueError: for shapes that do not fit each other, coordinates that are not finite, or weights that are
+                negative or not finite.
+            TypeError: for what holds no real numbers.
         """
         coords = up_to_date(coords)
-        x = convert_to_tensor(coords, dtype=torch.float32, track_meta=False)
-        dims = len(x)
-        if x.ndim != dims + 1 or dims not in (2, 3):
-            raise refusal("coords", f"shape {tuple(x.shape)}", "(D,*S), D 2 or 3")
-        points = convert_to_tensor(landmarks, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
+        x = plain_tensor(coords, "coords").float()
+        if x.ndim not in (3, 4) or len(x) != x.ndim - 1 or x.numel() == 0:
+            raise refusal("coords", f"shape {tuple(x.shape)}", "(D,*S), D 2 or 3, not empty")
+        if not all_finite(x):
+            raise refusal("coords", "NaN or infinity", "finite")
+        dims, points = len(x), numbers(landmarks, "landmarks").to(x)
         if points.ndim != 2 or points.shape[1] != dims or len(points) == 0:
             raise refusal("landmarks", f"shape {tuple(points.shape)}", f"(L,{dims}), L at least 1")
 
         cells = (avg_pool2d if dims == 2 else avg_pool3d)(x[None], self.stride, ceil_mode=True)[0]
         squares = sum((c[None] - p.view(-1, *[1] * dims)) ** 2 for c, p in zip(cells, points.T, strict=True))
-        near = squares.flatten(1).amin(1) <= _width(cells) ** 2  # False for NaN
+        near = squares.flatten(1).amin(1) <= _width(cells, x, self.stride) ** 2  # False for NaN
         maps = (squares / (-2 * self.sigma**2)).flatten(1).softmax(1).view_as(squares)
         if weights is not None:
-            mass = convert_to_tensor(weights, dtype=x.dtype, device=x.device, track_meta=False, wrap_sequence=True)
-            if mass.shape != (len(points),) or not bool((mass >= 0).all()):
+            mass = numbers(weights, "weights").to(x)
+            if mass.shape != (len(points),) or not bool((mass >= 0).all()) or not all_finite(mass):
                 raise refusal("weights", mass.tolist(), f"{len(points)} numbers of at least 0")
             maps = maps * mass.view(-1, *[1] * dims)
-        out = convert_to_dst_type(maps.where(near.view(-1, *[1] * dims), torch.zeros_like(maps)), coords)[0]
+        out = convert_to_dst_type(
+            maps.where(near.view(-1, *[1] * dims), torch.zeros_like(maps)), coords, dtype=torch.float32
+        )[0]
         if isinstance(out, MetaTensor):
             padded = len(out.affine) - 1
-            out.affine = out.affine @ scale_affine([self.stride] * dims + [1] * (padded - dims), [1] * padded)
+            scaling = scale_affine([self.stride] * dims + [1] * (padded - dims), [1] * padded)
+            out.affine = out.affine @ torch.as_tensor(scaling).to(out.affine)
         return out
 
 
-def _width(cells: torch.Tensor) -> torch.Tensor:
+def _width(cells: torch.Tensor, coords: torch.Tensor, stride: int) -> torch.Tensor:
     """The usual distance of neighbours among cells (D,*cells), along the axis where it is largest."""
-    steps = [cells.diff(dim=axis).norm(dim=0) for axis in range(1, cells.ndim)]
-    return torch.stack([step.median() if step.numel() else cells.new_zeros(()) for step in steps]).max()
+    width = _usual_step(cells)
+    return width if width > 0 else stride * _usual_step(coords)  # a single cell, say, of several voxels
+
+
+def _usual_step(coords: torch.Tensor) -> torch.Tensor:
+    usual = coords.new_zeros(())
+    for axis in range(1, coords.ndim):
+        steps = coords.diff(dim=axis).norm(dim=0)
+        if steps.numel():
+            median = steps.median()
+            # most may repeat the border
+            usual = usual.maximum(median if median > 0 or not steps.any() else steps[steps > 0].median())
+    return usual
 
 
 class LandmarkHeatmapd(PointsMapd):

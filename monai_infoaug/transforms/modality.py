@@ -12,10 +12,11 @@ from monai.transforms.utils_pytorch_numpy_unification import percentile
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, refusal
-from monai_infoaug.information._arrays import are_numbers, is_ordered_pair
+from monai_infoaug._require import all_finite, is_one_of, refusal
+from monai_infoaug.information._arrays import are_numbers, is_ordered_pair, plain_tensor
 from monai_infoaug.transforms._derived import DerivedMapd
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 from monai_infoaug.transforms.foreground import BodyMask
 
 __all__ = ["ModalityPreset", "ModalityPresetD", "ModalityPresetDict", "ModalityPresetd", "guess_modality"]
@@ -43,29 +44,30 @@ def guess_modality(img: NdarrayOrTensor) -> str:
         >>> guess_modality(torch.rand(1, 8, 8)), guess_modality(torch.rand(1, 8, 8, 8) - 1000)
         ('xray', 'ct')
     """
-    _require_image(img)
-    if len(img) == 3:
+    x = plain_tensor(img, "img")
+    _require_image(x)
+    if len(x) == 3:
         return "rgb"
-    if img.ndim == 3:
+    if x.ndim == 3:
         return "xray"
-    return "ct" if img.min() <= AIR_TO_BODY else "mr"  # only volumes of CT go so low
+    return "ct" if x.min() <= AIR_TO_BODY else "mr"  # only volumes of CT go so low
 
 
-def _require_image(img: NdarrayOrTensor) -> None:
-    if img.ndim not in (3, 4) or 0 in img.shape:
+def _require_image(img: Tensor) -> None:
+    if img.ndim not in (3, 4) or img.numel() == 0:
         raise refusal("img", tuple(img.shape), "channel first, 2D or 3D, not empty")
 
 
-class ModalityPreset(Transform):
+class ModalityPreset(Shown, Transform):
     """Scale an image to [0, 1] and find its foreground, as its modality wants it.
 
     - ``"ct"``: Hounsfield units, cut to ``window``; the foreground is the body at -500 HU.
     - ``"mr"``: grey levels have no unit: percentiles of each channel inside the foreground, which is the body at Otsu's
       threshold.
     - ``"xray"``: percentiles of the whole image, just as MONAI's ``ScaleIntensityRangePercentiles``; all is foreground.
-    - ``"rgb"``: three channels; a grey image gets three that are equal. Values in [0, 1] stay and those in [0, 255] are
-      divided by 255, both clipped if they overshoot by up to a tenth; others (16 bits, standardised) are scaled by
-      percentiles of all channels together, which keeps the colours. All is foreground.
+    - ``"rgb"``: three channels, also where ``SimpleITKReader`` has left one of three equal ones. Values in [0, 1] stay
+      and those in [0, 255] are divided by 255, both clipped if they overshoot by up to a tenth; others (16 bits,
+      standardised) are scaled by percentiles of all channels together, which keeps the colours. All is foreground.
 
     Deterministic, so MONAI's caching data sets keep the result. Pending lazy operations are applied first.
 
@@ -94,7 +96,7 @@ class ModalityPreset(Transform):
     def __init__(
         self, modality: str, window: Sequence[float] | None = None, lower: float = 0.5, upper: float = 99.5
     ) -> None:
-        if modality not in MODALITIES:
+        if not is_one_of(modality, MODALITIES):
             raise refusal("modality", repr(modality), f"one of {MODALITIES}")
         if window is not None and modality != "ct":
             raise refusal("window", window, f"None for modality '{modality}'")
@@ -118,10 +120,13 @@ class ModalityPreset(Transform):
 
         Raises:
             ValueError: for a wrong rank, an empty image, NaN or infinity, or values that cannot be of the modality.
+            TypeError: for what is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        x = convert_to_tensor(img, dtype=torch.float32, track_meta=False)
+        x = plain_tensor(img, "img").float().contiguous()
         _require_image(x)
+        if self.modality == "rgb" and len(x) == 1 and getattr(img, "meta", {}).get("equal_channels") == "3":
+            x = x.expand(3, *x.shape[1:])  # a grey photograph among others
         if not all_finite(x):
             raise refusal("img", "NaN or infinity", "finite")
         inside = torch.ones_like(x[:1], dtype=torch.uint8) if self.body is None else convert_to_tensor(self.body(x))
@@ -156,9 +161,8 @@ class ModalityPreset(Transform):
         return ScaleIntensityRangePercentiles(self.lower, self.upper, 0.0, 1.0, clip=True)(x)
 
     def _rgb(self, x: Tensor) -> NdarrayOrTensor:
-        if len(x) not in (1, 3):
-            raise refusal("img", f"{len(x)} channels", "of 3 channels, or grey, for modality 'rgb'")
-        x = x.expand(3, *x.shape[1:])
+        if len(x) != 3:
+            raise refusal("img", f"{len(x)} channels", "of 3 channels for modality 'rgb'")
         low, high = float(x.min()), float(x.max())
         top = 255 if high > 2 else 1
         usual = -OVERSHOOT * top <= low and high <= (1 + OVERSHOOT) * top

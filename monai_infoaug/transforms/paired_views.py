@@ -22,11 +22,12 @@ from monai_infoaug.transforms._pair import (
     interpolation,
     require_mode,
 )
+from monai_infoaug.transforms._shown import Shown
 
 __all__ = ["RandPairedViews", "RandPairedViewsD", "RandPairedViewsDict", "RandPairedViewsd"]
 
 
-class RandPairedViews(PairMaker, Randomizable, Transform):
+class RandPairedViews(Shown, PairMaker, Randomizable, Transform):
     """Two random views of one image that know where each of their voxels comes from [1].
 
     Only coordinates pass through the spatial chain; the image is then resampled once, so correspondence is exact for
@@ -155,7 +156,7 @@ class RandPairedViews(PairMaker, Randomizable, Transform):
         return self.apply(sources, draw)
 
 
-class RandPairedViewsd(Randomizable, MapTransform):
+class RandPairedViewsd(Shown, Randomizable, MapTransform):
     """Dictionary version of :py:class:`RandPairedViews`: two views of each key from the same coordinates [1].
 
     For each key ``<prefix><key>_view1`` and ``..._view2``, and once ``<prefix>coords_view1`` and the other outputs. The

@@ -12,12 +12,13 @@ from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tenso
 from monai_infoaug._require import is_number, refusal
 from monai_infoaug.transforms._derived import PointsMapd
 from monai_infoaug.transforms._pending import up_to_date
+from monai_infoaug.transforms._shown import Shown
 from monai_infoaug.transforms.coordinate_map import CoordinateMap
 
 __all__ = ["PointLabels", "PointLabelsD", "PointLabelsDict", "PointLabelsd"]
 
 
-class PointLabels(Transform):
+class PointLabels(Shown, Transform):
     """The classes of points of an image, such as a user's clicks, as a label image that is unknown elsewhere.
 
     Args:

@@ -14,12 +14,13 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, is_number, refusal
-from monai_infoaug.information._arrays import are_numbers, is_ordered_pair
+from monai_infoaug._require import all_finite, is_count, is_number, is_one_of, refusal, require_shares_of_one
+from monai_infoaug.information._arrays import are_numbers, is_ordered_pair, plain_tensor
 from monai_infoaug.information.tiers import TIERS
 from monai_infoaug.transforms._calibration import read_settings
 from monai_infoaug.transforms._pending import up_to_date
-from monai_infoaug.transforms.intensity_presets import intensity_preset, preset_by_tier, require_preset
+from monai_infoaug.transforms._shown import Shown
+from monai_infoaug.transforms.intensity_presets import MOST, intensity_preset, preset_by_tier, require_preset
 
 __all__ = ["RandTierIntensity", "RandTierIntensityD", "RandTierIntensityDict", "RandTierIntensityd"]
 
@@ -67,8 +68,9 @@ def _for_continuous(transforms: str | Mapping[str, Callable] | Callable | None) 
 def _strength_of_tiers(strengths: Any, argument: str) -> Mapping[str, float]:
     """The strength of each tier, from a mapping that has them or three numbers in order."""
     by_tier = dict(zip(TIERS, strengths, strict=True)) if are_numbers(strengths, len(TIERS)) else strengths
-    if not isinstance(by_tier, Mapping) or set(by_tier) != set(TIERS) or not are_numbers([*by_tier.values()], 3, 0):
-        raise refusal(argument, strengths, f"a number of at least 0 for each of {TIERS}")
+    whole = isinstance(by_tier, Mapping) and set(by_tier) == set(TIERS)
+    if not whole or not are_numbers([*by_tier.values()], 3, 0, MOST):
+        raise refusal(argument, strengths, f"a number of at least 0, at most {MOST}, for each of {TIERS}")
     return by_tier
 
 
@@ -88,9 +90,7 @@ def _smooth(image: Tensor, sigma: float) -> Tensor:
 
 def _map(data: NdarrayOrTensor, name: str, x: Tensor) -> Tensor:
     """A map ``(1,*S)`` beside the image ``x``, on its device."""
-    if not isinstance(data, np.ndarray | Tensor):
-        raise refusal(name, type(data).__name__, "an array or a tensor", TypeError)
-    values = convert_to_tensor(up_to_date(data), track_meta=False, device=x.device)
+    values = plain_tensor(up_to_date(data), name).to(x.device)
     wanted = (1, *x.shape[1:])
     if tuple(values.shape) != wanted:
         raise refusal(name, tuple(values.shape), f"of shape {wanted}, as the image")
@@ -99,7 +99,7 @@ def _map(data: NdarrayOrTensor, name: str, x: Tensor) -> Tensor:
     return values
 
 
-class RandTierIntensity(RandomizableTransform):
+class RandTierIntensity(Shown, RandomizableTransform):
     """Randomly change intensities, differently for pixels of low, medium and high information [1].
 
     Any MONAI random array intensity transform T may serve a tier. ``mode`` says how the tiers' changes meet:
@@ -174,10 +174,9 @@ class RandTierIntensity(RandomizableTransform):
         file: str | os.PathLike | None = None,
         strengths: Sequence[float] | None = None,
     ) -> None:
-        if mode not in MODES:
+        if not is_one_of(mode, MODES):
             raise refusal("mode", repr(mode), f"one of {MODES}")
-        if not is_number(prob, 0, 1):
-            raise refusal("prob", prob, "in [0, 1]")
+        require_shares_of_one(prob=prob)
         if not is_number(sigma, 0):
             raise refusal("sigma", sigma, "a number of voxels >= 0")
         if not is_ordered_pair(information_range) or information_range[0] == information_range[1]:
@@ -205,7 +204,7 @@ class RandTierIntensity(RandomizableTransform):
         self._seed = int(self.R.randint(MAX_SEED, dtype="uint32"))
         self._factors = self.R.uniform(), self.R.uniform()
         drawn = self.mode == "anchor" and tiers is not None
-        self._tier = int(self.R.choice(convert_to_tensor(tiers, track_meta=False).unique().cpu())) if drawn else None
+        self._tier = int(self.R.choice(plain_tensor(tiers, "tiers").unique().cpu())) if drawn else None
 
     def __call__(
         self,
@@ -232,14 +231,10 @@ class RandTierIntensity(RandomizableTransform):
             ValueError: if what the mode needs is missing, or an input has the wrong shape, values, NaN or infinity.
             TypeError: for what is no array or tensor, a complex image, or a transform that gives no such image back.
         """
-        if not isinstance(img, np.ndarray | Tensor):
-            raise refusal("img", type(img).__name__, "an array or a tensor", TypeError)
         img = up_to_date(img)
-        x = convert_to_tensor(img, track_meta=False)
+        x = plain_tensor(img, "img")
         if x.ndim not in (3, 4) or x.numel() == 0:
             raise refusal("img", tuple(x.shape), "a channel-first 2D or 3D image, not empty")
-        if x.is_complex():
-            raise refusal("img", x.dtype, "real", TypeError)
         dtype = x.dtype if x.is_floating_point() else torch.float32
         x = x if x.dtype == torch.float64 else x.float()  # half precision and integers are computed in float32
         if not all_finite(x):
@@ -248,7 +243,7 @@ class RandTierIntensity(RandomizableTransform):
         codes = None if tiers is None else _map(tiers, "tiers", x)
         if codes is not None and not bool(((codes == 0) | (codes == 1) | (codes == 2)).all()):
             raise refusal("tiers", "others", "0, 1 or 2")
-        if tier is not None and tier not in range(len(TIERS)):
+        if tier is not None and not (is_count(tier) and tier < len(TIERS)):
             raise refusal("tier", tier, "0 (low), 1 (medium) or 2 (high)")
         self._require_guide(bits, codes, tier)
         if randomize:
@@ -319,7 +314,7 @@ class RandTierIntensity(RandomizableTransform):
         return x.mean() + torch.lerp(0.5 + 0.15 * h, 1.7 - 0.2 * h, contrast) * (x - x.mean())
 
 
-class RandTierIntensityd(RandomizableTransform, MapTransform):
+class RandTierIntensityd(Shown, RandomizableTransform, MapTransform):
     """Dictionary version of :py:class:`RandTierIntensity`: one draw for all keys; labels and other keys are left alone.
 
     Args:
@@ -369,8 +364,8 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
         self.intensity = RandTierIntensity(transforms, mode, prob, sigma, information_range, weights, file, strengths)
+        RandomizableTransform.__init__(self, prob)
         self.map = ("information", information_key) if mode == "continuous" else ("tiers", tiers_key)
 
     def set_random_state(
@@ -381,6 +376,12 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
         self.intensity.set_random_state(seed, state)
         return self
 
+    def randomize(self, tiers: NdarrayOrTensor | None = None) -> None:
+        """Draw as :py:meth:`RandTierIntensity.randomize` does, from the array transform's state."""
+        self.intensity.prob = self.prob
+        self.intensity.randomize(tiers)
+        self._do_transform = self.intensity._do_transform
+
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Change the images of a dictionary of channel-first arrays; see :py:meth:`RandTierIntensity.__call__`."""
         out = dict(data)
@@ -389,7 +390,7 @@ class RandTierIntensityd(RandomizableTransform, MapTransform):
             raise KeyError(f"Key `{map_key}` of transform `{type(self).__name__}` was missing in the data.")
         guide = up_to_date(out[map_key])
         information, tiers = (guide, None) if name == "information" else (None, guide)
-        self.intensity.randomize(tiers)
+        self.randomize(tiers)
         for key in self.key_iterator(out):
             out[key] = self.intensity(out[key], information, tiers, randomize=False)
         return out

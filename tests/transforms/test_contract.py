@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.data import CacheDataset, DataLoader, MetaTensor, set_track_meta
 from monai.transforms import (
     Compose,
     MapTransform,
     RandAffine,
     RandGaussianNoise,
     RandomizableTrait,
+    RandomizableTransform,
     Rotated,
     Spacingd,
     Transform,
@@ -235,6 +236,137 @@ def test_image_types(name, dtype):
     for kind in KINDS:
         out = call(name, RECIPES[name].make(2), make_item(2, kind, dtype))
         assert all(np.isfinite(np.asarray(v, float)).all() for k, v in out.items() if not k.startswith("points"))
+
+
+NUMPY_TYPES = ["?", "i1", "u2", "u4", "u8", ">i2", ">u2", ">i8", ">f2", ">f4", ">f8", "g"]
+TORCH_TYPES = [torch.bool, torch.int8, torch.uint16, torch.uint32, torch.uint64, torch.bfloat16]
+GRIDS = ("image", "information", "tiers", "coords")  # what lies on the voxels
+
+
+def changed(name: str, item: dict) -> dict:
+    """What is new or changed among the outputs, as doubles, NaN as -1."""
+    out = call(name, RECIPES[name].make(2), item)
+    new = {key: value for key, value in out.items() if value is not item.get(key)}
+    return {key: torch.as_tensor(value).double().nan_to_num(-1) for key, value in new.items()}
+
+
+@every
+@pytest.mark.parametrize("dtype", [*NUMPY_TYPES, *TORCH_TYPES], ids=str)
+def test_any_type_of_real_numbers(name, dtype):
+    """All types give what int32 or float32 gives."""
+    plain = {key: np.floor(value) if key in GRIDS else value for key, value in make_item(2, "numpy").items()}
+    of_torch = isinstance(dtype, torch.dtype)
+    truth, floating = dtype in ("?", torch.bool), dtype.is_floating_point if of_torch else np.dtype(dtype).kind == "f"
+    if truth:
+        plain |= {"image": plain["image"] > 50, "information": plain["information"] > 2}
+
+    def item(other) -> dict:
+        arrays = {}
+        for key, value in plain.items():
+            kept = key not in GRIDS or (truth and value.max() > 1)  # other guides are no truth values
+            array = torch.as_tensor(value) if of_torch else value
+            arrays[key] = array if kept else array.to(other) if of_torch else array.astype(other)
+        return arrays
+
+    usual = {(True, True): torch.float32, (True, False): torch.int32, (False, True): "f4", (False, False): "i4"}
+    out, expected = (changed(name, item(each)) for each in (dtype, usual[of_torch, floating]))
+    # an output of half the precision, and of the double one, in which noise is drawn
+    coarse = {torch.bfloat16: 0.5, ">f2": 0.1, ">f8": 0.05, "g": 0.05, "u8": 0.05, torch.uint64: 0.05}
+    assert_same(out, expected, atol=coarse.get(dtype, 1e-4))
+
+
+@every
+@pytest.mark.parametrize("order", ["negative", "fortran", "read-only"])
+def test_any_order_in_memory(name, order):
+    item = make_item(2, "numpy")
+    expected = call(name, RECIPES[name].make(2), item)
+    for key in GRIDS:
+        value = item[key]
+        if order == "negative":
+            value = value[..., ::-1].copy()[..., ::-1]
+        elif order == "fortran":
+            value = np.asfortranarray(value)
+        else:
+            value.flags.writeable = False
+        item[key] = value
+    assert_same(call(name, RECIPES[name].make(2), item), expected)
+
+
+@every
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda x: x[:, :0], ValueError),
+        (lambda x: x[0, 0], ValueError),
+        (lambda x: x * 1j, TypeError),
+        (lambda x: x.tolist(), TypeError),
+        (lambda x: None, TypeError),
+        (lambda x: x.numpy().astype(str), TypeError),
+        (lambda x: x.numpy().astype(object), TypeError),
+    ],
+    ids=["empty", "flat", "complex", "list", "None", "text", "objects"],
+)
+def test_what_is_no_image_is_refused_by_name(name, change, error):
+    item = make_item()
+    key = next(key for key in RECIPES[name].needs if key in GRIDS)
+    with pytest.raises(error, match=r"^`.*` must be "):
+        call(name, RECIPES[name].make(2), item | {key: change(item[key])})
+
+
+@every
+@both_dims
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_metadata_plain_tensors_give_plain_tensors(name, dims, kind):
+    item, transform = make_item(dims, kind), RECIPES[name].make(dims)
+    expected = call(name, transform, item)
+    try:
+        set_track_meta(False)
+        out = call(name, transform, item)
+    finally:
+        set_track_meta(True)
+    assert_same(out, expected, atol=1e-3)  # paired views then have no closed form for affine chains
+    if kind != "MetaTensor":
+        assert not any(isinstance(value, MetaTensor) for value in out.values())
+
+
+@every
+def test_repr_shows_the_settings(name):
+    text = repr(RECIPES[name].make(2))
+    assert text.startswith(f"{name}(")
+    assert " at 0x" not in text
+    for setting in SETTINGS[name.removesuffix("d")]:
+        assert setting in text
+
+
+SETTINGS = {
+    "AssignPixdim": ("pixdim=", "0.5", "origin="),
+    "BodyMask": ("threshold='otsu'",),
+    "CoordinateMap": ("world=True",),
+    "InformationMap": ("window=3", "num_bins=32", "value_range=None"),
+    "InformationTiers": ("thresholds=None", "quantiles=(0.33"),
+    "LabelChannels": ("num_classes=3", "bits=None"),
+    "LandmarkHeatmap": ("sigma=2.0", "stride=2"),
+    "ModalityPreset": ("modality='mr'", "lower=0.5", "upper=99.5"),
+    "PointLabels": ("radius=2.0",),
+    "RandIntensityCurve": ("knots=6", "prob=1.0"),
+    "RandPairedViews": ("roi_size=", "10", "RandAffine(", "num_points=7", "RandGaussianNoise(", "mode='continuous'"),
+    "RandTierIntensity": ("mode='blend'", "sigma=4.0", "RandGaussianNoise(prob=0.5"),
+}
+
+
+@pytest.mark.parametrize("name", ["RandIntensityCurve", "RandTierIntensity"])
+def test_probability_is_that_of_monai(name):
+    for transform in (RECIPES[name].make(2), RECIPES[f"{name}d"].make(2)):
+        assert isinstance(transform, RandomizableTransform)
+        transform.prob = 0.0
+        key = "image" if isinstance(transform, MapTransform) else "out0"
+        each = f"{name}d" if isinstance(transform, MapTransform) else name
+        item = make_item()
+        assert torch.equal(call(each, transform, item)[key], item["image"])
+        assert not transform._do_transform
+        transform.prob = 1.0
+        assert not torch.equal(call(each, transform, item)[key], item["image"])
+        assert transform._do_transform
 
 
 @every

@@ -45,7 +45,7 @@ def test_coordinates_go_where_the_affine_goes():
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 2, 2, 2, 2)])
 def test_other_ranks(shape):
-    with pytest.raises(ValueError, match="`img` must be channel first, 2D or 3D, got shape"):
+    with pytest.raises(ValueError, match="`img` must be channel first, 2D or 3D, not empty, got shape"):
         CoordinateMap()(torch.zeros(shape))
 
 

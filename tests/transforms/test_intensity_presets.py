@@ -39,7 +39,7 @@ def test_a_preset_changes_more_as_its_strength_grows(name):
     [
         ("strong", 1, r"`name` must be one of \('published', 'rich', 'cross_contrast'\), got 'strong'"),
         (["rich"], 1, "`name` must be one of"),
-        ("rich", 0, "`strength` must be a number above 0, got 0"),
+        ("rich", 0, "`strength` must be a number above 0, at most 100, got 0"),
         ("rich", float("inf"), "`strength` must be"),
         ("rich", "1", "`strength` must be"),
     ],

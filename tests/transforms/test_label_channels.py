@@ -58,7 +58,7 @@ def test_bad_settings(settings, message):
         (LabelChannels(3), [[[0.0, 3.0]]], r"`img` must be class numbers from 0 to 2, got labels \[3.0\]"),
         (LabelChannels(3), [[[0.5]]], r"`img` must be class numbers from 0 to 2, got labels \[0.5\]"),
         (LabelChannels(bits=(1, 4)), [[[5, 2]]], r"`img` must be made of the bits \(1, 4\), got labels \[2\]"),
-        (LabelChannels(2), [[[0]], [[1]]], r"`img` must be of shape \(1, \*S\), got shape \(2, 1, 1\)"),
+        (LabelChannels(2), [[[0]], [[1]]], r"`img` must be of shape \(1, \*S\), not empty, got shape \(2, 1, 1\)"),
     ],
 )
 def test_bad_input(transform, labels, message):

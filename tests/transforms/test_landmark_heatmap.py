@@ -48,6 +48,21 @@ def test_missing_landmarks_and_those_outside():
     torch.testing.assert_close(maps.sum((1, 2)), torch.tensor([1.0, 0, 0, 0]))
 
 
+@pytest.mark.parametrize(("size", "stride"), [((4, 4), 4), ((3, 3), 4), ((8, 6), 8)])
+def test_a_single_cell_shows_what_lies_in_it(size, stride):
+    inside, beside = [s / 2 for s in size], [s + 2.0 * stride for s in size]
+    maps = LandmarkHeatmap(sigma=1.0, stride=stride)([inside, beside], identity(*size))
+    assert maps.tolist() == [[[1.0]], [[0.0]]]
+
+
+def test_a_view_that_is_mostly_border_shows_what_it_shows():
+    coords = identity(6, 6).repeat_interleave(1, 1)
+    padded = torch.nn.functional.pad(coords[None], [10] * 4, mode="replicate")[0]
+    maps = LandmarkHeatmap(sigma=0.1)([[2.3, 3.2], [12.0, 3.0]], padded)
+    assert maps.sum((1, 2)).tolist() == pytest.approx([1, 0])
+    assert maps[0].argmax() == (10 + 2) * 26 + 10 + 3
+
+
 def test_landmark_between_cells_with_a_small_sigma_is_shown():
     maps = LandmarkHeatmap(sigma=0.01, stride=4)([[5.4, 5.6], [0.0, 11.0]], identity(12, 12))
     torch.testing.assert_close(maps.sum((1, 2)), torch.ones(2))
@@ -109,7 +124,10 @@ def test_bad_settings(name, wrong):
         (([[1.0, 2.0, 3.0]], identity(8, 8)), r"`landmarks` must be \(L,2\), L at least 1, got shape \(1, 3\)"),
         (([1.0, 2.0], identity(8, 8)), r"`landmarks` must be"),
         ((torch.zeros(0, 2), identity(8, 8)), r"`landmarks` must be"),
-        (([[1.0, 2.0]], torch.zeros(3, 8, 8)), r"`coords` must be \(D,\*S\), D 2 or 3, got shape \(3, 8, 8\)"),
+        (
+            ([[1.0, 2.0]], torch.zeros(3, 8, 8)),
+            r"`coords` must be \(D,\*S\), D 2 or 3, not empty, got shape \(3, 8, 8\)",
+        ),
         (([[1.0, 2.0]], identity(8, 8), [1.0, 2.0]), r"`weights` must be 1 numbers of at least 0, got \[1.0, 2.0\]"),
         (([[1.0, 2.0]], identity(8, 8), [-1.0]), r"`weights` must be"),
         (([[1.0, 2.0]], identity(8, 8), [NAN]), r"`weights` must be"),
