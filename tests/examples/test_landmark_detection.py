@@ -147,6 +147,14 @@ def test_goes_on_where_it_was_stopped(folder):
     }
 
 
+def test_goes_on_longer_and_with_another_batch_size(folder):
+    for number, settings in enumerate([{}, {}, {"batch_size": 2}, {"batch_size": 8}], start=1):
+        flow = run(folder, "train", max_epochs=number, **settings)
+        assert flow.parser.get_parsed_content("train#trainer").state.epoch == number
+    flow = run(folder, "train", max_epochs=9, batch_size=8, output_dir=str(folder / "nine"))  # iterations
+    assert flow.parser.get_parsed_content("train#trainer").state.iteration == 9
+
+
 def test_warm_start(folder):
     """Without a step the trunk is that of the checkpoint, and it learns at a rate of its own."""
     path = pretrained(folder)
