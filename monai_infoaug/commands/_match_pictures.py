@@ -37,7 +37,9 @@ def _draw_overlay(image: MetaTensor, match: Match, matcher: TemplateMatcher, tit
     draw_landmarks(axes, array[0], points, labels=matcher.labels, low=match.low)
     if len(array) == 3:
         axes.images[0].set_data(array.T)
-    figure.suptitle(title, x=0.01, y=0.99, horizontalalignment="left", verticalalignment="top", fontsize=11)
+    figure.suptitle(
+        title, x=0.01, y=0.99, horizontalalignment="left", verticalalignment="top", fontsize=11, parse_math=False
+    )
     return figure
 
 
@@ -65,8 +67,11 @@ def _draw_crops(image: MetaTensor, match: Match, matcher: TemplateMatcher, title
     draw_landmarks(axes, sheet, np.array(marks), low=np.tile(match.low, 2))
     for label, (left, top), low in zip(matcher.labels, corners, match.low, strict=True):
         colour = "yellow" if low else "lime"
-        axes.text(left + 1, top + 1, label, color=colour, va="top", fontsize=9, backgroundcolor="black")
-    figure.suptitle(f"{title}. Axial: template | match", x=0.01, y=0.99, horizontalalignment="left", fontsize=11)
+        axes.text(
+            left + 1, top + 1, label, color=colour, va="top", fontsize=9, backgroundcolor="black", parse_math=False
+        )
+    shown = f"{title}. Axial: template | match"
+    figure.suptitle(shown, x=0.01, y=0.99, horizontalalignment="left", fontsize=11, parse_math=False)
     return figure
 
 

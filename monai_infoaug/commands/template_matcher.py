@@ -140,7 +140,7 @@ class TemplateMatcher:
             ValueError: for a format that carries no millimetres, if the settings give none.
         """
         if self.config.get("pixdim", 1.0) is None and str(path).lower().endswith(WITHOUT_MILLIMETRES):
-            raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG and BMP do not say millimetres")
+            raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres")
         return self.preprocess({"image": str(path)})["image"]
 
     @torch.no_grad()

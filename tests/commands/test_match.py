@@ -446,3 +446,11 @@ def test_names_that_are_no_unicode_are_escaped_in_the_tables(checkpoint, folder,
 
 def test_names_that_differ_in_case_alone_are_made_different():
     assert list(distinct_names([Path("x/A.png"), Path("y/a.png")]).values()) == ["x_A", "y_a"]
+
+
+def test_names_of_any_kind_come_into_pictures(checkpoint, folder):
+    for name in ("a$\\x$.png", "页.png"):
+        shutil.copy(folder / "images" / "a.png", folder / "images" / name)
+    write_landmarks(folder / "table.csv", LandmarkTable(["$\\x$", "页", "chin"], {"a": POINTS}))
+    assert run(checkpoint, folder) == {}
+    assert {"a$\\x$.png", "页.mrk.json"} <= set(contents(folder / "out"))
