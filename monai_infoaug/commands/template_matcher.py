@@ -15,11 +15,10 @@ from monai.transforms import Compose
 from monai.utils.enums import MetaKeys
 from torch import Tensor
 
-from monai_infoaug._require import is_number, naming, refusal, require_device
+from monai_infoaug._require import WITHOUT_MILLIMETRES, is_number, naming, refusal, require_device
 from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.commands._images import outside
 from monai_infoaug.data import landmark_datalist
-from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.inferers import match_points, to_world
 

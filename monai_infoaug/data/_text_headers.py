@@ -55,7 +55,7 @@ def require_nrrd_in_millimetres(path: Path) -> None:
     """
     with open(path, "rb") as file:
         head = file.read(1 << 16).replace(b"\r", b"").partition(b"\n\n")[0].decode("latin-1")
-    fields = dict(re.findall(r"^([^#:\n]+):[ =]*(.*)$", head, re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^([^#:\n]+):[ =]*(.*)$", head, re.MULTILINE))
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))) - {"mm", ""}
     if units:
         raise refused(path, f"in {', '.join(sorted(units))}", "an image in mm")
