@@ -53,7 +53,7 @@ class _RadialErrorMetric(CumulativeIterationMetric):
     def __init__(self, spacing: float | Sequence[float] | None, reduction: MetricReduction | str) -> None:
         super().__init__()
         self.spacing, self.reduction = ensure_tuple(1.0 if spacing is None else spacing), self._checked(reduction)
-        if not all(is_number(s) and s > 0 for s in self.spacing):
+        if not self.spacing or not all(is_number(s) and s > 0 for s in self.spacing):
             raise refusal("spacing", spacing, "finite and above 0")
 
     @staticmethod

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from monai_infoaug._grid import at_places
+from monai_infoaug._grid import at_places, directions
 from monai_infoaug._require import are_counts, listed, refusal, require_counts
 from monai_infoaug.networks.pixel_embedding import require_network
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
@@ -139,7 +138,7 @@ class EmbeddingHeads(nn.Module):
             for head, layer, at in zip(self.heads, self.layers, chosen, strict=True)
         ]
         if self.normalized:  # half precision would lose the guard against a division by zero
-            embeddings = [normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=1) for e in embeddings]
+            embeddings = [directions(e, 1) for e in embeddings]
         return (output, embeddings) if self.with_output else embeddings
 
     def _feature_maps(self, image: Tensor) -> tuple[Any, dict[str, Tensor]]:

@@ -10,10 +10,10 @@ from monai.inferers import sliding_window_inference
 from monai.networks.blocks import Convolution, UpSample
 from monai.networks.layers import get_act_layer, get_norm_layer
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, avg_pool3d, normalize, pad
+from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
+from monai_infoaug._grid import directions
 from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts
-from monai_infoaug.networks._precision import at_least_single
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -143,8 +143,8 @@ class PixelEmbeddingNet(nn.Module):
         if not are_counts(strides, 1) or list(strides) != sorted(set(strides) & set(stage_strides)):
             accepted = f"in increasing order and among the stages' strides {tuple(stage_strides)}"
             raise refusal("strides", strides, accepted)
-        for channels in features if norm is not None else ():
-            require_layer("norm", norm, lambda channels=channels: get_norm_layer(norm, spatial_dims, channels))  # type: ignore[misc]
+        if norm is not None:
+            require_layer("norm", norm, lambda: [get_norm_layer(norm, spatial_dims, width) for width in features])
         if act is not None:
             require_layer("act", act, lambda: get_act_layer(act))
         self.spatial_dims, self.in_channels, self.strides = spatial_dims, in_channels, tuple(strides)
@@ -192,7 +192,7 @@ class PixelEmbeddingNet(nn.Module):
         levels: list[Tensor] = []
         maps = self.feature_maps(image)
         for i, head in enumerate(self.heads.values()):
-            levels.append(normalize(at_least_single(head(maps[i])), dim=1))
+            levels.append(directions(head(maps[i]), 1))
         return levels
 
     def feature_maps(self, image: Tensor) -> list[Tensor]:

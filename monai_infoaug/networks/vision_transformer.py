@@ -125,10 +125,10 @@ class VisionTransformer(nn.Module):
         require_counts(in_channels=in_channels, hidden_size=hidden_size, num_layers=num_layers)
         require_counts(0, num_prefix=num_prefix)
         require_shares_of_one(dropout=dropout, drop_path=drop_path)
-        size, self.patch_size = (listed(s) or [s] * spatial_dims for s in (img_size, patch_size))
-        if not are_counts(self.patch_size, 1) or len(self.patch_size) != spatial_dims:
+        size, patch = (listed(s) or [s] * spatial_dims for s in (img_size, patch_size))
+        if not are_counts(patch, 1) or len(patch) != spatial_dims:
             raise refusal("patch_size", patch_size, "a whole number of at least 1, or one for each axis")
-        self.patch_size = tuple(self.patch_size)
+        self.patch_size: tuple[int, ...] = tuple(patch)
         fits = are_counts(size, 1) and len(size) == spatial_dims
         if not fits or not all(s % patch == 0 for s, patch in zip(size, self.patch_size, strict=True)):
             raise refusal("img_size", img_size, f"positive multiples of the patch {self.patch_size}")

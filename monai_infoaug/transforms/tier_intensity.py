@@ -203,8 +203,9 @@ class RandTierIntensity(Shown, RandomizableTransform):
         super().randomize(None)
         self._seed = int(self.R.randint(MAX_SEED, dtype="uint32"))
         self._factors = self.R.uniform(), self.R.uniform()
-        drawn = self.mode == "anchor" and tiers is not None
-        self._tier = int(self.R.choice(plain_tensor(tiers, "tiers").unique().cpu())) if drawn else None
+        self._tier = None
+        if self.mode == "anchor" and tiers is not None:
+            self._tier = int(self.R.choice(plain_tensor(tiers, "tiers").unique().cpu()))
 
     def __call__(
         self,

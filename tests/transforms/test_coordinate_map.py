@@ -49,6 +49,23 @@ def test_other_ranks(shape):
         CoordinateMap()(torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    "affine",
+    [
+        torch.tensor([[0.0, 0, 0, 5], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]),  # a sagittal slice: its x is constant
+        torch.diag(torch.tensor([1.0, 0, 1, 1])),
+        torch.diag(torch.tensor([1.0, torch.nan, 1, 1])),
+    ],
+)
+def test_affines_that_send_voxels_to_one_place_are_refused(affine):
+    image = MetaTensor(torch.zeros(1, 4, 4), affine=affine)
+    with pytest.raises(
+        ValueError, match="`affine of `img`` must be finite, and tell places by the first 2 of their mill"
+    ):
+        CoordinateMap()(image)
+    assert CoordinateMap(world=False)(image).shape == (2, 4, 4)
+
+
 def test_key_that_exists():
     with pytest.raises(KeyError, match="new to the data"):
         CoordinateMapd("image")({"image": torch.zeros(1, 4, 4), "coords": 0})

@@ -69,3 +69,13 @@ def test_bad_settings(settings, message):
 def test_bad_image():
     with pytest.raises(ValueError, match="`img` must be finite"):
         RandIntensityCurve(prob=1.0)(torch.full((1, 4, 4), torch.nan))
+
+
+@pytest.mark.parametrize("shape", [(0,), (5,), (1, 0, 4), (0, 4, 4)])
+def test_image_without_pixels_or_channels(shape):
+    with pytest.raises(ValueError, match=r"`img` must be of shape \(C, \*S\), not empty, got shape"):
+        RandIntensityCurve(prob=1.0)(torch.zeros(shape))
+
+
+def test_one_pixel():
+    assert RandIntensityCurve(prob=1.0).set_random_state(0)(torch.zeros(1, 1, 1)).tolist() == [[[0.0]]]

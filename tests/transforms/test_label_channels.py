@@ -64,3 +64,13 @@ def test_bad_settings(settings, message):
 def test_bad_input(transform, labels, message):
     with pytest.raises(ValueError, match=message):
         transform(torch.tensor(labels))
+
+
+def test_bits_beyond_32_and_labels_that_are_no_numbers():
+    bits = (1, 2**40)
+    label = torch.tensor([[[0, 1, 2**40, 2**40 + 1]]])
+    assert LabelChannels(bits=bits)(label).tolist() == [[[0, 1, 0, 1]], [[0, 0, 1, 1]]]
+    for odd in (torch.nan, torch.inf, 0.5, -1.0):
+        for channels in (LabelChannels(bits=bits), LabelChannels(2)):
+            with pytest.raises(ValueError, match="`img` must be "):
+                channels(torch.tensor([[[0.0, odd]]]))

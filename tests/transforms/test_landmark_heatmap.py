@@ -111,7 +111,17 @@ def test_affine_of_the_cells():
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("sigma", 0), ("sigma", NAN), ("sigma", "1"), ("stride", 0), ("stride", 1.5), ("stride", "2")]
+    ("name", "wrong"),
+    [
+        ("sigma", 0),
+        ("sigma", 1e-30),
+        ("sigma", 1e200),
+        ("sigma", NAN),
+        ("sigma", "1"),
+        ("stride", 0),
+        ("stride", 1.5),
+        ("stride", "2"),
+    ],
 )
 def test_bad_settings(name, wrong):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
@@ -131,6 +141,10 @@ def test_bad_settings(name, wrong):
         (([[1.0, 2.0]], identity(8, 8), [1.0, 2.0]), r"`weights` must be 1 numbers of at least 0, got \[1.0, 2.0\]"),
         (([[1.0, 2.0]], identity(8, 8), [-1.0]), r"`weights` must be"),
         (([[1.0, 2.0]], identity(8, 8), [NAN]), r"`weights` must be"),
+        (([[1.0, 2.0]], identity(8, 8), [float("inf")]), r"`weights` must be"),
+        (([[1.0, 2.0], [3.0]], identity(8, 8)), r"`landmarks` must be of sequences of one length"),
+        (([[1.0, 2.0]], identity(8, 8) * NAN), r"`coords` must be finite"),
+        (([[1.0, 2.0]], torch.zeros(2, 0, 8)), r"`coords` must be"),
     ],
 )
 def test_bad_input(arguments, message):
@@ -147,3 +161,17 @@ def test_weights_and_keys():
             heat({name: value for name, value in item.items() if name != key})
     with pytest.raises(KeyError, match="new to the data"):
         heat(item | {"label": 1})
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int64, torch.float64])
+def test_maps_are_of_single_precision_whatever_the_coordinates_are(kind):
+    coords = identity(8, 8).to(kind) if isinstance(kind, torch.dtype) else identity(8, 8).numpy().astype(kind)
+    maps = LandmarkHeatmap(1.0)([[3.0, 4.0]], coords)
+    assert maps.dtype == (torch.float32 if isinstance(maps, torch.Tensor) else np.float32)
+    np.testing.assert_allclose(maps, LandmarkHeatmap(1.0)([[3.0, 4.0]], identity(8, 8)))
+
+
+@pytest.mark.parametrize("landmarks", ["ab", [["1", "2"]], [[None, 1.0]], None])
+def test_landmarks_that_are_no_numbers(landmarks):
+    with pytest.raises(TypeError, match="`landmarks` must be"):
+        LandmarkHeatmap(1.0)(landmarks, identity(8, 8))
