@@ -13,6 +13,7 @@ from monai.transforms import (
     Affine,
     CenterSpatialCrop,
     Compose,
+    CropForeground,
     Flip,
     MapTransform,
     RandAffine,
@@ -30,7 +31,7 @@ from monai.utils import LazyAttr, TraceKeys, convert_to_tensor
 from torch import Tensor
 
 from monai_infoaug._require import all_finite, refusal
-from monai_infoaug.transforms._coordinates import coordinate_grid, split_coordinates
+from monai_infoaug.transforms._coordinates import SNAP, coordinate_grid, split_coordinates
 from monai_infoaug.transforms._pending import up_to_date
 
 AFFINE_TRANSFORMS = (  # whose lazy mode does the same as they do otherwise
@@ -60,6 +61,17 @@ def require_array_transforms(chain: Any, argument: str) -> None:
         raise refusal(argument, type(chain).__name__, "an array transform (no dictionary transform)", TypeError)
     for inner in chain.transforms if isinstance(chain, Compose) else ():
         require_array_transforms(inner, argument)
+
+
+def require_spatial(chain: Any) -> None:
+    """Refuse what crops by the values of an image, which a spatial chain never sees.
+
+    Raises:
+        ValueError: naming ``spatial``.
+    """
+    for stage in stages(chain):
+        if isinstance(stage, CropForeground):
+            raise refusal("spatial", type(stage).__name__, "transforms that see no values: crop before the views")
 
 
 def stages(chain: Any) -> list[Any]:
@@ -130,7 +142,16 @@ def run_on_coordinates(chain: Any, seed: int, source: MetaTensor) -> tuple[Tenso
         raise refusal("spatial", f"{(len(grid) + 1, *shape)} -> {tuple(output.shape)}", accepted)
     if not all_finite(output):
         raise refusal("spatial", "NaN or infinite coordinates", "spatial transforms only")
+    if _changes_values(output[-1]):
+        raise refusal("spatial", "a chain that changes values", "transforms that move voxels and nothing else")
     return split_coordinates(output, shape)
+
+
+def _changes_values(ones: Tensor) -> bool:
+    """Whether a chain that makes this of ones does more than move voxels, and pad with zeros, into which ones fade."""
+    kept, faded = ((ones - 1).abs() <= SNAP).sum(), ((ones - ones.round().clamp(0, 1)).abs() > SNAP).sum()
+    scaled = not kept and bool(ones.abs().median() > SNAP)
+    return scaled or bool(faded > kept and ones.max() > 1 + SNAP)
 
 
 def run_on_view(chain: Any, seed: int, view: Tensor, guides: Mapping[str, Tensor], anchor: int | None) -> Tensor:

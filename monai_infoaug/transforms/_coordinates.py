@@ -131,7 +131,9 @@ def fit_affine(coords: Tensor, valid: Tensor, tolerance: float = 1e-2) -> Tensor
         rows = torch.cat([voxels.double(), torch.ones_like(voxels[:, :1])], 1)
         targets, normal = coords[(slice(None), *voxels.T)].double().T, rows.T @ rows
         if not len(rows) or torch.linalg.matrix_rank(normal, hermitian=True) <= len(coords):
-            return None
+            if len(rows) == len(everywhere):
+                return None
+            continue  # some voxels may lie on one line, or in one plane
         fit = torch.linalg.solve(normal, rows.T @ targets).T
         if (rows @ fit.T - targets).abs().amax() >= tolerance:
             return None

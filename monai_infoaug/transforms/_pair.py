@@ -15,7 +15,13 @@ from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_count, is_number, refusal, require_shares
 from monai_infoaug.information._arrays import plain_tensor
-from monai_infoaug.transforms._chains import require_array_transforms, run_on_view, stages, takes_information
+from monai_infoaug.transforms._chains import (
+    require_array_transforms,
+    require_spatial,
+    run_on_view,
+    stages,
+    takes_information,
+)
 from monai_infoaug.transforms._coordinates import fit_affine, resample
 from monai_infoaug.transforms._fields import View, spatial_field
 from monai_infoaug.transforms._overlap import Overlap, overlapping_views
@@ -103,6 +109,8 @@ class PairMaker:
         require_mode(mode)
         self.roi_size = _size_pair(roi_size)
         self.spatial, self.intensity = _chain_pair(spatial, "spatial"), _chain_pair(intensity, "intensity")
+        for chain in self.spatial:
+            require_spatial(chain)
         self.num_points, self.shares, self.gamma = num_points, shares, gamma
         self.min_overlap, self.max_redraws = min_overlap, max_redraws
         self.mode, self.padding_mode = mode, padding_mode

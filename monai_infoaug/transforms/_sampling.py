@@ -13,6 +13,7 @@ from monai_infoaug.transforms._lattice import flat_nonzero, unravel_index
 from monai_infoaug.transforms._overlap import Overlap
 
 NO_TIER = 255
+HIGH_GAMMA = 20  # above it, bits to its power may overflow, or vanish all
 
 
 def sampling_density(
@@ -29,7 +30,10 @@ def sampling_density(
     counted = known["mask"][0] != 0 if "mask" in known else torch.ones_like(voxels, dtype=torch.bool)
     density = counted.float()
     if gamma is not None:
-        density = density * known["information"][0].float().clamp_min(0) ** gamma
+        bits = known["information"][0].float().clamp_min(0)
+        if gamma > HIGH_GAMMA and len(bits):
+            bits = bits / bits.amax().clamp_min(torch.finfo(bits.dtype).tiny)
+        density = density * bits**gamma
     elif shares is not None:
         tiers = known["tiers"][0].long()
         counts = torch.bincount(tiers[counted], minlength=3).clamp_min(1)

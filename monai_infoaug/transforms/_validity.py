@@ -79,7 +79,7 @@ def locally_invertible(coords: Tensor, inside: Tensor, typical: TypicalJacobian,
         threshold: least determinant.
     """
     volume, cells = torch.linalg.det(typical.matrix), cells_between(inside)
-    if volume.abs() < 1e-6 * typical.volume:
+    if volume.abs() <= 1e-6 * typical.volume:  # also where both are 0, as in an image without depth
         return Invertibility(torch.zeros_like(inside), torch.zeros_like(cells), torch.zeros_like(cells))
     upright = (torch.linalg.inv(typical.matrix) @ coords.flatten(1)).view_as(coords)
     least = threshold * typical.volume / volume.abs()

@@ -13,8 +13,10 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import (
     Affine,
+    BorderPad,
     CenterSpatialCrop,
     Compose,
+    CropForeground,
     Flip,
     Flipd,
     Lambda,
@@ -32,6 +34,7 @@ from monai.transforms import (
     RandSpatialCrop,
     RandSpatialCropSamples,
     RandZoom,
+    Resize,
     Rotate,
     Rotate90,
     Rotated,
@@ -405,6 +408,49 @@ def test_two_views_differ_and_seeds_repeat(shared_object: bool) -> None:
     assert not still["view1"].equal(still["view2"])
 
 
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert list(one) == list(other)
+    for name, value in one.items():
+        assert torch.equal(torch.as_tensor(value).nan_to_num(-1), torch.as_tensor(other[name]).nan_to_num(-1)), name
+
+
+@pytest.mark.parametrize("sampling", [{"shares": (0.2, 0.3, 0.5)}, {"gamma": 0.5}])
+@pytest.mark.parametrize("outputs", [("coords", "valid", "sampling"), ()])
+@pytest.mark.parametrize("name", ["affine", "elastic", "four"])
+def test_a_draw_is_all_that_is_random(name: str, outputs: tuple[str, ...], sampling: dict[str, Any]) -> None:
+    tiers, information = tiers_and_information((40, 34))
+    settings = {"roi_size": (20, 18), "intensity": RandTierIntensity("rich", mode="anchor"), "outputs": outputs}
+    pair, other = (RandPairedViews(spatial=chain(name, 2), num_points=9, **settings, **sampling) for _ in range(2))
+    pair.set_random_state(0)
+    inputs, drawn = (smooth((40, 34)), information, tiers), []
+    for _ in range(3):
+        views = pair(*inputs)
+        drawn.append((pair.draw, views))
+    assert len({draw for draw, _ in drawn}) == 3
+    state = pair.R.get_state()[1].copy()
+    for draw, views in reversed(drawn):
+        assert_same(pair(*inputs, draw=draw), views)
+        assert_same(other(*inputs, draw=pickle.loads(pickle.dumps(draw))), views)
+    assert (pair.R.get_state()[1] == state).all()  # nothing was drawn
+    assert pair.draw == drawn[-1][0]
+
+
+def test_a_draw_repeats_the_pair_of_a_dictionary_and_of_other_images() -> None:
+    noise = RandGaussianNoise(1.0)
+    pair = RandPairedViewsd(["image", "label"], roi_size=(20, 18), spatial=chain("elastic", 2), intensity=noise)
+    pair.set_random_state(0)
+    data = {"image": smooth((40, 34)), "label": torch.arange(40 * 34).view(1, 40, 34)}
+    views, draw = pair(data), pair.draw
+    assert not pair(data)["coords_view1"].equal(views["coords_view1"])
+    assert_same(pair(data, draw=draw), views)
+    swapped = pair({"image": data["image"].flip(1), "label": data["label"]}, draw=draw)
+    assert_same(
+        {name: swapped[name] for name in views if "image" not in name},
+        {k: v for k, v in views.items() if "image" not in k},
+    )
+    assert not swapped["image_view1"].equal(views["image_view1"])
+
+
 class Brighten(Transform):
     """Adds what it was told; stands for any transform that asks for information."""
 
@@ -500,6 +546,22 @@ def test_two_pairs_in_one_dictionary() -> None:
     assert views["local_coords_view2"].shape == (2, 12, 12)
     with pytest.raises(ValueError, match="global_image_view1"):
         RandPairedViewsd("image", prefix="global_")({**sample(), "global_image_view1": 0})
+
+
+@pytest.mark.parametrize("key", ["coords", "valid", "sampling", "points", 1])
+def test_two_outputs_of_one_name_are_refused(key: Any) -> None:
+    other = "1" if key == 1 else "image"
+    with pytest.raises(ValueError, match=rf"`keys` must be .*`a_{key}_view1`.*{other}.*{key}|.*{key}.*{other}"):
+        RandPairedViewsd([other, key], prefix="a_")
+    if key in ("valid", "sampling"):
+        views = RandPairedViewsd(["image", key], outputs="coords")({"image": smooth((9, 9)), key: smooth((9, 9), 1)})
+        assert views[f"{key}_view1"].shape == (1, 9, 9)
+
+
+@pytest.mark.parametrize("name", ["image_view1", "points_tier", "coords_view2"])
+def test_no_entry_that_stays_is_replaced(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` is not a key already"):
+        RandPairedViewsd("image", num_points=2)({"image": smooth((9, 9)), name: 3})
 
 
 def test_intensity_spares_labels_and_is_one_draw_for_all_keys() -> None:
@@ -618,6 +680,16 @@ def test_chains_that_cannot_be() -> None:
         ("padding_mode", "reflection"),
         ("outputs", ("masks",)),
         ("jacobian_threshold", 1.0),
+        ("num_points", 2.5),
+        ("num_points", True),
+        ("gamma", float("nan")),
+        ("min_overlap", "0.5"),
+        ("max_redraws", 1.5),
+        ("jacobian_threshold", "0.1"),
+        ("outputs", (["valid"],)),
+        ("roi_size", "large"),
+        ("roi_size", (3.5, 4)),
+        ("roi_size", (None, (8, "8"))),
         ("spatial", [Flip(0), Flip(1), Flip(0)]),
     ],
 )
@@ -741,3 +813,35 @@ def test_plain_views_are_those_with_metadata(track_meta: bool) -> None:
     assert type(views["coords_view1"]) is torch.Tensor
     other = pair.set_random_state(0)(image.as_tensor())
     assert all(torch.equal(torch.as_tensor(views[name]), other[name]) for name in other)
+
+
+@pytest.mark.parametrize("size", [(63, 40), (63, 63), (127, 64), (9, 7, 16)])
+def test_affine_of_views_whose_voxels_fall_into_line(size):
+    """Every so many of the voxels of such a size lie on one line, or in one plane."""
+    affine = torch.diag(torch.tensor([0.5] * len(size) + [1.0], dtype=torch.float64))
+    chain = Resize(size) if len(size) == 2 else BorderPad(0)  # the identity, which is not read as a matrix
+    view = RandPairedViews(None, chain, num_points=0).set_random_state(0)(MetaTensor(torch.rand(1, *size), affine))
+    torch.testing.assert_close(torch.as_tensor(view["view1"].affine).double(), affine)
+
+
+def test_a_high_power_of_the_information_leaves_the_most_informative():
+    bits = torch.full((1, 20, 20), 4.0)
+    bits[0, 3:6, 7] = 5.0
+    pair = RandPairedViews(gamma=1000, num_points=5).set_random_state(0)(torch.rand(1, 20, 20), bits)
+    density = pair["sampling_view1"][0]
+    torch.testing.assert_close(density, (bits[0] == 5).float() / 3)
+    assert pair["points_valid"].sum() == 3
+
+
+def test_what_crops_by_values_is_no_spatial_chain():
+    with pytest.raises(ValueError, match=r"`spatial` must be transforms that see no values.*got CropForeground"):
+        RandPairedViews(spatial=Compose([RandFlip(1.0), CropForeground()]))
+
+
+def test_a_map_without_extent_along_an_axis_has_no_valid_voxel():
+    def flattened(image):
+        return image[:, :1].expand_as(image).clone()
+
+    pair = RandPairedViews(None, flattened, num_points=3).set_random_state(0)(torch.rand(1, 12, 16))
+    assert not pair["valid_view1"].any()
+    assert not pair["points_valid"].any()
