@@ -181,8 +181,8 @@ def calibrate(
         },
     }
     figure = draw_calibration(calibration, levels, information, anchors)
-    ledger.write(name, json.dumps(calibration, indent=1) + "\n")
     beside.write(picture, png_bytes(figure, dpi=100))
+    ledger.write(name, json.dumps(calibration, indent=1) + "\n")
     return calibration
 
 

@@ -16,11 +16,10 @@ from monai.transforms import Compose, LoadImage
 from monai.utils.enums import MetaKeys
 
 from monai_infoaug._files import files_of
-from monai_infoaug._require import reason, refusal
+from monai_infoaug._require import WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.commands._images import outside
 from monai_infoaug.data import LandmarkTable, SimpleITKReader, image_datalist, image_name, read_landmarks
 from monai_infoaug.data._landmark_files import FORMATS, some
-from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.transforms import AssignPixdim
 
 __all__ = ["Finding", "check_data"]

@@ -15,11 +15,10 @@ from nibabel.orientations import io_orientation
 from torch import Tensor
 
 from monai_infoaug._files import ledger_for
-from monai_infoaug._require import refusal
+from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.commands import _page_pictures as pictures
 from monai_infoaug.commands._images import read_image, require_measurable, resampling
 from monai_infoaug.commands._steps import Step, as_code, as_python, run, step
-from monai_infoaug.data.simpleitk_reader import WITHOUT_MILLIMETRES
 from monai_infoaug.information import tier_thresholds
 from monai_infoaug.transforms import InformationTiers, guess_modality
 

@@ -274,3 +274,18 @@ def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "bad.pt" in said
     assert said.count("\n") == 1
+
+
+def test_nothing_of_others_is_written_over(images, calibrated, tmp_path):
+    out, _ = calibrated
+    calibrate(images, out, window=5)  # its own files
+    for name in ("found.json", "found.png"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("theirs")
+        with pytest.raises(ValueError, match=rf"`out` must be new, or a file as .* got '.*{name}', which is somebody"):
+            calibrate(images, folder / "found.json", window=5)
+        assert {file.name: file.read_text() for file in folder.iterdir()} == {name: "theirs"}
+    with pytest.raises(ValueError, match="`out` must be in another folder than the images"):
+        calibrate(images, images / "found.json", window=5)
+    assert sorted(file.name for file in images.iterdir()) == ["0.png", "1.png", "2.png"]

@@ -172,3 +172,10 @@ def test_settings_of_a_wrong_type_are_named(given, tmp_path):
     with pytest.raises(ValueError, match=f"^`{next(iter(given))}` must be at least"):
         demo.run_demo(tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_others_stop_it_before_it_trains(tmp_path):
+    (tmp_path / "demo.png").write_text("mine")
+    with pytest.raises(ValueError, match=r"`out` must be new, or a file as .* got '.*demo.png'"):
+        demo.run_demo(tmp_path)
+    assert (tmp_path / "demo.png").read_text() == "mine"

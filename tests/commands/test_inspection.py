@@ -423,3 +423,33 @@ def test_radiograph_makes_a_small_page(tmp_path):
     assert page["maps"]["thin"] == 1
     assert page["maps"]["size"] == [645, 800]
     assert sum(page["histogram"]) == 645 * 800
+
+
+@pytest.mark.parametrize("out", ["a.nrrd", "link.html", "hard.html", "theirs.html"])
+def test_nothing_but_its_own_page_is_written_over(tmp_path, out):
+    path = write(tmp_path / "a.nrrd", size=(20, 16))
+    (tmp_path / "link.html").symlink_to("a.nrrd")
+    (tmp_path / "hard.html").hardlink_to(path)
+    (tmp_path / "theirs.html").write_text("theirs")
+    before = (tmp_path / out).read_bytes()
+    with pytest.raises(ValueError, match="`out` must be"):
+        inspect_image(path, tmp_path / out, window=3)
+    assert (tmp_path / out).read_bytes() == before
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, full_disk):
+    path = write(tmp_path / "a.nrrd", size=(20, 16))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match=r"File too large: '.*page.html'"):
+        inspect_image(path, tmp_path / "out" / "page.html", window=3)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".monai_infoaug.jsonl"]
+
+
+def test_a_page_is_written_again_until_somebody_changes_it(tmp_path):
+    path, page = write(tmp_path / "a.nrrd", size=(20, 16)), tmp_path / "page.html"
+    for window in (3, 5):
+        inspect_image(path, page, window=window)
+    page.write_text("changed")
+    with pytest.raises(ValueError, match=r"page.html', which is somebody else's, or was changed since"):
+        inspect_image(path, page, window=3)
+    assert page.read_text() == "changed"
