@@ -13,7 +13,7 @@ from monai.data.utils import to_affine_nd
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, is_count, is_number, refusal, require_shares
+from monai_infoaug._require import all_finite, is_count, is_number, is_one_of, refusal, require_shares
 from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._chains import (
     require_array_transforms,
@@ -100,7 +100,7 @@ class PairMaker:
             raise refusal("min_overlap", min_overlap, "a number in [0, 1]")
         if not is_count(max_redraws):
             raise refusal("max_redraws", max_redraws, "a whole number of at least 0")
-        if padding_mode not in ("zeros", "border"):
+        if not is_one_of(padding_mode, ("zeros", "border")):
             raise refusal("padding_mode", padding_mode, "'zeros' or 'border'")
         if not all(output in OUTPUTS for output in ensure_tuple(outputs)):
             raise refusal("outputs", outputs, f"among {OUTPUTS}")
@@ -267,7 +267,7 @@ def _chain_pair(chains: Any, argument: str) -> tuple[Chain, Chain]:
 
 def require_mode(mode: str | None) -> None:
     """Refuse an unknown interpolation."""
-    if mode is not None and mode not in MODES:
+    if mode is not None and not is_one_of(mode, MODES):
         raise refusal("mode", mode, f"None or one of {MODES}")
 
 
