@@ -36,6 +36,9 @@ class RandPairedViews(Shown, PairMaker, Randomizable, Transform):
     folded, the map is turned by no more than 90 degrees against its median, and no valid place nearer the view's centre
     shows the same. So padding of any kind (constant, border, reflection, wrap) and folds are not valid.
 
+    Where many folds lie upon each other, a nearer place may be missed: for less than 1 in 1000 valid voxels of elastic
+    chains with reflection that displace nodes by up to 0.4 of their spacing, for less than 1 in 100 at 0.75.
+
     Where sampling is wanted, the density is uniform, or shared among tiers (``shares``), or ``information ** gamma``,
     over the valid voxels that both views show, up to 0.01 voxel at the border of the overlap. It sums to one, or is
     zero everywhere if the views share nothing. If it would vanish on all shared voxels, it is uniform.
@@ -150,6 +153,8 @@ class RandPairedViews(Shown, PairMaker, Randomizable, Transform):
             As the call, with ``<name>_view1``, ``<name>_view2`` for each image.
         """
         sources = self.check(images, maps)
+        if draw is not None and not isinstance(draw, Draw):
+            raise refusal("draw", repr(draw), "the attribute `draw` after an earlier call, or None")
         if draw is None:
             self.randomize()
             draw = self.draw

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Rand2DElastic
 
+from monai_infoaug.transforms import RandPairedViews
 from monai_infoaug.transforms._coordinates import OUTSIDE, coordinate_grid, fit_affine
 from monai_infoaug.transforms._mesh import SampledMesh
 from monai_infoaug.transforms._validity import drop_duplicates, locally_invertible, typical_jacobian
@@ -88,8 +90,12 @@ def test_wrapped_duplicates_are_kept_once(mode: str) -> None:
         assert sound[2:4].any()  # wrapped places are sound in themselves: only doubling betrays them
 
 
-def shown_elsewhere(coords: torch.Tensor, valid: torch.Tensor, margin: float = 1e-3) -> int:
-    """How many valid voxels' source points lie in a cell of four valid voxels that is not their own (brute force)."""
+def cells_that_show(coords: torch.Tensor, valid: torch.Tensor, margin: float = 1e-3) -> tuple[torch.Tensor, ...]:
+    """Which valid voxels' source points lie in which cells of four valid voxels but their own (brute force).
+
+    Returns:
+        (n, m) bool, the voxels (n, 2) and the cells (m, 2).
+    """
     cells = (valid[:-1, :-1] & valid[1:, :-1] & valid[:-1, 1:] & valid[1:, 1:]).nonzero()
     ring = [coords[:, cells[:, 0] + a, cells[:, 1] + b].T for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
     points, voxels = coords[:, valid].T, valid.nonzero()
@@ -99,7 +105,21 @@ def shown_elsewhere(coords: torch.Tensor, valid: torch.Tensor, margin: float = 1
         off = points[:, None] - start
         inside &= edge[:, 0] * off[..., 1] - edge[:, 1] * off[..., 0] > margin  # anticlockwise: no flipped map
     own = ((cells <= voxels[:, None]) & (cells >= voxels[:, None] - 1)).all(2)
-    return int((inside & ~own).any(1).sum())
+    return inside & ~own, voxels, cells
+
+
+def shown_elsewhere(coords: torch.Tensor, valid: torch.Tensor) -> int:
+    """How many valid voxels' source points other places show."""
+    return int(cells_that_show(coords, valid)[0].any(1).sum())
+
+
+def shown_nearer(coords: torch.Tensor, valid: torch.Tensor) -> int:
+    """How many valid voxels' source points are shown at valid places nearer the centre, and not just beside."""
+    shown, voxels, cells = cells_that_show(coords, valid)
+    centre = (torch.tensor(valid.shape) - 1) / 2
+    apart = (cells + 0.5 - voxels[:, None]).abs().amax(2) > 2
+    nearer = (cells + 0.5 - centre).norm(dim=1) < (voxels - centre).norm(dim=1, keepdim=True)
+    return int((shown & apart & nearer).any(1).sum())
 
 
 @pytest.mark.parametrize(("height", "period", "kept"), [(3.2, 20.0, 0.75), (4.0, 16.0, 0.5)])
@@ -112,3 +132,21 @@ def test_a_fold_shows_each_source_point_once(height: float, period: float, kept:
     assert shown_elsewhere(coords, inside) > shown_elsewhere(coords, sound) > 50
     assert shown_elsewhere(coords, valid) == 0
     assert valid.sum() > kept * sound.sum()
+
+
+@pytest.mark.parametrize(("spacing", "magnitude", "bound"), [(16, (3, 6), 1e-3), (8, (3, 6), 1e-2)])
+def test_few_voxels_of_wild_chains_are_shown_nearer_the_centre(
+    spacing: int, magnitude: tuple[int, int], bound: float
+) -> None:
+    """As the docstring of the paired views says: nodes displaced by up to 0.4 and 0.75 of their spacing."""
+    settings = {"rotate_range": 0.5, "scale_range": 0.3, "padding_mode": "reflection"}
+    pair = RandPairedViews(None, Rand2DElastic((spacing,) * 2, magnitude, 1.0, **settings), min_overlap=0, num_points=0)
+    pair.set_random_state(0)
+    nearer = valid = 0
+    for _ in range(4):
+        views = pair(torch.zeros(1, 44, 36))
+        for k in (1, 2):
+            nearer += shown_nearer(views[f"coords_view{k}"], views[f"valid_view{k}"][0])
+            valid += int(views[f"valid_view{k}"].sum())
+    assert valid > 4 * 44 * 36 / 2
+    assert nearer < bound * valid
