@@ -67,7 +67,8 @@ def _native(array: np.ndarray) -> np.ndarray:
     """The array in C order, native byte order and no more than double precision, writable; a copy if it must be."""
     dtype = f"{array.dtype.kind}{min(array.itemsize, 8)}"
     native = np.asarray(array).astype(dtype, order="C", copy=False).view(dtype)  # long long is a type of its own
-    return native if native.flags.writeable else native.copy()
+    forward = min(native.strides, default=0) >= 0  # an axis of length 1 may run backwards in any order
+    return native if native.flags.writeable and forward else native.copy()
 
 
 def to_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:

@@ -1,28 +1,28 @@
-"""Profiles of the fuzz tests: the short one of CI, with a fixed seed, and ``--hypothesis-profile long``."""
+"""The fuzz tests: a short run with a fixed seed in CI, a long one by ``pytest tests/fuzz --hypothesis-profile long``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import pytest
 
 if find_spec("hypothesis"):
-    from hypothesis import HealthCheck, settings
+    from tests.fuzz.fuzzing import calls  # which knows the profile `long`
 
-    common = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
-    settings.register_profile("short", max_examples=100, derandomize=True, **common)
-    settings.register_profile("long", max_examples=2000, **common)
-
-    @pytest.fixture(autouse=True, scope="session")
-    def profile(request: pytest.FixtureRequest) -> None:
-        """The profile that the command line names, else the short one."""
-        settings.load_profile(request.config.getoption("--hypothesis-profile") or "short")
+    @pytest.fixture(autouse=True)
+    def counted(record_property: Callable[[str, object], None]) -> Iterator[None]:
+        """How many calls a test made."""
+        before = dict(calls)
+        yield
+        for answer, count in calls.items():
+            record_property(answer, count - before[answer])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many calls there were."""
-    if find_spec("hypothesis"):
-        from tests.fuzz.fuzzing import calls
-
-        if any(calls.values()):
-            terminalreporter.write_line(f"fuzzed calls: {calls['right']} right, {calls['refused']} refused")
+    """How many calls there were, in all processes of pytest-xdist."""
+    reports = [report for report in terminalreporter.stats.get("", []) if report.when == "teardown"]
+    of_fuzz = [dict(report.user_properties) for report in reports if "refused" in dict(report.user_properties)]
+    if of_fuzz:
+        right, refused = (sum(each[answer] for each in of_fuzz) for answer in ("right", "refused"))
+        terminalreporter.write_line(f"fuzzed calls: {right + refused}, {right} right and {refused} refused by name")

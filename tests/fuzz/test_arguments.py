@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-hypothesis = pytest.importorskip("hypothesis", reason="fuzz tests need hypothesis")
+pytest.importorskip("hypothesis", reason="fuzz tests need hypothesis")
 
 import torch  # noqa: E402
-from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from monai.networks.nets import BasicUNet  # noqa: E402
 from torch import nn  # noqa: E402
 
 from monai_infoaug.networks import PixelEmbeddingNet  # noqa: E402
-from tests.fuzz.fuzzing import odd_values, outcome  # noqa: E402
+from tests.fuzz.fuzzing import fuzz, odd_values, outcome  # noqa: E402
 
 ROOMS = ("data", "transforms", "losses", "samplers", "metrics", "networks", "inferers", "engines", "handlers")
 # what a class needs to be built at all; those not here need nothing, or other objects of a training
@@ -88,7 +87,7 @@ def buildable() -> list[str]:
 
 
 @pytest.mark.parametrize("name", buildable())
-@given(data=st.data())
+@fuzz(data=st.data())
 def test_a_class_is_built_or_refuses_by_name(name, data):
     cls, needed = classes()[name], NEEDS.get(name, dict)()
     arguments = st.lists(st.sampled_from(open_arguments(cls)), min_size=1, max_size=2, unique=True)

@@ -30,8 +30,8 @@ def test_types_of_tensors(dtype, kind):
 
 @pytest.mark.parametrize(
     "array",
-    [VALUES[:, ::-1], VALUES.T, np.broadcast_to(VALUES[0], (4, 3)), np.asfortranarray(VALUES)],
-    ids=["negative", "transposed", "broadcast", "fortran"],
+    [VALUES[:, ::-1], VALUES[:, :1, None][..., ::-1], VALUES.T, np.broadcast_to(VALUES[0], (4, 3)), VALUES.copy("F")],
+    ids=["negative", "one, backwards", "transposed", "broadcast", "fortran"],
 )
 def test_any_order_in_memory(array):
     np.testing.assert_array_equal(plain_tensor(array, "img"), array)
