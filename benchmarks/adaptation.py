@@ -109,7 +109,7 @@ def row(name: str, epochs: int) -> tuple[str, dict[str, Any]]:
     rows = {
         "source": (TRAIN, {}),
         "source_tiers": (TRAIN, {"tier_intensity": True}),
-        "confidence": (FREE, {"confidence_epochs": 2, "run": ["$@confidence#trainer.run()"]}),
+        "confidence": (FREE, {"confidence_epochs": 2, "run": ["@train#trainer", "$@confidence#trainer.run()"]}),
         "source_free": (FREE, alone),
         "both": (FREE, {"confidence_epochs": 2, "max_epochs": epochs}),
         "source_free_tiers": (FREE, alone | tiers),

@@ -24,6 +24,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Import a sub-package when it is first asked for, so that nothing is loaded that a user does not use."""
-    if name in __all__:
+    if name in {*__all__, "bundles"}:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

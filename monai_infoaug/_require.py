@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor  # which takes a second that `monai-infoaug init` need not wait
 
 E = TypeVar("E", bound=Exception)
+WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")  # files that do not say how large pixels are
 
 
 def refusal(argument: str, got: object, accepted: str, error: type[E] = ValueError) -> E:  # type: ignore[assignment]
@@ -127,6 +128,16 @@ def require_ignore_index(value: object) -> None:
     """
     if not is_number(value) or value % 1:  # type: ignore[operator]
         raise refusal("ignore_index", repr(value), "a whole number")
+
+
+def require_pixdim(pixdim: object, path: object) -> None:
+    """Refuse to read a file that does not say how large its pixels are, when nobody else does.
+
+    Raises:
+        ValueError: naming ``pixdim``.
+    """
+    if pixdim is None and str(path).lower().endswith(WITHOUT_MILLIMETRES):
+        raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres")
 
 
 def require_device(device: str) -> None:

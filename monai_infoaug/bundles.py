@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from monai_infoaug._require import naming, refusal
+from monai_infoaug._console import say
+from monai_infoaug._require import are_counts, is_count, is_number, listed, naming, reason, refusal
 
 if TYPE_CHECKING:  # MONAI takes seconds that listing and copying need not wait
     from monai.bundle import ConfigParser
@@ -24,6 +30,7 @@ __all__ = [
     "find_bundle",
     "load_network",
     "read_config",
+    "require_settings",
     "training_command",
 ]
 
@@ -42,6 +49,59 @@ INPUTS = {  # settings that a user has to give, and what the pages call them
     "source_images": "SOURCE_IMAGES",
     "source_labels": "SOURCE_LABELS",
 }
+UNUSED = {  # settings that a configuration may have without use: other settings that were given, or methods, replace it
+    *("bundle_root", "features", "last_layer_lr_factor", "over_processes"),
+}
+FOLLOWED = {  # what an evaluation takes over from the training
+    *("classes", "features", "global_features", "global_scale", "image_size", "in_channels", "label_bits", "labels"),
+    *("level_weights", "local_features", "modality", "patch_radius", "pixdim", "spatial_dims", "working_pixdim"),
+}
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value, 0) and value > 0
+
+
+def _are_positive(value: Any) -> bool:
+    return _is_positive(value) or (len(listed(value)) > 0 and all(map(_is_positive, listed(value))))
+
+
+def _are_names(value: Any) -> bool:
+    names = listed(value)
+    return len(names) > 0 and all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+
+
+# what a value has to be, how that is seen, and of which settings
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "a whole number of at least 1",
+        lambda value: is_count(value, 1),
+        "batch_size coarse_epochs contrast_batch_size global_batch_size global_scale hidden_size in_channels levels "
+        "max_epochs num_layers num_points patch_size patches_per_image pixels_per_image round_epochs samples_per_epoch "
+        "val_interval window",
+    ),
+    (
+        "a whole number of at least 0",
+        is_count,
+        "confidence_epochs contrast_epochs global_epochs local_epochs num_workers patch_radius pretrain_epochs seed",
+    ),
+    ("a whole number of at least 1, or None", lambda value: value is None or is_count(value, 1), "val_images"),
+    ("a number above 0", _is_positive, "sigma working_pixdim"),
+    ("a number of at least 0", lambda value: is_number(value, 0), "last_layer_lr_factor learning_rate"),
+    ("numbers above 0: one, or one an axis, or None", lambda value: value is None or _are_positive(value), "pixdim"),
+    (
+        "one or more whole numbers of at least 1",
+        lambda value: are_counts(value, 1),
+        "coarse_features features global_features global_view_size image_size local_features roi_size view_size widths",
+    ),
+    ("one or more different names", _are_names, "classes labels"),
+    ("2 or 3", lambda value: is_count(value) and value in (2, 3), "spatial_dims"),
+    (
+        "true or false",
+        lambda value: isinstance(value, bool),
+        "amp by_tier frozen image_wise match_levels over_processes tier_intensity",
+    ),
+)
 
 
 def describe_bundles() -> dict[str, str]:
@@ -201,3 +261,99 @@ def load_network(
         got, accepted = f"one of a {type(network).__name__}", "a checkpoint of an embedding network with `strides`"
         raise refusal(str(checkpoint), got, accepted)
     return load_weights(network, checkpoint, checkpoint=states)
+
+
+def require_settings() -> None:
+    """Check what the bundle that MONAI is about to run was given; the first step of its ``initialize``.
+
+    An evaluation and an inference then have the settings of the training wherever the bundle's own were left. What
+    ``python -m monai.bundle`` refuses from here on is told in one line.
+
+    Raises:
+        ValueError: for a setting that nothing in the configuration uses, such as a mistyped one, one out of range, or a
+            calibration of other images than those of the settings.
+    """
+    from monai_infoaug.handlers.checkpoint import is_plain
+
+    if str(getattr(sys.modules["__main__"].__spec__, "name", "")).startswith("monai.bundle"):
+        sys.excepthook = tell
+    config = _running()
+    content = config.get()
+    plain = {name: value for name, value in content.items() if is_plain(value)}
+    used = plain.keys() & ({*re.findall(r"@(\w+)", repr(content))} | UNUSED)
+    for name in sorted(plain.keys() - used):
+        near = "".join(f": {each} may be meant" for each in get_close_matches(name, sorted(used), 1))
+        raise refusal("settings", repr(name) + near, f"among those of the bundle: {', '.join(sorted(used))}")
+    for accepted, is_fine, names in RULES:
+        for name in names.split():
+            if name in plain and not is_fine(plain[name]):
+                raise refusal(name, repr(plain[name]), accepted)
+    if plain.get("calibration") is not None:
+        _require_own_calibration(plain)
+    if {"trained_network", "trained_networks"} & content.keys():
+        _follow_training(config, plain)
+
+
+def _running() -> ConfigParser:
+    """The configuration that an expression of itself is evaluated for: MONAI gives it no name there."""
+    from monai.bundle import ConfigParser
+
+    frame: Any = sys._getframe()
+    while not isinstance(frame.f_locals.get("self"), ConfigParser):
+        frame = frame.f_back
+    return frame.f_locals["self"]
+
+
+def _require_own_calibration(settings: Mapping[str, Any]) -> None:
+    """Refuse a calibration from images of another modality or resolution."""
+    try:
+        made = json.loads(Path(settings["calibration"]).read_text(encoding="utf-8")).get("made_from", {})
+    except (OSError, TypeError, ValueError, AttributeError):
+        return  # whoever reads it says what is wrong
+    sides = made.get("working_pixdim") or made.get("pixdim")
+    for name, value in (("modality", made.get("modality")), ("working_pixdim", sides)):
+        if value is not None and {value} != {settings.get(name)} and {*listed(value)} != {settings.get(name)}:
+            got = f"{settings['calibration']} of {name} {value}"
+            raise refusal("calibration", got, f"of images with the bundle's {name}, {settings.get(name)}")
+
+
+def _follow_training(config: ConfigParser, plain: Mapping[str, Any]) -> None:
+    """Give an evaluation the training's settings where the bundle's own were left, and warn of others."""
+    from monai_infoaug.handlers.checkpoint import is_plain, read_settings
+
+    path = config.get_parsed_content("checkpoints" if "checkpoints" in config else "checkpoint")
+    if isinstance(path, list | tuple):
+        path = path[0]
+    if not Path(str(path)).is_file():
+        return  # whoever reads it says so
+    kept = read_settings(path)
+    if kept.get("bundle") not in describe_bundles():
+        return
+    folder, overlay = find_bundle(kept["bundle"]) / "configs", kept.get("overlay")
+    own, method = (
+        {} if name is None else json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("train", overlay)
+    )
+    found = {name: value for name, value in method.items() if name != "run" and name[0] != "+" and "#" not in name}
+    taken = {name: value for name, value in found.items() if not is_plain(value) or name not in plain}
+    for name in FOLLOWED & kept.keys() & plain.keys():
+        value = kept[name]
+        now, *left = (json.dumps(each) for each in (plain[name], value, own.get(name), found.get(name)))
+        if now == left[0]:
+            continue
+        if now in left:
+            taken[name] = value
+        else:
+            warnings.warn(f"`{name}` is {plain[name]!r}, but {path} was trained with {value!r}.", stacklevel=2)
+    if taken:
+        config.update(taken)
+        config.parse()
+
+
+def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What a program ends with: a line for what the package has refused, else the traceback and, last, its cause."""
+    why = reason(error)
+    if not (isinstance(error, Exception) and why.startswith("`")):
+        traceback.print_exception(kind, error, trace)
+    if isinstance(error, Exception):
+        say(f"error: {why}", sys.stderr)

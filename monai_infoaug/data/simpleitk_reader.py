@@ -14,7 +14,7 @@ from monai.data.image_reader import _copy_compatible_dict, _stack_images
 from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import Dicom, in_order, is_dicom, read_dicom, read_header, series_in
 from monai_infoaug.data._images import copy_metadata, require_utf_8, unreadable, warn
@@ -23,7 +23,6 @@ from monai_infoaug.data._text_headers import require_nrrd_in_millimetres, requir
 
 __all__ = ["SimpleITKReader"]
 
-WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*WITHOUT_MILLIMETRES, ".dcm", ".ima", ".mha", ".mhd", ".nii", ".nii.gz", ".nrrd")
 _UNKNOWN = "[UNKNOWN_PRINT_CHARACTERISTICS]"  # what SimpleITK gives for metadata that are no text
 

@@ -141,8 +141,10 @@ def test_goes_on_where_it_was_stopped(folder):
         "bundle": "landmark_detection",
         "modality": "xray",
         "in_channels": 1,
+        "pixdim": PIXDIM,
         "working_pixdim": PIXDIM,
         "features": [8] * 5,
+        "image_size": SMALL["image_size"],
         "labels": list(LABELS),
     }
 

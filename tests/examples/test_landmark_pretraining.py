@@ -100,6 +100,7 @@ def test_settings_in_the_checkpoint_make_the_network_again(folder):
         "bundle": "landmark_pretraining",
         "modality": "xray",
         "in_channels": 1,
+        "pixdim": 0.5,
         "working_pixdim": 0.5,
         "features": [8, 8, 8, 8, 16],
         "level_weights": None,

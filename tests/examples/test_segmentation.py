@@ -24,7 +24,6 @@ SMALL = {
     "classes": ["square", "bar"],
     "roi_size": [48, 64],
     "features": [8, 8, 8, 8, 16, 8],
-    "widths": [16, 16],
     "samples_per_epoch": 4,
     "batch_size": 2,
     "max_epochs": 1,
@@ -32,9 +31,10 @@ SMALL = {
     "num_workers": 0,
 }
 STAGES = {  # of each overlay
-    "label_efficient": {"pretrain_epochs": 1, "pixels_per_image": 100},
-    "local_contrast": {"global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
+    "label_efficient": {"widths": [16, 16], "pretrain_epochs": 1, "pixels_per_image": 100},
+    "local_contrast": {"widths": [16, 16], "global_epochs": 1, "local_epochs": 1, "global_batch_size": 2},
     "attention_guided": {
+        "widths": [16, 16],
         "coarse_features": [8, 8, 8, 8, 16, 8],
         "coarse_epochs": 1,
         "contrast_epochs": 1,
@@ -128,7 +128,7 @@ def test_every_stage_goes_on_where_it_was_stopped(folder, overlay):
     stages.append("train")
     whole = run(folder, overlay, **settings, **longer, output_dir=str(folder / "whole"))
     for last in stages[-2:]:  # stopped within the last pre-training, and within fine-tuning
-        begun = [f"$@{stage}#trainer.run()" for stage in stages[: stages.index(last) + 1]]
+        begun = ["@train#trainer"] + [f"$@{stage}#trainer.run()" for stage in stages[: stages.index(last) + 1]]
         run(folder, overlay, **settings, **longer, **{f"{last}#trainer#max_epochs": 1, "run": begun})
     parts = run(folder, overlay, **settings, **longer)
     states = [flow.parser.get_parsed_content("network_def").state_dict() for flow in (whole, parts)]
@@ -155,18 +155,18 @@ def test_a_round_learns_from_segmentations_of_unlabelled_training_cases_alone(fo
 @pytest.mark.slow
 def test_segmentations_of_several_trainings_are_averaged(folder):
     """The mean of the logits decides, and it is neither training's own segmentation."""
-    overlay, settings = "label_efficient", {"labelled": 4, "label_bits": [1, 2], "suffix": ".png"}
+    overlay, settings = "label_efficient", {"labelled": 4, "label_bits": [1, 2]}
     settings["amp"] = False  # as the logits that it is compared with
     outs, logits = [str(folder / f"{seed}") for seed in range(2)], []
     for seed, out in enumerate(outs):
         run(folder, overlay, **settings, seed=seed, output_dir=out)
-        flow = run(folder, overlay, "inference", **settings, output_dir=out)
+        flow = run(folder, overlay, "inference", **settings, suffix=".png", output_dir=out)
         network = flow.parser.get_parsed_content("trained_networks")[0].eval()
         items = flow.parser.get_parsed_content("dataset")
         with torch.no_grad():
             logits.append([network(item["image"].as_tensor()[None])[0] for item in items])
     checkpoints = [f"{out}/checkpoint.pt" for out in outs]
-    run(folder, overlay, "inference", **settings, checkpoints=checkpoints)
+    run(folder, overlay, "inference", **settings, suffix=".png", checkpoints=checkpoints)
     differ = 0
     for first, second, path in zip(*logits, sorted((folder / "out" / "inference").iterdir()), strict=True):
         bits = torch.tensor([1, 2]).view(2, 1, 1)
