@@ -1,0 +1,1 @@
+"""The MONAI bundles, configuration alone."""
