@@ -220,9 +220,9 @@ class Segmentation:
 
 
 def read_table(path: Path) -> list[list[float]]:
-    """Values (cases, classes) of a table that MONAI's ``MetricsSaver`` wrote."""
+    """Values (cases, classes) of a table that ``ClassMetricsSaver`` wrote."""
     with path.open(newline="", encoding="utf-8") as file:
-        return [[float(row[key]) for key in row if key.startswith("class")] for row in csv.DictReader(file)]
+        return [[float(row[key]) for key in row if key not in ("filename", "mean")] for row in csv.DictReader(file)]
 
 
 def summary(name: str, labelled: float | int, results: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict:
@@ -282,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start, names = time.perf_counter(), options.rows.split(",")
     settings, epochs = BUDGETS[options.budget]
     settings = DATASETS.get(options.data.resolve().name, {}) | settings | {"val_interval": 10**6, "val_images": 1}
+    settings |= {"test_every": 4, "val_every": 7}
     settings |= named(options.set)
     epochs = epochs if options.epochs is None else options.epochs
     for name in names:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_infoaug._console import say
-from monai_infoaug._require import are_counts, is_count, is_number, listed, naming, reason, refusal
+from monai_infoaug._require import are_counts, is_count, is_number, listed, naming, reason, refusal, require_pixdim
 
 if TYPE_CHECKING:  # MONAI takes seconds that listing and copying need not wait
     from monai.bundle import ConfigParser
@@ -54,7 +54,8 @@ UNUSED = {  # settings that a configuration may have without use: other settings
 }
 FOLLOWED = {  # what an evaluation takes over from the training
     *("classes", "features", "global_features", "global_scale", "image_size", "in_channels", "label_bits", "labels"),
-    *("level_weights", "local_features", "modality", "patch_radius", "pixdim", "spatial_dims", "working_pixdim"),
+    *("level_weights", "local_features", "modality", "patch_radius", "pixdim", "spatial_dims", "test_every"),
+    *("val_every", "working_pixdim"),
 }
 
 
@@ -270,8 +271,8 @@ def require_settings() -> None:
     ``python -m monai.bundle`` refuses from here on is told in one line.
 
     Raises:
-        ValueError: for a setting that nothing in the configuration uses, such as a mistyped one, one out of range, or a
-            calibration of other images than those of the settings.
+        ValueError: for a setting that nothing in the configuration uses, such as a mistyped one, one out of range, a
+            calibration of other images than those of the settings, or no ``pixdim`` for files that say no millimetres.
     """
     from monai_infoaug.handlers.checkpoint import is_plain
 
@@ -292,6 +293,10 @@ def require_settings() -> None:
         _require_own_calibration(plain)
     if {"trained_network", "trained_networks"} & content.keys():
         _follow_training(config, plain)
+    if config.get("pixdim", 1) is None:
+        for name in ("dataset_dir", "source_images"):
+            for path in _files_of(plain.get(name)):
+                require_pixdim(None, path)
 
 
 def _running() -> ConfigParser:
@@ -302,6 +307,13 @@ def _running() -> ConfigParser:
     while not isinstance(frame.f_locals.get("self"), ConfigParser):
         frame = frame.f_back
     return frame.f_locals["self"]
+
+
+def _files_of(folder: Any) -> Iterator[Path]:
+    """A file, or those in a folder and below it; nothing for what is no path, which whoever reads it says."""
+    if isinstance(folder, str):
+        yield Path(folder)
+        yield from Path(folder).rglob("*")
 
 
 def _require_own_calibration(settings: Mapping[str, Any]) -> None:

@@ -140,14 +140,14 @@ def segmentation_datalist(
     part: str | None = None,
     labelled: int | float | Sequence[str] | None = None,
     seed: int = 0,
-    test_every: int | None = 4,
-    val_every: int | None = 7,
+    test_every: int | None = None,
+    val_every: int | None = None,
 ) -> list[dict[str, str]]:
     """Images of a folder, with the label images of some of them, as a MONAI data list, split by case.
 
-    Of the cases, sorted by path, every fourth is of the test part and every seventh of the others of the validation
-    part. Of the training part only those that are ``labelled`` have a label in the list: who trains on it cannot see
-    more labels than it is given.
+    Of the cases that have a label, sorted by path, the test and the validation part are split off if asked for; all
+    other cases are of the training part. Of these only those that are ``labelled`` have a label in the list: who trains
+    on it cannot see more labels than it is given.
 
     Args:
         images: folder with the images, a case each.
@@ -156,7 +156,7 @@ def segmentation_datalist(
         labelled: names of the training cases that keep their label; or how many, or which share in (0, 1] of them (a
             float; at least one case), drawn by ``seed`` (fewer are a part of more); or None: all.
         seed: non-negative integer.
-        test_every: one in so many cases is of the test part, the last one of each group; None: none.
+        test_every: one in so many cases with a label is of the test part, the last one of each group; None: none.
         val_every: one in so many of the others is of the validation part; None: none.
 
     Returns:
@@ -164,8 +164,8 @@ def segmentation_datalist(
         not labelled.
 
     Raises:
-        ValueError: for a folder without images, labels of no training case, a case of the validation or test part
-            without a label, a part without cases, or ``labelled`` that is out of range or names other cases.
+        ValueError: for a folder without images, labels of no training case, a part without cases, or ``labelled`` that
+            is out of range or names other cases.
 
     Example:
         >>> segmentation_datalist("images", "labels", "train", labelled=0.05)  # doctest: +SKIP
@@ -181,17 +181,16 @@ def segmentation_datalist(
     known = {name: {"label": item["image"]} for name, item in _named("labels", labels).items()}
     items = [item | {"name": name} | known.get(name, {}) for name, item in _named("images", images).items()]
     if part is not None:
-        test = items[test_every - 1 :: test_every] if test_every else []
-        rest = [item for item in items if item not in test]
+        cases = [item for item in items if "label" in item]
+        test = cases[test_every - 1 :: test_every] if test_every else []
+        rest = [item for item in cases if item not in test]
         val = rest[val_every - 1 :: val_every] if val_every else []
-        items = {"test": test, "val": val, "train": [item for item in rest if item not in val]}[part]
-        if len(items) == 0:
-            raise refusal("part", repr(part), f"one with cases: '{images}' has too few, or the part is left out")
-    bare = [item["name"] for item in items if "label" not in item]
-    if bare and part in ("val", "test"):
-        raise refusal("labels", f"'{labels}' without {some(bare)}", f"labels of all cases of the part '{part}'")
-    if part in ("val", "test"):
-        return items
+        items = {"test": test, "val": val, "train": [item for item in items if item not in test + val]}[part]
+        if part != "train" and not items:
+            got = f"{part!r} with a `{part}_every` of {test_every if part == 'test' else val_every}"
+            raise refusal("part", got, f"one with cases: of the {len(cases)} with a label none is in it")
+        if part != "train":
+            return items
     names = [item["name"] for item in items if "label" in item]
     if not names:
         raise refusal("labels", f"'{labels}'", f"a folder with labels of training cases of '{images}'")

@@ -381,26 +381,37 @@ def named(items):
     return [int(item["name"]) for item in items]
 
 
+SPLIT = {"test_every": 4, "val_every": 7}
+
+
 def test_cases_are_split(cases):
-    parts = {part: segmentation_datalist(*cases, part) for part in ("train", "val", "test")}
-    assert named(parts["test"]) == [3, 7, 11, 15]
-    assert named(parts["val"]) == [8]
-    assert named(parts["train"]) == [0, 1, 2, 4, 5, 6, 9, 10, 12, 13, 14]
+    parts = {part: segmentation_datalist(*cases, part, **SPLIT) for part in ("train", "val", "test")}
+    assert named(parts["test"]) == [4, 8, 12]  # of those with a label
+    assert named(parts["val"]) == [9]
+    assert named(parts["train"]) == [0, 1, 2, 3, 5, 6, 7, 10, 11, 13, 14, 15]
     assert parts["test"][0] == {
-        "image": str(cases[0] / "03.png"),
-        "name": "03",
-        "label": str(cases[1] / "03.nii.gz"),
+        "image": str(cases[0] / "04.png"),
+        "name": "04",
+        "label": str(cases[1] / "04.nii.gz"),
     }
     assert "label" not in parts["train"][1]
     assert all("label" in item for item in parts["train"] if item["name"] != "01")
-    assert named(segmentation_datalist(*cases)) == [*range(16)]
-    assert named(segmentation_datalist(*cases, "train", test_every=None, val_every=None)) == [*range(16)]
+    (cases[0] / "01.png").unlink()  # the others are where they were
+    assert [named(segmentation_datalist(*cases, part, **SPLIT)) for part in ("val", "test")] == [[9], [4, 8, 12]]
 
 
-@pytest.mark.parametrize(("labelled", "number"), [(None, 10), (1, 1), (4, 4), (1.0, 10), (0.25, 2), (0.01, 1)])
+def test_nobody_is_split_off_unasked(tmp_path):
+    images(tmp_path / "images", *(f"{i:02}.png" for i in range(24)))
+    images(tmp_path / "labels", *(f"{i:02}.png" for i in range(6)))
+    items = segmentation_datalist(tmp_path / "images", tmp_path / "labels", "train")
+    assert named(items) == [*range(24)]
+    assert named(item for item in items if "label" in item) == [*range(6)]
+
+
+@pytest.mark.parametrize(("labelled", "number"), [(None, 11), (1, 1), (4, 4), (1.0, 11), (0.25, 3), (0.01, 1)])
 def test_labelled_cases(cases, labelled, number):
-    items = segmentation_datalist(*cases, "train", labelled)
-    assert len(items) == 11
+    items = segmentation_datalist(*cases, "train", labelled, **SPLIT)
+    assert len(items) == 12
     assert sum("label" in item for item in items) == number
     assert all(Path(item.get("label", item["image"])).exists() for item in items)
 
@@ -418,8 +429,11 @@ def test_drawn_cases_depend_on_the_seed_alone(cases):
     ("settings", "message"),
     [
         ({"part": "all"}, "`part` must be one of .*, got 'all'"),
-        ({"part": "test", "test_every": None}, "`part` must be one with cases: .*, got 'test'"),
-        ({"part": "test", "test_every": 2}, "`labels` must be labels of all cases of the part 'test', .*without '01'"),
+        (
+            {"part": "test"},
+            "`part` must be one with cases: .* 15 with a label .*, got 'test' with a `test_every` of None",
+        ),
+        ({"part": "val", "val_every": 16}, "`part` must be one with cases: .*, got 'val' with a `val_every` of 16"),
         ({"test_every": 1}, "`test_every` must be a whole number of at least 2, or None, got 1"),
         ({"test_every": "4"}, "`test_every` must be a whole number of at least 2, or None, got 4"),
         ({"val_every": 0}, "`val_every` must be a whole number of at least 2, or None, got 0"),
