@@ -273,7 +273,8 @@ def require_mode(mode: str | None) -> None:
 
 def interpolation(mode: str | None, image: NdarrayOrTensor) -> str:
     """The mode, by default that which suits the type of an image."""
-    floating = image.is_floating_point() if isinstance(image, Tensor) else np.asarray(image).dtype.kind == "f"
+    kind = image.dtype.kind if isinstance(image, np.ndarray) else ""
+    floating = image.is_floating_point() if isinstance(image, Tensor) else kind == "f"
     return mode or ("bilinear" if floating else "nearest")
 
 

@@ -85,7 +85,8 @@ class LandmarkHeatmap(Shown, Transform):
         if points.ndim != 2 or points.shape[1] != dims or len(points) == 0:
             raise refusal("landmarks", f"shape {tuple(points.shape)}", f"(L,{dims}), L at least 1")
 
-        cells = (avg_pool2d if dims == 2 else avg_pool3d)(x[None], self.stride, ceil_mode=True)[0]
+        kernel = [min(self.stride, n) for n in x.shape[1:]]  # in 3D a larger one is an error of PyTorch's
+        cells = (avg_pool2d if dims == 2 else avg_pool3d)(x[None], kernel, self.stride, ceil_mode=True)[0]
         squares = sum((c[None] - p.view(-1, *[1] * dims)) ** 2 for c, p in zip(cells, points.T, strict=True))
         near = squares.flatten(1).amin(1) <= _width(cells, x, self.stride) ** 2  # False for NaN
         maps = (squares / (-2 * self.sigma**2)).flatten(1).softmax(1).view_as(squares)

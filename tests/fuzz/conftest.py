@@ -1,4 +1,4 @@
-"""The fuzz tests: a short run with a fixed seed in CI, a long one by ``pytest tests/fuzz --hypothesis-profile long``."""
+"""Fuzz tests: short with a fixed seed in CI, long by ``pytest tests/fuzz --hypothesis-profile long``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fuzz tests share: odd values and images, and the only two outcomes that are allowed, right or refused by name."""
+"""What the fuzz tests share: odd values and images, and the two outcomes that are allowed, right or refused by name."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="fuzz tests need hypothesis")
 
-import torch  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from monai.networks.nets import BasicUNet  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from hypothesis import strategies as st
+from monai.networks.nets import BasicUNet
+from torch import nn
 
-from monai_infoaug.networks import PixelEmbeddingNet  # noqa: E402
-from tests.fuzz.fuzzing import fuzz, odd_values, outcome  # noqa: E402
+from monai_infoaug.networks import PixelEmbeddingNet
+from tests.fuzz.fuzzing import fuzz, odd_values, outcome
 
 ROOMS = ("data", "transforms", "losses", "samplers", "metrics", "networks", "inferers", "engines", "handlers")
 # what a class needs to be built at all; those not here need nothing, or other objects of a training

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("hypothesis", reason="fuzz tests need hypothesis")
 
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import strategies as st
 
-from monai_infoaug.information import (  # noqa: E402
+from monai_infoaug.information import (
     assign_tiers,
     load_thresholds,
     local_entropy,
@@ -20,7 +20,7 @@ from monai_infoaug.information import (  # noqa: E402
     save_thresholds,
     tier_thresholds,
 )
-from tests.fuzz.fuzzing import REFUSED, as_numpy, finite, fuzz, odd_images, odd_values, outcome, seeds  # noqa: E402
+from tests.fuzz.fuzzing import REFUSED, as_numpy, finite, fuzz, odd_images, odd_values, outcome, seeds
 
 RANGES = st.sampled_from([None, None, (0.0, 1.0), (-100.0, 100.0), (0, 255)])
 

@@ -48,7 +48,7 @@ def test_missing_landmarks_and_those_outside():
     torch.testing.assert_close(maps.sum((1, 2)), torch.tensor([1.0, 0, 0, 0]))
 
 
-@pytest.mark.parametrize(("size", "stride"), [((4, 4), 4), ((3, 3), 4), ((8, 6), 8)])
+@pytest.mark.parametrize(("size", "stride"), [((4, 4), 4), ((3, 3), 4), ((8, 6), 8), ((3, 2, 4), 4)])
 def test_a_single_cell_shows_what_lies_in_it(size, stride):
     inside, beside = [s / 2 for s in size], [s + 2.0 * stride for s in size]
     maps = LandmarkHeatmap(sigma=1.0, stride=stride)([inside, beside], identity(*size))
