@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -374,7 +375,7 @@ def train_and_report(rank: int, count: int, port: int, case: Case, settings: dic
 def two_processes():
     # a fork need not import PyTorch and MONAI again; CUDA forbids it
     method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with multiprocessing.get_context(method).Pool(2, warnings.simplefilter, ("default",)) as pool:
         yield pool
 
 
@@ -425,15 +426,22 @@ def of_kind(trained: Trained, kind: str) -> dict:
 @pytest.mark.slow
 @needs_train
 @own_network
+@pytest.mark.filterwarnings(  # networks that have hardly learnt find nothing of a class in any image
+    "ignore:the prediction of class:UserWarning",
+    "ignore:Mean of empty slice:RuntimeWarning",
+    "ignore:All-NaN:RuntimeWarning",
+    "ignore:Degrees of freedom:RuntimeWarning",
+)
 @pytest.mark.parametrize(("kind", "output"), [("eval", "evaluation"), ("infer", "inference")])
 def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp_path):
     settings = of_kind(trained, kind)
     run(trained.case, kind, settings)
     results = Path(settings["output_dir"], output)
-    given = (free_port(), trained.case, kind, settings | {"results_dir": str(tmp_path)})
-    for process in [two_processes.apply_async(run_as_one_of, (rank, *given)) for rank in range(2)]:
-        process.get()
-    check_same(tmp_path, results)
+    if trained.case == next(case for case in RUN if case.bundle == trained.case.bundle):  # overlays share the rest
+        given = (free_port(), trained.case, kind, settings | {"results_dir": str(tmp_path)})
+        for process in [two_processes.apply_async(run_as_one_of, (rank, *given)) for rank in range(2)]:
+            process.get()
+        check_same(tmp_path, results)
     if segments(trained.case):
         check_segmentation(results, settings)
         return
@@ -480,7 +488,7 @@ def check_segmentation(results: Path, settings: dict) -> None:
             assert sitk.GetArrayFromImage(mask).max() <= (3 if settings.get("label_bits") else 2)
     else:
         header, *rows = (results / "mean_dice_raw.csv").read_text().splitlines()
-        assert header == "filename,class0,class1,mean"
+        assert header == f"filename,{','.join(trained.settings.get('classes', ['anterior', 'posterior']))},mean"
         assert len(rows) == len(images)
         assert (results / "hausdorff_95_mm_raw.csv").exists()
 
@@ -541,6 +549,7 @@ def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
 
 @needs_train
 @own_network
+@pytest.mark.filterwarnings("ignore:Constant folding:UserWarning")
 @torch.no_grad()
 def test_onnx_export(trained, network, tmp_path):
     pytest.importorskip("onnx", reason="onnx writes the file")
