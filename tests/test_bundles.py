@@ -178,3 +178,19 @@ def test_network_of_a_checkpoint(tmp_path):
     other = checkpoint_of(tmp_path / "other.pt", bundle="segmentation")
     with pytest.raises(ValueError, match=r"other\.pt` must be a checkpoint of an embedding network .*of a BasicUNet"):
         load_network(read_config(other), other)
+
+
+@pytest.mark.parametrize("given", [{}, {"pixdim": 1}])
+def test_pictures_without_pixdim_are_refused_before_a_bundle_begins(tmp_path, given):
+    pytest.importorskip("ignite", reason="bundles need ignite")
+    from tests.examples.bundle_runs import fault, workflow
+
+    (tmp_path / "patient").mkdir()
+    (tmp_path / "patient" / "1.PNG").touch()
+    flow = workflow("landmark_pretraining", "train", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "o"), **given)
+    if given:
+        flow.initialize()
+        return
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        flow.initialize()
+    assert "`pixdim` must be given, 1 for pixels" in fault(caught.value)

@@ -14,7 +14,7 @@ from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 from torch import Tensor
 
-from monai_infoaug._require import is_number, refusal, require_pixdim
+from monai_infoaug._require import is_number, refusal
 from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
@@ -34,7 +34,6 @@ class AssignPixdim(Shown, Transform):
     Args:
         pixdim: millimetres a pixel, one number or one an axis. None: affine and frame stay as the file says.
         origin: millimetres of the centre of the first pixel, one number or one an axis; 0 without a ``pixdim``.
-        required: whether an image of a file that says no millimetres is refused without a ``pixdim``.
 
     Raises:
         ValueError: for a pixdim that is not positive and finite, another number of values than the image has axes, or
@@ -47,9 +46,7 @@ class AssignPixdim(Shown, Transform):
 
     backend = [TransformBackends.TORCH]
 
-    def __init__(
-        self, pixdim: float | Sequence[float] | None, origin: float | Sequence[float] = 0.0, required: bool = False
-    ) -> None:
+    def __init__(self, pixdim: float | Sequence[float] | None, origin: float | Sequence[float] = 0.0) -> None:
         if pixdim is not None and not all(is_number(side) and side > 0 for side in _listed(pixdim)):
             raise refusal("pixdim", pixdim, "positive and finite, or None")
         if not all(is_number(place) for place in _listed(origin)):
@@ -58,7 +55,6 @@ class AssignPixdim(Shown, Transform):
             raise refusal("origin", origin, "0 without a `pixdim`")
         self.pixdim = None if pixdim is None else np.asarray(pixdim, np.float64)
         self.origin = np.asarray(origin, np.float64)
-        self.required = required
 
     def __call__(self, img: NdarrayOrTensor) -> MetaTensor:
         """Give one image its millimetres.
@@ -71,8 +67,7 @@ class AssignPixdim(Shown, Transform):
             does not track metadata.
 
         Raises:
-            ValueError: for another number of ``pixdim`` or ``origin`` than the image has axes, an empty image, or a
-                missing ``pixdim`` that is ``required``.
+            ValueError: for another number of ``pixdim`` or ``origin`` than the image has axes, or an empty image.
             TypeError: for what is no array or tensor of real numbers.
         """
         img = up_to_date(img)
@@ -81,8 +76,6 @@ class AssignPixdim(Shown, Transform):
             raise refusal("img", f"shape {tuple(out.shape)}", "of shape (C, *S), not empty")
         if isinstance(img, MetaTensor):
             out.copy_meta_from(img)
-        if self.required:
-            require_pixdim(self.pixdim, out.meta.get("filename_or_obj"))
         if self.pixdim is None:
             return convert_to_tensor(out, track_meta=get_track_meta())
         dims = out.ndim - 1
@@ -112,7 +105,6 @@ class AssignPixdimd(Shown, MapTransform):
         pixdim: millimetres a pixel. None: as the file says.
         origin: millimetres of the centre of the first pixel.
         allow_missing_keys: pass over keys that the data lacks.
-        required: whether an image of a file that says no millimetres is refused without a ``pixdim``.
 
     Raises:
         ValueError: as :py:class:`AssignPixdim`.
@@ -130,10 +122,9 @@ class AssignPixdimd(Shown, MapTransform):
         pixdim: float | Sequence[float] | None,
         origin: float | Sequence[float] = 0.0,
         allow_missing_keys: bool = False,
-        required: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.assign = AssignPixdim(pixdim, origin, required)
+        self.assign = AssignPixdim(pixdim, origin)
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         """Change the images of a dictionary; see :py:meth:`AssignPixdim.__call__`."""
