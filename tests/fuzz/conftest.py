@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
+collect_ignore_glob = [] if find_spec("hypothesis") else ["fuzzing.py"]  # whose docstrings would be looked at for tests
+
 if find_spec("hypothesis"):
     from tests.fuzz.fuzzing import calls  # which knows the profile `long`
 
