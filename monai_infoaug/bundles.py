@@ -52,11 +52,6 @@ INPUTS = {  # settings that a user has to give, and what the pages call them
 UNUSED = {  # settings that a configuration may have without use: other settings that were given, or methods, replace it
     *("bundle_root", "features", "last_layer_lr_factor", "over_processes"),
 }
-FOLLOWED = {  # what an evaluation takes over from the training
-    *("classes", "features", "global_features", "global_scale", "image_size", "in_channels", "label_bits", "labels"),
-    *("level_weights", "local_features", "modality", "patch_radius", "pixdim", "spatial_dims", "test_every"),
-    *("val_every", "working_pixdim"),
-}
 
 
 def _is_positive(value: Any) -> bool:
@@ -279,6 +274,8 @@ def require_settings() -> None:
     if str(getattr(sys.modules["__main__"].__spec__, "name", "")).startswith("monai.bundle"):
         sys.excepthook = tell
     config = _running()
+    if {"trained_network", "trained_networks"} & config.get().keys():
+        _follow_training(config)
     content = config.get()
     plain = {name: value for name, value in content.items() if is_plain(value)}
     used = plain.keys() & ({*re.findall(r"@(\w+)", repr(content))} | UNUSED)
@@ -291,10 +288,8 @@ def require_settings() -> None:
                 raise refusal(name, repr(plain[name]), accepted)
     if plain.get("calibration") is not None:
         _require_own_calibration(plain)
-    if {"trained_network", "trained_networks"} & content.keys():
-        _follow_training(config, plain)
     if config.get("pixdim", 1) is None:
-        for name in ("dataset_dir", "source_images"):
+        for name in ("dataset_dir", "source_images", "evaluation_dir", "template"):
             for path in _files_of(plain.get(name)):
                 require_pixdim(None, path)
 
@@ -310,10 +305,10 @@ def _running() -> ConfigParser:
 
 
 def _files_of(folder: Any) -> Iterator[Path]:
-    """A file, or those in a folder and below it; nothing for what is no path, which whoever reads it says."""
-    if isinstance(folder, str):
-        yield Path(folder)
-        yield from Path(folder).rglob("*")
+    """A file, or those in a folder; nothing for what is no path, which whoever reads it says."""
+    if isinstance(folder, str | int | float):
+        yield Path(str(folder))
+        yield from Path(str(folder)).glob("[!.]*")
 
 
 def _require_own_calibration(settings: Mapping[str, Any]) -> None:
@@ -329,16 +324,17 @@ def _require_own_calibration(settings: Mapping[str, Any]) -> None:
             raise refusal("calibration", got, f"of images with the bundle's {name}, {settings.get(name)}")
 
 
-def _follow_training(config: ConfigParser, plain: Mapping[str, Any]) -> None:
-    """Give an evaluation the training's settings where the bundle's own were left, and warn of others."""
+def _follow_training(config: ConfigParser) -> None:
+    """Give an evaluation the training's method and its settings where the bundle's own were left; warn of others."""
     from monai_infoaug.handlers.checkpoint import is_plain, read_settings
 
     path = config.get_parsed_content("checkpoints" if "checkpoints" in config else "checkpoint")
     if isinstance(path, list | tuple):
         path = path[0]
-    if not Path(str(path)).is_file():
-        return  # whoever reads it says so
-    kept = read_settings(path)
+    if Path(str(path)).is_file():
+        kept = read_settings(path)
+    else:  # whoever reads it says so
+        kept = {name: config.get(f"settings#{name}") for name in ("bundle", "overlay")}
     if kept.get("bundle") not in describe_bundles():
         return
     folder, overlay = find_bundle(kept["bundle"]) / "configs", kept.get("overlay")
@@ -346,17 +342,17 @@ def _follow_training(config: ConfigParser, plain: Mapping[str, Any]) -> None:
         {} if name is None else json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("train", overlay)
     )
+    plain = {name: value for name, value in config.get().items() if is_plain(value)}
     found = {name: value for name, value in method.items() if name != "run" and name[0] != "+" and "#" not in name}
     taken = {name: value for name, value in found.items() if not is_plain(value) or name not in plain}
-    for name in FOLLOWED & kept.keys() & plain.keys():
-        value = kept[name]
-        now, *left = (json.dumps(each) for each in (plain[name], value, own.get(name), found.get(name)))
-        if now == left[0]:
+    for name, value in kept.items():
+        now, *left = (json.dumps(each.get(name)) for each in ({**taken, **plain}, own, found))
+        if name not in {*plain, *taken} or now == json.dumps(value):
             continue
         if now in left:
             taken[name] = value
         else:
-            warnings.warn(f"`{name}` is {plain[name]!r}, but {path} was trained with {value!r}.", stacklevel=2)
+            warnings.warn(f"`{name}` is {now}, but {path} was trained with {json.dumps(value)}.", stacklevel=2)
     if taken:
         config.update(taken)
         config.parse()

@@ -488,7 +488,7 @@ def check_segmentation(results: Path, settings: dict) -> None:
             assert sitk.GetArrayFromImage(mask).max() <= (3 if settings.get("label_bits") else 2)
     else:
         header, *rows = (results / "mean_dice_raw.csv").read_text().splitlines()
-        assert header == f"filename,{','.join(trained.settings.get('classes', ['anterior', 'posterior']))},mean"
+        assert header == f"filename,{','.join(settings.get('classes', ['anterior', 'posterior']))},mean"
         assert len(rows) == len(images)
         assert (results / "hausdorff_95_mm_raw.csv").exists()
 
