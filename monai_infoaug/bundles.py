@@ -307,8 +307,7 @@ def _running() -> ConfigParser:
 def _files_of(folder: Any) -> Iterator[Path]:
     """A file, or those in a folder; nothing for what is no path, which whoever reads it says."""
     if isinstance(folder, str | int | float):
-        yield Path(str(folder))
-        yield from Path(str(folder)).glob("[!.]*")
+        yield from filter(Path.is_file, [Path(str(folder)), *Path(str(folder)).glob("[!.]*")])
 
 
 def _require_own_calibration(settings: Mapping[str, Any]) -> None:
@@ -319,7 +318,7 @@ def _require_own_calibration(settings: Mapping[str, Any]) -> None:
         return  # whoever reads it says what is wrong
     sides = made.get("working_pixdim") or made.get("pixdim")
     for name, value in (("modality", made.get("modality")), ("working_pixdim", sides)):
-        if value is not None and {value} != {settings.get(name)} and {*listed(value)} != {settings.get(name)}:
+        if value is not None and any(each != settings.get(name) for each in listed(value) or [value]):
             got = f"{settings['calibration']} of {name} {value}"
             raise refusal("calibration", got, f"of images with the bundle's {name}, {settings.get(name)}")
 
@@ -337,14 +336,16 @@ def _follow_training(config: ConfigParser) -> None:
         kept = {name: config.get(f"settings#{name}") for name in ("bundle", "overlay")}
     if kept.get("bundle") not in describe_bundles():
         return
-    folder, overlay = find_bundle(kept["bundle"]) / "configs", kept.get("overlay")
+    folder, overlay = find_bundle(kept["bundle"]), kept.get("overlay")
     own, method = (
-        {} if name is None else json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("train", overlay)
+        json.loads((folder / "configs" / f"{name}.json").read_text(encoding="utf-8")) if name in known else {}
+        for name, known in (("train", USUAL), (overlay, bundle_overlays(folder)))
     )
     plain = {name: value for name, value in config.get().items() if is_plain(value)}
     found = {name: value for name, value in method.items() if name != "run" and name[0] != "+" and "#" not in name}
-    taken = {name: value for name, value in found.items() if not is_plain(value) or name not in plain}
+    taken = {name: value for name, value in found.items() if not is_plain(value)}
+    used = {*re.findall(r"@(\w+)", repr([config.get(), taken]))} - plain.keys()
+    taken |= {name: value for name, value in found.items() if name in used}
     for name, value in kept.items():
         now, *left = (json.dumps(each.get(name)) for each in ({**taken, **plain}, own, found))
         if name not in {*plain, *taken} or now == json.dumps(value):

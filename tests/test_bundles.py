@@ -6,8 +6,11 @@ import ast
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -180,17 +183,145 @@ def test_network_of_a_checkpoint(tmp_path):
         load_network(read_config(other), other)
 
 
-@pytest.mark.parametrize("given", [{}, {"pixdim": 1}])
-def test_pictures_without_pixdim_are_refused_before_a_bundle_begins(tmp_path, given):
+def bundle_of(name: str, *names: str, **settings):
+    """A workflow of a bundle that nothing has been read of yet."""
     pytest.importorskip("ignite", reason="bundles need ignite")
-    from tests.examples.bundle_runs import fault, workflow
+    from tests.examples.bundle_runs import workflow
 
-    (tmp_path / "patient").mkdir()
-    (tmp_path / "patient" / "1.PNG").touch()
-    flow = workflow("landmark_pretraining", "train", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "o"), **given)
-    if given:
-        flow.initialize()
-        return
+    return workflow(name, *(names or ["train"]), **settings)
+
+
+def refused(flow) -> str:
+    from tests.examples.bundle_runs import fault
+
     with pytest.raises((ValueError, RuntimeError)) as caught:
         flow.initialize()
-    assert "`pixdim` must be given, 1 for pixels" in fault(caught.value)
+    return fault(caught.value)
+
+
+@pytest.mark.parametrize("then", [[], ["evaluate"], ["inference"]])
+@pytest.mark.parametrize(
+    ("name", "overlay"),
+    [(name, overlay) for name in describe_bundles() for overlay in (None, *bundle_overlays(find_bundle(name)))],
+)
+def test_bundles_take_their_own_settings_and_touch_no_data(tmp_path, name, overlay, then):
+    names = [each for each in ("train", overlay, *then) if each]
+    given = {"bundle_root": "nowhere", "output_dir": str(tmp_path), "seed": 1, "num_workers": 0}
+    bundle_of(name, *names, **given).initialize()
+    assert not list(tmp_path.iterdir())
+    with_typo = bundle_of(name, *names, **given, working_pixdims=2)
+    assert "got 'working_pixdims': working_pixdim may be meant" in refused(with_typo)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lerning_rate": 0.1}, "got 'lerning_rate': learning_rate may be meant."),
+        ({"part": "test"}, "`settings` must be among those of the bundle"),  # of the evaluation
+        ({"batch_size": 2.5}, "`batch_size` must be a whole number of at least 1, got 2.5."),
+        ({"batch_size": "2"}, "`batch_size` must be a whole number of at least 1, got '2'."),
+        ({"max_epochs": 0}, "`max_epochs` must be a whole number of at least 1, got 0."),
+        ({"num_workers": -1}, "`num_workers` must be a whole number of at least 0, got -1."),
+        ({"val_images": 0.5}, "`val_images` must be a whole number of at least 1, or None, got 0.5."),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a number of at least 0, got nan."),
+        ({"working_pixdim": 0}, "`working_pixdim` must be a number above 0, got 0."),
+        ({"working_pixdim": -2}, "`working_pixdim` must be a number above 0, got -2."),
+        ({"working_pixdim": float("nan")}, "`working_pixdim` must be a number above 0, got nan."),
+        ({"pixdim": [1, 0]}, "`pixdim` must be numbers above 0: one, or one an axis, or None, got [1, 0]."),
+        ({"roi_size": [64, 0]}, "`roi_size` must be one or more whole numbers of at least 1, got [64, 0]."),
+        ({"classes": "heart"}, "`classes` must be one or more different names, got 'heart'."),
+        ({"classes": ["heart", "heart"]}, "`classes` must be one or more different names"),
+        ({"spatial_dims": 4}, "`spatial_dims` must be 2 or 3, got 4."),
+        ({"tier_intensity": "no"}, "`tier_intensity` must be true or false, got 'no'."),
+    ],
+)
+def test_settings_that_a_bundle_refuses(tmp_path, settings, message):
+    assert message in refused(bundle_of("segmentation", output_dir=str(tmp_path), **settings))
+
+
+@pytest.mark.parametrize(("bits", "dims"), [(np.int64(2), np.int64(2)), (2, 3)])
+def test_settings_of_any_whole_number_type(tmp_path, bits, dims):
+    bundle_of("segmentation", output_dir=str(tmp_path), batch_size=bits, spatial_dims=dims).initialize()
+
+
+@pytest.mark.parametrize(
+    ("made_from", "message"),
+    [
+        ({"modality": "xray", "working_pixdim": 1.0}, ""),
+        ({"modality": None, "working_pixdim": None, "pixdim": [1.0, 1.0]}, ""),
+        ({}, ""),
+        ({"modality": "ct"}, "json of modality ct."),
+        ({"modality": "xray", "working_pixdim": 0.5}, "json of working_pixdim 0.5."),
+        ({"modality": "xray", "working_pixdim": None, "pixdim": [1.0, 2.0]}, "json of working_pixdim [1.0, 2.0]."),
+    ],
+)
+def test_a_calibration_is_of_such_images(tmp_path, made_from, message):
+    (tmp_path / "c.json").write_text(json.dumps({"made_from": made_from}))
+    flow = bundle_of("landmark_pretraining", output_dir=str(tmp_path), calibration=str(tmp_path / "c.json"))
+    if message:
+        assert message in refused(flow)
+    else:
+        flow.initialize()
+
+
+def test_an_evaluation_goes_by_its_training(tmp_path):
+    kept = {"modality": "xray", "working_pixdim": 0.5, "classes": ["heart"], "spatial_dims": 2}
+    for method, network in ((None, "BasicUNet"), ("segmenter", "Segmenter")):
+        pytest.importorskip("einops", reason="a Segmenter needs the extra train")
+        more = {"patch_size": 8, "hidden_size": 12, "num_layers": 1, "roi_size": [32, 32]} if method else {}
+        checkpoint = str(checkpoint_of(tmp_path / "c.pt", bundle="segmentation", overlay=method, **kept, **more))
+        for names in (["inference"], ["train", "inference"], ["train", "evaluate"]):
+            flow = bundle_of("segmentation", *names, kind="infer", checkpoint=checkpoint, output_dir=str(tmp_path))
+            flow.initialize()
+            assert {name: flow.parser[name] for name in kept} == kept
+            assert type(flow.parser.get_parsed_content("network_def")).__name__ == network
+    flow = bundle_of("segmentation", "inference", checkpoint=checkpoint, pixdim=2.0, modality="ct")
+    with pytest.warns(UserWarning, match=r'`modality` is "ct", but .*c\.pt was trained with "xray"'):
+        flow.initialize()
+    assert flow.parser["modality"] == "ct"
+
+
+def test_a_checkpoint_does_not_say_which_file_is_read(tmp_path):
+    (tmp_path / "evil.json").write_text('{"network_def": "$1 / 0"}')
+    evil = checkpoint_of(tmp_path / "c.pt", bundle="segmentation", overlay=str(tmp_path / "evil"))
+    flow = bundle_of("segmentation", "inference", checkpoint=str(evil), output_dir=str(tmp_path))
+    flow.initialize()
+    assert type(flow.parser.get_parsed_content("network_def")).__name__ == "BasicUNet"
+
+
+@pytest.mark.parametrize("name", describe_bundles())
+def test_inference_stands_alone_and_is_of_the_training(tmp_path, name):
+    train, inference = (
+        json.loads((find_bundle(name) / "configs" / f"{each}.json").read_text()) for each in ("train", "inference")
+    )
+    own = {"imports", "initialize", "run", "inferer"}  # what it does
+    assert [key for key in train.keys() & inference.keys() - own if train[key] != inference[key]] == []
+    flow = bundle_of(name, "inference", kind="infer", output_dir=str(tmp_path))
+    flow.initialize()
+    assert isinstance(flow.network_def, torch.nn.Module)
+    assert {"bundle_root", "device", "inferer"} <= inference.keys()
+
+
+def test_a_bundle_ends_with_the_line_that_says_what_is_wrong(tmp_path):
+    pytest.importorskip("fire", reason="the command line of bundles needs fire")
+    pytest.importorskip("ignite", reason="bundles need ignite")
+    config = find_bundle("landmark_pretraining") / "configs" / "train.json"
+    words = ["-m", "monai.bundle", "run", "--config_file", str(config), "--output_dir", str(tmp_path / "o")]
+    ended = subprocess.run([sys.executable, *words, "--bach_size", "4"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].endswith("got 'bach_size': batch_size may be meant.")
+
+
+@pytest.mark.parametrize("given", [{}, {"pixdim": 1}])
+def test_pictures_without_pixdim_are_refused_before_a_bundle_begins(tmp_path, given):
+    places = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "o")}
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "0.png").touch()  # of the images, not one of them
+    bundle_of("landmark_pretraining", **places).initialize()
+    (tmp_path / "1.PNG").touch()
+    flow = bundle_of("landmark_pretraining", **places, **given)
+    if given:
+        flow.initialize()
+    else:
+        assert "`pixdim` must be given, 1 for pixels" in refused(flow)
