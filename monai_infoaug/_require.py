@@ -109,13 +109,13 @@ def is_one_of(value: object, names: Iterable[str]) -> bool:
 
 
 def listed(values: object) -> list[Any]:
-    """What a sequence, array or tensor holds; of anything else, the text included, nothing.
+    """What a sequence, array or tensor holds; of anything else, text and bytes included, nothing.
 
     Example:
         >>> [listed(values) for values in ((1, 2), np.arange(3), 4, "5")]
         [[1, 2], [0, 1, 2], [], []]
     """
-    if isinstance(values, Sequence) and not isinstance(values, str):
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
         return list(values)
     return [*values.tolist()] if hasattr(values, "tolist") and getattr(values, "ndim", 0) > 0 else []
 

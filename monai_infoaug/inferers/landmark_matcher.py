@@ -24,6 +24,7 @@ __all__ = ["LandmarkMatcher", "match_points", "to_voxels", "to_world"]
 MAP_CELLS = 2**25  # cells of the similarity maps that are held at a time
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 SAMPLE = 1000  # cells of a level that tell whether it is of unit norm
+LEAST = 1e-6  # voxels of a patch's radius that are divided by
 SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
 
 
@@ -78,7 +79,9 @@ def match_points(
            2021, arXiv:2109.11572.
     """
     _require_search(chunk, patch_radius)
-    find = _match_alone if patch_radius is None else partial(_match_by_consensus, patch_radius=patch_radius)
+    find: Callable[..., tuple[Tensor, Tensor]] = _match_alone
+    if patch_radius is not None:
+        find = partial(_match_by_consensus, patch_radius=max(patch_radius, LEAST))
     with torch.autocast(points.device.type, enabled=False):  # half precision would cost voxels
         return find(template, points, [*map(_of_unit_norm, query)], strides, size, weights, chunk)
 
@@ -187,7 +190,8 @@ def _look_around(
 ) -> tuple[Tensor, Tensor]:
     """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells."""
     step = cells * stride
-    reach, search = (max(1, round(distance / step)) for distance in (radius, radius_searched))
+    most = max(query.shape[2:])  # cells, beyond which there is nothing
+    reach, search = (max(1, min(round(distance / step), most)) for distance in (radius, radius_searched))
     peaks, scores = peak_of(
         compare_patches(template, salient, points, query, places, linear, stride, step, reach, search)
     )

@@ -82,7 +82,7 @@ class DenseInfoNCELoss(PointContrast):
         radius = self._radius(radius)
         if not is_number(stride) or stride <= 0:
             raise refusal("stride", stride, "a finite number above 0")
-        if level2.shape[:2] != level1.shape[:2]:
+        if level2.shape[:2] != level1.shape[:2] or level2.ndim != level1.ndim:
             accepted = f"of shape {(*level1.shape[:2], '*cells')}"
             raise refusal("level2", f"shape {tuple(level2.shape)}", accepted)
         for name, points in (("points1", points1), ("points2", points2)):

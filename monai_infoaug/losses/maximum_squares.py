@@ -28,7 +28,7 @@ class MaximumSquaresLoss(ShowsSettings, nn.Module):
           pixels, at least float32 under every autocast.
 
     Raises:
-        ValueError: for ``alpha`` out of range, or fewer than two classes.
+        ValueError: for ``alpha`` out of range, fewer than two classes, or no pixel.
 
     References:
         1. Chen et al., "Domain adaptation for semantic segmentation with maximum squares loss", ICCV 2019,
@@ -57,6 +57,8 @@ class MaximumSquaresLoss(ShowsSettings, nn.Module):
         shape = tuple(logits.shape)
         if len(shape) < 3 or shape[1] < 2:
             raise refusal("logits", f"shape {shape}", "of shape (B, C, *S), C > 1")
+        if 0 in shape:
+            raise refusal("logits", f"shape {shape}", "not empty")
         with torch.autocast(logits.device.type, enabled=False):
             squares = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1).flatten(2).square().mean(1)
             if self.image_wise:

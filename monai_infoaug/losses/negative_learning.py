@@ -96,7 +96,7 @@ class NegativeLearningLoss(ShowsSettings, nn.Module):
             known = labels != self.ignore_index
             places = known.nonzero().squeeze(1)
             if not len(places):
-                return distributed_mean(logits.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
+                return distributed_mean(rows.nan_to_num(0, 0, 0).sum() * 0, known.sum(), self.over_processes)
             rows, labels, drawn = rows[places], labels[places], drawn[places]
             if ((labels < 0) | (labels >= shape[1])).any():
                 raise refusal("labels", f"from {labels.min()} to {labels.max()}", f"from 0 to {shape[1] - 1}")

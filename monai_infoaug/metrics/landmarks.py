@@ -38,8 +38,9 @@ def success_detection_rate(errors: Tensor, radii: Sequence[float], dim: Sequence
     """
     if not listed(radii) or not all(map(is_number, listed(radii))):
         raise refusal("radii", radii, "numbers")
+    errors = errors.to(torch.promote_types(errors.dtype, torch.float16))  # of whole numbers, too
     errors, dim = errors[..., None], tuple(range(errors.ndim) if dim is None else dim)
-    found = (errors < errors.new_tensor(radii)).to(errors).masked_fill(errors.isnan(), torch.nan)
+    found = (errors < errors.new_tensor(listed(radii))).to(errors).masked_fill(errors.isnan(), torch.nan)
     return _nanmean(found, dim)
 
 

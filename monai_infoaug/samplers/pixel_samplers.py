@@ -222,9 +222,9 @@ class DrawnPixels(_PixelSampler):
         """Checked tiers (B, N), on the device of ``like`` (B, N)."""
         if tiers is None:
             raise refusal("tiers", None, "given where there are `shares`")
-        tiers = plain(tiers).flatten(1).to(like.device, torch.long)
-        if tiers.shape != like.shape:
+        if tiers.ndim < 2 or tiers.flatten(1).shape != like.shape:
             raise refusal("tiers", f"shape {tuple(tiers.shape)}", f"{tuple(like.shape)}, flattened")
+        tiers = plain(tiers).flatten(1).to(like.device, torch.long)
         if ((tiers < 0) | (tiers > 2)).any():
             raise refusal("tiers", f"from {tiers.min()} to {tiers.max()}", "0, 1 or 2")
         return tiers

@@ -268,6 +268,14 @@ def test_constant_embeddings_give_finite_places():
     assert scores.isfinite().all()
 
 
+@pytest.mark.parametrize("patch_radius", [1e-313, 1e30])
+def test_smallest_and_largest_patches(patch_radius):
+    level = [*levels(smooth((12, 12)))]
+    found, scores = match_points(level, torch.full((1, 1, 2), 5.0), level, (1, 2), (12, 12), patch_radius=patch_radius)
+    assert (found - 5).abs().max() < 1
+    assert scores.isfinite().all()
+
+
 @pytest.mark.parametrize("patch_radius", [0, -2.0, torch.nan, "5", True])
 def test_patch_radius_out_of_range(patch_radius):
     image = smooth((20, 20))

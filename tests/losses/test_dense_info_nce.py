@@ -90,6 +90,7 @@ def test_half_precision_at_low_temperature_is_finite():
         ({"temperature": 0}, {}, "`temperature` must be"),
         ({"radius": -1}, {}, "`radius` must be"),
         ({}, {"level2": torch.zeros(2, 5, 4, 4)}, "`level2` must be"),
+        ({}, {"level2": torch.zeros(2, 4, 4, 4, 4)}, "`level2` must be"),
         ({}, {"points1": torch.zeros(2, 7, 3)}, "`points1` must be"),
         ({}, {"points2": torch.zeros(2, 6, 2)}, "`points2` must be"),
         ({}, {"valid": torch.ones(2, 7)}, "`valid` must be"),

@@ -66,3 +66,5 @@ def test_bad_input():
     for shape in ((2, 3), (2, 1, 4, 4)):
         with pytest.raises(ValueError, match=r"`logits` must be of shape \(B, C, \*S\), C > 1, got shape \(2, "):
             MaximumSquaresLoss()(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"`logits` must be not empty, got shape \(0, 3, 4\)"):
+        MaximumSquaresLoss()(torch.zeros(0, 3, 4))

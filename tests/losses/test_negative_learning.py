@@ -69,6 +69,7 @@ def test_ignored_pixels_have_no_part(pixels):
     nothing = NegativeLearningLoss()(with_nan, torch.full_like(longer, -1))
     nothing.backward()
     assert nothing.item() == 0
+    assert NegativeLearningLoss()(logits.bfloat16(), torch.full_like(labels, -1)).dtype == torch.float32
     assert not with_nan.grad.any()
 
 

@@ -72,6 +72,7 @@ def test_rates_equal_counting():
     assert success_detection_rate(errors, (2, 4)).tolist() == pytest.approx([1 / 5, 3 / 5])
     assert success_detection_rate(errors, (2, 4), dim=[]).shape == (2, 3, 2)
     assert success_detection_rate(errors[0, 2], (2, 4)).isnan().all()
+    assert success_detection_rate(torch.tensor([1, 3]), (2, 1e30)).tolist() == [0.5, 1]
 
 
 def test_radius_is_strict():

@@ -230,6 +230,7 @@ def test_bad_options_are_named(make, message):
         (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v), "`tiers` must be given"),
         (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y + 1), "`tiers` must be 0, 1 or 2, got from 1 to 3"),
         (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y[..., 1:]), "`tiers` must be"),
+        (DrawnPixels(2, shares=(0, 0, 1)), lambda y, v: (y, v, y.flatten()), "`tiers` must be"),
     ],
 )
 def test_bad_input_is_named(sampler, maps, message):
