@@ -73,7 +73,7 @@ def _snapped(coords: Tensor, shape: Sequence[int], tolerance: float) -> tuple[Te
     """Coordinates moved into an image, and the mask (*R) of those that it moved by no more than ``tolerance``."""
     last = torch.tensor(shape, device=coords.device).float().sub(1).view(-1, *[1] * len(shape))
     snapped = coords.clamp(torch.zeros_like(last), last)
-    return snapped, ((coords - snapped).abs() <= tolerance).all(0)
+    return snapped, (coords - snapped).abs().amax(0) <= tolerance  # several times as fast as `all`
 
 
 def split_coordinates(output: Tensor, source_shape: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from monai_infoaug.transforms._coordinates import SNAP, compiled
-from monai_infoaug.transforms._lattice import cells_between, dilate, flat_nonzero, unravel_index
+from monai_infoaug.transforms._lattice import cells_between, dilate, flat_nonzero, ravel_index, unravel_index
 
 RESIDUAL = 0.05  # source voxels: a partner that misses its point by more is none
 MARGIN = 0.01  # view voxels that a partner may lie outside of the mesh
-TINY = 1e-30
 CHUNK = 1 << 16  # points that stay in the CPU's cache
 
 
@@ -44,10 +43,9 @@ def determinant(columns: Sequence[Tensor]) -> Tensor:
 
 
 def solve(columns: Sequence[Tensor], right: Tensor) -> Tensor:
-    """Cramer's rule for many small systems: x (D, ...) with ``sum_i columns[i] * x[i] = right``; huge if singular."""
+    """Cramer's rule for many small systems: x (D, ...) with ``sum_i columns[i] * x[i] = right``."""
     numerators = [determinant([*columns[:i], right, *columns[i + 1 :]]) for i in range(len(columns))]
-    volume = determinant(columns)
-    return torch.stack(numerators) / volume.masked_fill_(volume == 0, TINY)
+    return torch.stack(numerators) / determinant(columns)
 
 
 def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -61,7 +59,7 @@ def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, li
     for bit in (1 << axis for axis in range(len(fraction))):  # coefficients of the polynomial: 1, x, y, xy, ...
         terms = [term - terms[i ^ bit] if i & bit else term for i, term in enumerate(terms)]
     slopes: list[list[Tensor]] = []
-    for part in fraction.flip(0):
+    for part in reversed(fraction.unbind()):
         slopes = [terms[1::2], *(_with_last(slope, part) for slope in slopes)]
         terms = _with_last(terms, part)
     return terms[0], [slope[0] for slope in slopes]
@@ -70,6 +68,11 @@ def multilinear(corners: Sequence[Tensor], fraction: Tensor) -> tuple[Tensor, li
 def _with_last(terms: list[Tensor], value: Tensor) -> list[Tensor]:
     """The coefficients of a polynomial with a value for its last variable."""
     return [torch.addcmul(low, value, high) for low, high in zip(terms[::2], terms[1::2], strict=True)]
+
+
+def _pick(index: Tensor, *tensors: Tensor) -> list[Tensor]:
+    """Entries (..., n) of tensors."""
+    return [tensor.index_select(-1, index) for tensor in tensors]
 
 
 class SampledMesh:
@@ -95,7 +98,6 @@ class SampledMesh:
         dims, device = len(coords), coords.device
         self.shape, self.coords = valid.shape, coords.flatten(1)
         strides = [prod(self.shape[axis + 1 :]) for axis in range(dims)]
-        self.strides = torch.tensor(strides, device=device).unsqueeze(1)
         self.last = torch.tensor(self.shape, device=device).sub(2.0).unsqueeze(1)  # first corner of the last cell
         self.offsets = [sum(map(int.__mul__, corner, strides)) for corner in product((0, 1), repeat=dims)]
         self.cells = pad(cells_between(valid) & sound, [0, 1] * dims).flatten()  # by first corner
@@ -144,7 +146,7 @@ class SampledMesh:
     def seed_cell(self, points: Tensor) -> Tensor:
         """A cell (n,) near source points (D, n); -1 where there is none, so that no partner can be."""
         index = self.box_index(points)
-        return torch.where(index < 0, -1, self.table[index.clamp_min(0)])
+        return self.table.index_select(0, index.clamp_min(0)).masked_fill_(index < 0, -1)
 
     def shows(self, points: Tensor) -> Tensor:
         """Whether (n,) a cell is near."""
@@ -167,25 +169,25 @@ class SampledMesh:
     def _newton(self, points: Tensor, cell: Tensor, steps: int) -> Tensor:
         position = torch.full_like(points, torch.nan)
         which = flat_nonzero(cell >= 0)
-        target, cell = points[:, which], cell[which]
+        target, cell = points.index_select(1, which), cell[which]
         origin = unravel_index(cell, self.shape)
         at = torch.full_like(origin, 0.5)  # from the cell's origin, as target from its corners: so no digits are lost
         for _ in range(steps):
-            if not len(which):
-                break
             corners = [self.coords.index_select(1, cell + offset).sub_(target) for offset in self.offsets]
             miss, slopes = multilinear(corners, at)
-            at = at - solve(slopes, miss).clamp_(-8, 8)
+            at = at - solve(slopes, miss).nan_to_num_(0.0).clamp_(-8, 8)  # not finite in a cell without a volume
             close = miss.square().sum(0) <= RESIDUAL**2  # then the step just taken leaves a far smaller one
-            within = ((at - 0.5).abs() <= 0.5 + MARGIN).all(0)
-            done = flat_nonzero(close & within)
-            position[:, which[done]] = origin[:, done] + at[:, done].clamp(0, 1)
-            next_cell, next_origin = self._next_cell(at, cell, origin)
-            go_on = flat_nonzero(~(close & (within | (next_cell == cell))))
-            at = at - (next_origin - origin)
-            which, target, at, cell, origin = (
-                each.index_select(-1, go_on) for each in (which, target, at, next_cell, next_origin)
-            )
+            done = close & ((at - 0.5).abs_().amax(0) <= 0.5 + MARGIN)
+            here, rest = flat_nonzero(done), flat_nonzero(~done)
+            position[:, which[here]] = origin.index_select(1, here) + at.index_select(1, here).clamp_(0, 1)
+            which, target, at, cell, origin, close = _pick(rest, which, target, at, cell, origin, close)
+            before, (cell, ahead) = cell, self._next_cell(at, cell, origin)
+            at, origin = at - (ahead - origin), ahead
+            stuck = close & (cell == before)
+            if stuck.any():
+                which, target, at, cell, origin = _pick(flat_nonzero(~stuck), which, target, at, cell, origin)
+            if not len(which):
+                break
         return position
 
     def _next_cell(self, at: Tensor, cell: Tensor, origin: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,25 +196,21 @@ class SampledMesh:
         Else one that they touch, or the next behind a collapsed one, or ``cell`` where they come from, to be continued.
         """
         floor = (origin + at.floor()).clamp_min_(0).minimum(self.last)
-        found = self._index(floor)
-        bad = flat_nonzero(~self.cells[found])
+        found = ravel_index(floor, self.shape)
+        bad = flat_nonzero(~self.cells.index_select(0, found))
         if not len(bad):
             return found, floor
-        near, at, cell, origin = (each.index_select(-1, bad) for each in (floor, at, cell, origin))
+        near, at, cell, origin = _pick(bad, floor, at, cell, origin)
         fraction, shift = at - (near - origin), (near - origin).sign()
         shift = torch.where(fraction < MARGIN, -1.0, torch.where(fraction > 1 - MARGIN, 1.0, shift))
         for side in product((0.0, 1.0), repeat=len(at)):
             beside = near + shift * torch.tensor(side, device=at.device).unsqueeze(1)
             beside = beside.clamp_min_(0).minimum(self.last)
-            index = self._index(beside)
-            good = self.cells[index]
+            index = ravel_index(beside, self.shape)
+            good = self.cells.index_select(0, index)
             cell, origin = torch.where(good, index, cell), torch.where(good, beside, origin)
         floor[:, bad] = origin
         return found.index_copy(0, bad, cell), floor
-
-    def _index(self, origin: Tensor) -> Tensor:
-        """Linear index (n,) of the cells at an origin (D, n)."""
-        return (origin.long() * self.strides).sum(0)
 
 
 class AffineMesh:
@@ -224,9 +222,8 @@ class AffineMesh:
     """
 
     def __init__(self, matrix: Tensor, valid: Tensor) -> None:
-        self.inverse, self.valid, shape = torch.linalg.inv(matrix), valid, [n - 1 for n in valid.shape]
-        strides = [prod(shape[axis + 1 :]) for axis in range(valid.ndim)]
-        self.last, self.strides = (torch.tensor(x, device=valid.device).unsqueeze(1) for x in (shape, strides))
+        self.inverse, self.valid = torch.linalg.inv(matrix), valid
+        self.last = torch.tensor(valid.shape, device=valid.device).sub(1).unsqueeze(1)
 
     @functools.cached_property
     def cells(self) -> Tensor:
@@ -254,4 +251,5 @@ class AffineMesh:
 
     def _index(self, at: Tensor) -> Tensor:
         """Linear index (n,) of the cells at positions (D, n)."""
-        return (at.floor().clamp_min_(0).minimum(self.last - 1).long() * self.strides).sum(0)
+        shape = [n - 1 for n in self.valid.shape]
+        return ravel_index(at.floor().clamp_min_(0).minimum(self.last - 1), shape)

@@ -190,13 +190,22 @@ def _without_nearer_duplicates(coords: Tensor, valid: Tensor, sound: Tensor, sus
     looked_at = suspect.flatten()[mesh.corners]
     if far:
         looked_at |= _wide_boxes(extremes, mesh.shape)[box]
-    voxels, at, box, limit = mesh.corners[looked_at], at[:, looked_at], box[looked_at], away[looked_at] + 2
     single = torch.zeros_like(valid.flatten())
     single[mesh.corners] = True
+    tried: list[Tensor] = []
     for table in (mesh.seed_table(away.long()), *extremes):
-        position, found = mesh.locate(mesh.coords[:, voxels], table[box])
-        duplicate = found & (_length(position - centre) < limit) & ((position - at).abs() > 1.5).any(0)
+        seeds = table.index_select(0, box)
+        new = looked_at & ((unravel_index(seeds, mesh.shape) + 0.5 - at).abs().amax(0) > 1.5)  # others end at the voxel
+        for before in tried:
+            new &= seeds != before
+        tried.append(seeds)
+        index = flat_nonzero(new)
+        voxels = mesh.corners[index]
+        position, found = mesh.locate(mesh.coords.index_select(1, voxels), seeds[index])
+        nearer = _length(position - centre) < away[index] + 2
+        duplicate = found & nearer & ((position - at[:, index]).abs().amax(0) > 1.5)
         single[voxels[duplicate]] = False
+        looked_at[index[duplicate]] = False
     return single.view_as(valid)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from monai_infoaug.transforms import _mesh
 from monai_infoaug.transforms._coordinates import affine_coordinates, coordinate_grid
+from monai_infoaug.transforms._lattice import ravel_index
 from monai_infoaug.transforms._mesh import AffineMesh, determinant, multilinear, solve
 from tests.transforms.coordinate_maps import everywhere, mesh_of, needs_numba, waves, with_and_without_numba
 
@@ -97,7 +98,7 @@ def test_what_is_located_is_shown_there(monkeypatch, shape: tuple[int, ...], rep
     at = position[:, found]
     first = torch.minimum(at.floor(), torch.tensor(shape).unsqueeze(1) - 2.0)
     cells = [first, (at.ceil() - 1).clamp_min(0)]  # on an edge between cells either may be meant
-    assert torch.stack([mesh.cells[mesh._index(cell)] for cell in cells]).any(0).all()
+    assert torch.stack([mesh.cells[ravel_index(cell, shape)] for cell in cells]).any(0).all()
     corners = [
         coords[(slice(None), *(first + torch.tensor(corner).unsqueeze(1)).long())]
         for corner in itertools.product((0, 1), repeat=len(shape))
