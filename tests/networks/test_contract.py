@@ -15,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_infoaug import networks as N
 
+pytest.importorskip("einops", reason="MONAI's transformers need einops")
+
 
 def embedding(**settings) -> N.PixelEmbeddingNet:
     return N.PixelEmbeddingNet(**{"features": (4, 6), "strides": (2, 4), "embedding_dim": 3, **settings})
