@@ -172,7 +172,13 @@ def pieces(content: object) -> Iterator[tuple[str, str]]:
 def test_files(bundle):
     there = [str(path.relative_to(bundle)) for path in [*bundle.glob("*"), *bundle.glob("*s/*")] if path.is_file()]
     names = ("metadata", "train", "evaluate", "inference")
-    assert {"LICENSE", "docs/README.md", "configs/logging.conf", *(f"configs/{n}.json" for n in names)} <= set(there)
+    assert {
+        "LICENSE",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "configs/logging.conf",
+        *(f"configs/{n}.json" for n in names),
+    } <= set(there)
     assert [path for path in there if path not in ("LICENSE", "docs/README.md") and path != path.lower()] == []
     assert all((bundle / path).stat().st_size < 25e6 for path in there)  # what the model zoo takes
     logging = configparser.ConfigParser()
