@@ -117,14 +117,22 @@ class SampledMesh:
         self.box = self.box.maximum((high - low) / (4 * max(self.shape))).clamp_min(SNAP)
         self.table_origin = low - self.box
         self.table_shape = [int(n) + 2 for n in ((high - self.table_origin) / self.box).flatten().tolist()]
-        self.table = self._filled(self.seed_table(torch.zeros_like(self.corners)))
+
+    @functools.cached_property
+    def corner_boxes(self) -> Tensor:
+        """Linear table index (n,) of the corners."""
+        return self.box_index(self.coords[:, self.corners])
+
+    @functools.cached_property
+    def table(self) -> Tensor:
+        """Table from source box to a cell near it."""
+        return self._filled(self.seed_table(torch.zeros_like(self.corners)))
 
     def seed_table(self, rank: Tensor) -> Tensor:
         """Table from source box to a cell of the corner in it with the least ``rank`` (n,), -1 for no corner."""
         none, count = torch.iinfo(torch.long).max, len(self.cells)
         table = torch.full((prod(self.table_shape),), none, device=rank.device)
-        index = self.box_index(self.coords[:, self.corners])
-        table.scatter_reduce_(0, index, rank * count + self.corner_cells, "amin")
+        table.scatter_reduce_(0, self.corner_boxes, rank * count + self.corner_cells, "amin")
         return torch.where(table == none, -1, table % count)
 
     def _filled(self, table: Tensor) -> Tensor:

@@ -186,26 +186,24 @@ def _without_nearer_duplicates(coords: Tensor, valid: Tensor, sound: Tensor, sus
     away = _length(at - centre)
     # The first and last voxel of a box along each axis lie on different sheets, if the sheets are apart on any.
     extremes = [mesh.seed_table((sign * row).long() + max(mesh.shape)) for row in at for sign in (1, -1)]
-    box = mesh.box_index(mesh.coords[:, mesh.corners])
     looked_at = suspect.flatten()[mesh.corners]
     if far:
-        looked_at |= _wide_boxes(extremes, mesh.shape)[box]
+        looked_at |= _wide_boxes(extremes, mesh.shape)[mesh.corner_boxes]
+    index = flat_nonzero(looked_at)
+    tables = torch.stack([mesh.seed_table(away.long()), *extremes])
+    seeds = tables.index_select(1, mesh.corner_boxes[index])
+    # A search that begins beside the voxel ends there.
+    new = (unravel_index(seeds, mesh.shape) + 0.5 - at[:, None, index]).abs().amax(0) > 1.5
+    for row in range(1, len(seeds)):
+        new[row] &= (seeds[row] != seeds[:row]).all(0)
+    index = index.expand_as(new)[new]
+    voxels = mesh.corners[index]
+    position, found = mesh.locate(mesh.coords.index_select(1, voxels), seeds[new])
+    nearer = _length(position - centre) < away[index] + 2
+    duplicate = found & nearer & ((position - at.index_select(1, index)).abs().amax(0) > 1.5)
     single = torch.zeros_like(valid.flatten())
     single[mesh.corners] = True
-    tried: list[Tensor] = []
-    for table in (mesh.seed_table(away.long()), *extremes):
-        seeds = table.index_select(0, box)
-        new = looked_at & ((unravel_index(seeds, mesh.shape) + 0.5 - at).abs().amax(0) > 1.5)  # others end at the voxel
-        for before in tried:
-            new &= seeds != before
-        tried.append(seeds)
-        index = flat_nonzero(new)
-        voxels = mesh.corners[index]
-        position, found = mesh.locate(mesh.coords.index_select(1, voxels), seeds[index])
-        nearer = _length(position - centre) < away[index] + 2
-        duplicate = found & nearer & ((position - at[:, index]).abs().amax(0) > 1.5)
-        single[voxels[duplicate]] = False
-        looked_at[index[duplicate]] = False
+    single[voxels[duplicate]] = False
     return single.view_as(valid)
 
 
