@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -96,6 +98,28 @@ def require_shares_of_one(**numbers: object) -> None:
     for name, value in numbers.items():
         if not is_number(value, 0, 1):
             raise refusal(name, value, "in [0, 1]")
+
+
+def require_truth(**settings: object) -> None:
+    """Refuse settings, given by their names, that are neither true nor false; Python takes the text "false" as true.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
+            raise refusal(name, repr(value), "true or false")
+
+
+def to_path(argument: str, value: object) -> Path:
+    """A path from text or what stands for one.
+
+    Raises:
+        TypeError: naming the argument, for anything else.
+    """
+    if not isinstance(value, str | PathLike):
+        raise refusal(argument, repr(value), "a path", TypeError)
+    return Path(value)
 
 
 def is_one_of(value: object, names: Iterable[str]) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from monai_infoaug._require import (
     require_device,
     require_ignore_index,
     require_shares,
+    require_truth,
+    to_path,
 )
 
 
@@ -100,3 +104,21 @@ def test_an_error_is_told_in_a_line_that_says_what_it_was_about():
 )
 def test_reason(error, expected):
     assert reason(error) == expected
+
+
+@pytest.mark.parametrize("value", ["false", "", None, 2, 0.0, np.ones(2), []])
+def test_what_is_neither_true_nor_false(value):
+    with pytest.raises(ValueError, match="`amp` must be true or false, got "):
+        require_truth(resume=True, amp=value)
+
+
+@pytest.mark.parametrize("value", [True, False, np.bool_(True), 0, np.int64(1)])
+def test_what_is_true_or_false(value):
+    require_truth(amp=value)
+
+
+def test_paths():
+    assert to_path("path", "a/b") == to_path("path", Path("a", "b")) == Path("a/b")
+    for value in (3, b"a", None, ["a"]):
+        with pytest.raises(TypeError, match="`path` must be a path, got "):
+            to_path("path", value)

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from monai_infoaug._files import save_whole
 from monai_infoaug._processes import rank, world_size
-from monai_infoaug._require import reason, refusal
+from monai_infoaug._require import is_count, reason, refusal, to_path
 from monai_infoaug.data._item_files import files_of_item
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
@@ -82,10 +82,12 @@ def cached_dataset(
         >>> cached_dataset(data, [ScaleIntensity(), RandFlip(1.0, 1)])[0].tolist()
         [[[0.3333333432674408, 0.0], [1.0, 0.6666666865348816]]]
     """
+    if not is_count(num_workers):
+        raise refusal("num_workers", num_workers, "a whole number of at least 0")
     if cache_dir is None:
         progress = has_tqdm and rank() == 0
         return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
-    if Path(cache_dir).is_file():
+    if to_path("cache_dir", cache_dir).is_file():
         raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
     dataset = _OnDisk(data, transform, cache_dir)
     dataset.fill(num_workers)

@@ -48,7 +48,10 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
         return [{"image": str(folder)}]
     if not folder.is_dir():
         raise refusal("dataset_dir", f"'{folder}'", "a folder or an image file")
-    found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    try:
+        found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise refusal("pattern", repr(pattern), "a glob pattern within the folder") from error
     files = {path for path in found if path.is_file() and (has_image_suffix(path) or is_dicom(path))}
     slices = {path for path in files if not has_image_suffix(path) or path.suffix.lower() in DICOM_SUFFIXES}
     images = files - slices
@@ -231,6 +234,8 @@ def _with_landmarks(
         for name, item in items.items():
             points[name] = points[name][:, : spatial_dims(Path(item["image"]))]
     known = in_order(label for name in names for label in tables[name].labels)
+    if labels is not None and not isinstance(labels, list | tuple):
+        raise refusal("labels", repr(labels), "a list of landmarks, or None for all")
     for label in labels or ():
         if label not in known:
             raise refusal("labels", repr(label), f"in the table {path}, which has {some(known)}")

@@ -15,7 +15,7 @@ from monai.utils import convert_to_numpy, ensure_tuple
 from numpy.typing import ArrayLike
 
 from monai_infoaug._files import write_whole
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_one_of, refusal, to_path
 from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, look, rows_of, some, tidy
 
 __all__ = ["LandmarkTable", "read_landmarks", "write_landmarks"]
@@ -61,6 +61,8 @@ class LandmarkTable:
         notes: Mapping[str, ArrayLike] | None = None,
         selected: Mapping[str, ArrayLike] | None = None,
     ) -> None:
+        if isinstance(labels, bytes) or not isinstance(labels, Iterable) or getattr(labels, "ndim", 1) == 0:
+            raise refusal("labels", repr(labels), "names of landmarks")
         names = tuple(tidy(str(label)) for label in labels)
         if len(names) == 0 or not all(names):
             raise refusal("labels", names, "names of landmarks")
@@ -68,7 +70,7 @@ class LandmarkTable:
         twice = sorted({name for name, its_look in zip(names, looks, strict=True) if looks.count(its_look) > 1})
         if twice:
             raise refusal("labels", f"{some(twice)} twice", "different names")
-        if space not in (None, *SPACES):
+        if space is not None and not is_one_of(space, SPACES):
             raise refusal("space", repr(space), "'RAS', 'LPS' or None")
         fields = {
             "labels": names,
@@ -83,7 +85,7 @@ class LandmarkTable:
 
     def to(self, space: str) -> LandmarkTable:
         """The table with its axes as in ``space``, "RAS" or "LPS"; one that says none counts as already there."""
-        if space not in SPACES:
+        if not is_one_of(space, SPACES):
             raise refusal("space", repr(space), "'RAS' or 'LPS'")
         if self.space in (None, space):
             return replace(self, space=space)
@@ -122,7 +124,7 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
         >>> read_landmarks(path).to("RAS").points["001"].tolist()
         [[-83.2, -99.35, 0.0]]
     """
-    path = Path(path)
+    path = to_path("path", path)
     read, _ = _format(path)
     rows = rows_of(path, read, "path")
     if len(rows) == 0:
@@ -132,7 +134,7 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
         return table
     names = ensure_tuple(image)
     for name in names:
-        if name not in table.points:
+        if not isinstance(name, str) or name not in table.points:
             raise refusal("image", repr(name), f"in the table {path}, which has {some(list(table.points))}")
 
     def part(values: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray] | None:
@@ -161,7 +163,7 @@ def write_landmarks(path: PathLike, table: LandmarkTable) -> None:
 
 def landmark_text(path: PathLike, table: LandmarkTable) -> str:
     """What :func:`write_landmarks` writes."""
-    path = Path(path)
+    path = to_path("path", path)
     _, write = _format(path)
     if len(table.points) > 1 and not path.name.lower().endswith(".csv"):
         raise refusal("table", some(list(table.points)), f"of one image for {path.name}")
@@ -223,9 +225,9 @@ def _rows(table: LandmarkTable) -> Iterator[Row]:
 
 def _points(given: Mapping[str, ArrayLike], count: int) -> dict[str, np.ndarray]:
     """Positions (count, D) of each image."""
-    if len(given) == 0:
-        raise refusal("points", "no image", "a dictionary with an image")
-    points = {name: _array(values, np.float64) for name, values in given.items()}
+    if not isinstance(given, Mapping) or len(given) == 0:
+        raise refusal("points", repr(given), "a dictionary with an image")
+    points = {name: _array(f"points of {name}", values, np.float64) for name, values in given.items()}
     dims = next(iter(points.values())).shape[-1:]
     for name, array in points.items():
         if array.shape != (count, *dims) or dims not in ((2,), (3,)):
@@ -243,10 +245,12 @@ def _one_a_label(
     """Values (count,) of each image."""
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise refusal(field, repr(given), "a dictionary with every image")
     missing = [name for name in images if name not in given]
     if missing:
         raise refusal(field, f"none of {some(missing)}", "a dictionary with every image")
-    arrays = {name: _array(given[name], dtype) for name in images}
+    arrays = {name: _array(f"{field} of {name}", given[name], dtype) for name in images}
     for name, array in arrays.items():
         if array.shape != (count,) or (dtype is np.float64 and np.isinf(array).any()):
             raise refusal(f"{field} of {name}", array.tolist(), f"{count} {kind}, one a label")
@@ -263,5 +267,8 @@ def _turned(points: np.ndarray) -> np.ndarray:
     return points * ([-1.0, -1.0, 1.0][: points.shape[-1]])
 
 
-def _array(values: ArrayLike, dtype: type) -> np.ndarray:
-    return convert_to_numpy(values, dtype=dtype, wrap_sequence=True)
+def _array(argument: str, values: ArrayLike, dtype: type) -> np.ndarray:
+    try:
+        return np.asarray(convert_to_numpy(values, dtype=dtype, wrap_sequence=True), dtype)
+    except (TypeError, ValueError) as error:
+        raise refusal(argument, repr(values), "an array") from error

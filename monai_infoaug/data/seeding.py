@@ -194,6 +194,8 @@ def seeded_loader(
     """
     if not is_count(batch_size, 1):
         raise refusal("batch_size", batch_size, "a whole number of at least 1")
+    if not is_count(num_workers):
+        raise refusal("num_workers", num_workers, "a whole number of at least 0")
     seeded = SeededDataset(dataset, seed)
     number = len(seeded) if draws is None else draws
     if not is_count(number, 1) or number > len(seeded):

@@ -14,7 +14,7 @@ from monai.data.image_reader import _copy_compatible_dict, _stack_images
 from monai.data.utils import orientation_ras_lps
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
+from monai_infoaug._require import WITHOUT_MILLIMETRES, is_count, is_one_of, refusal, require_truth, to_path
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import Dicom, in_order, is_dicom, read_dicom, read_header, series_in
 from monai_infoaug.data._images import copy_metadata, require_utf_8, unreadable, warn
@@ -71,6 +71,11 @@ class SimpleITKReader(ImageReader):
         affine_lps_to_ras: bool = True,
         **kwargs: Any,
     ) -> None:
+        require_truth(reverse_indexing=reverse_indexing, series_meta=series_meta, affine_lps_to_ras=affine_lps_to_ras)
+        if not (channel_dim is None or is_count(channel_dim, -4) or is_one_of(channel_dim, ("no_channel",))):
+            raise refusal("channel_dim", repr(channel_dim), "the number of an axis, 'no_channel' or None")
+        if series_uid is not None and not isinstance(series_uid, str):
+            raise refusal("series_uid", repr(series_uid), "the UID of a series, or None")
         self.channel_dim = float("nan") if channel_dim == "no_channel" else channel_dim
         self.series_uid, self.series_meta = series_uid, series_meta
         self.reverse_indexing, self.affine_lps_to_ras = reverse_indexing, affine_lps_to_ras
@@ -96,8 +101,11 @@ class SimpleITKReader(ImageReader):
             ValueError: for a file that cannot be read or is broken, or a folder with several series and no
                 ``series_uid``, or without the one asked for, or slices that make no volume.
         """
+        paths = [to_path("data", path) for path in ensure_tuple(data)]
+        if not paths:
+            raise refusal("data", repr(data), "a path, or several")
         try:
-            images = [self._read(Path(path), **self.kwargs | kwargs) for path in ensure_tuple(data)]
+            images = [self._read(path, **self.kwargs | kwargs) for path in paths]
         except ValueError as error:
             if isinstance(data, tuple) and self.verify_suffix(data):
                 return [error]
@@ -185,6 +193,8 @@ class SimpleITKReader(ImageReader):
             affine = orientation_ras_lps(affine)
         size = list(image.GetSize())
         if isinstance(self.channel_dim, int):
+            if not -len(size) <= self.channel_dim < len(size):
+                raise refusal("channel_dim", self.channel_dim, f"the number of one of {len(size)} axes")
             size.pop(self.channel_dim)
         return {
             MetaKeys.ORIGINAL_AFFINE: affine,

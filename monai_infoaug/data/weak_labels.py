@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from monai.config import PathLike
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import is_one_of, listed, refusal
 from monai_infoaug.data._landmark_files import SPACES, Row, image_name, read_csv, rows_of, some
-from monai_infoaug.data.datalists import image_datalist
+from monai_infoaug.data.datalists import as_path, image_datalist
 
 __all__ = ["weak_label_datalist"]
 
@@ -43,9 +42,11 @@ def weak_label_datalist(
         >>> weak_label_datalist("images", "weak.csv", ["rim", "cup"])  # doctest: +SKIP
         [{'image': 'images/01.png', 'name': '01', 'points': array([[40., 52.]]), 'point_classes': array([2]), ...}]
     """
-    if space not in SPACES:
+    if not is_one_of(space, SPACES):
         raise refusal("space", repr(space), "'RAS' or 'LPS'")
-    items, path, names = image_datalist(images), Path(table), ["background", *classes]
+    if not listed(classes) or not all(isinstance(name, str) for name in classes):
+        raise refusal("classes", repr(classes), "a list of names")
+    items, path, names = image_datalist(images), as_path("table", table), ["background", *classes]
     rows = rows_of(path, read_csv, "table")
     for row in rows:
         if row.label not in names:

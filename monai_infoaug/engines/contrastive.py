@@ -11,7 +11,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, refusal, require_truth
 from monai_infoaug.engines.precision import half_precision
 
 __all__ = ["ContrastiveTrainer", "PairInferer"]
@@ -45,6 +45,7 @@ class PairInferer(Inferer):
     """
 
     def __init__(self, cpu_amp: bool = False) -> None:
+        require_truth(cpu_amp=cpu_amp)
         self.cpu_amp = cpu_amp
 
     def __call__(  # type: ignore[override] # MONAI's engines hand on what `prepare_batch` gives
@@ -112,6 +113,7 @@ class ContrastiveTrainer(SupervisedTrainer):
         inferer: Inferer | None = None,
         **kwargs: Any,
     ) -> None:
+        require_truth(amp=amp)
         if max_grad_norm is not None and not (is_number(max_grad_norm) and max_grad_norm > 0):
             raise refusal("max_grad_norm", max_grad_norm, "a number above 0, or None")
         on_cpu = torch.device(device).type == "cpu"

@@ -9,6 +9,7 @@ import torch
 from monai.utils import optional_import
 from torch import Tensor
 
+from monai_infoaug._require import require_truth
 from monai_infoaug.engines._batch import entry
 
 Events, _ = optional_import("ignite.engine", name="Events")
@@ -53,6 +54,7 @@ class SourceAndTarget:
         tiers_key: str | None = None,
         match_levels: bool = False,
     ) -> None:
+        require_truth(match_levels=match_levels)
         self.loader, self.prepare, self.match_levels = loader, prepare, match_levels
         self.key, self.label_key, self.tiers_key = key, label_key, tiers_key
         self.batches: Iterator[Mapping[str, Any]] = iter(())

@@ -11,6 +11,8 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from monai_infoaug._require import refusal, require_truth
+
 __all__ = ["HalfPrecisionInferer", "half_precision", "has_fast_half"]
 
 
@@ -77,6 +79,9 @@ class HalfPrecisionInferer(Inferer):
     """
 
     def __init__(self, enabled: bool = True, inferer: Inferer | None = None) -> None:
+        require_truth(enabled=enabled)
+        if inferer is not None and not callable(inferer):
+            raise refusal("inferer", repr(inferer), "an inferer of MONAI's, or None")
         self.enabled, self.inferer = enabled, inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

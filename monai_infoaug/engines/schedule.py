@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.utils import ensure_tuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
-from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug._require import is_count, is_number, listed, refusal
 
 __all__ = ["OneCycle"]
 
@@ -44,7 +43,11 @@ class OneCycle(OneCycleLR):
     def __init__(
         self, optimizer: Optimizer, max_lr: float | Sequence[float], total_steps: int, pct_start: float = 0.1
     ) -> None:
-        if not all(is_number(rate) and rate > 0 for rate in ensure_tuple(max_lr)):
+        if not isinstance(optimizer, Optimizer):
+            raise refusal("optimizer", type(optimizer).__name__, "an optimizer of PyTorch's", TypeError)
+        peaks = listed(max_lr) or [max_lr]
+        fits = len(peaks) == len(optimizer.param_groups) or not listed(max_lr)
+        if not fits or not all(is_number(rate) and rate > 0 for rate in peaks):
             raise refusal("max_lr", max_lr, "a number above 0, or one for each group of parameters")
         if not is_count(total_steps, 1):
             raise refusal("total_steps", total_steps, "a whole number of at least 1: epochs * batches + 1")
@@ -52,5 +55,5 @@ class OneCycle(OneCycleLR):
             raise refusal("pct_start", pct_start, "from 0 to 1")
         if pct_start * total_steps == 1:
             pct_start -= 1e-9  # it begins at the highest rate, as with a step less
-        rates = list(max_lr) if isinstance(max_lr, Sequence) else float(max_lr)
+        rates = peaks if listed(max_lr) else float(max_lr)  # type: ignore[arg-type]
         super().__init__(optimizer, rates, int(total_steps), pct_start=float(pct_start))

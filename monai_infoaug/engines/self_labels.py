@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from monai_infoaug._processes import unwrapped
-from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug._require import is_count, is_number, refusal, require_truth
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
 from monai_infoaug.samplers import DistributionAlignment, ReliablePixels
@@ -72,6 +72,7 @@ class SelfTrainingLabels:
         alignment: DistributionAlignment | None = None,
         amp: bool = False,
     ) -> None:
+        require_truth(amp=amp)
         if not is_count(epochs, 1):
             raise refusal("epochs", epochs, "a whole number of at least 1")
         if not isinstance(scales, Sequence) or not scales or not all(is_number(s) and s > 0 for s in scales):

@@ -7,7 +7,6 @@ import os
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from monai_infoaug._files import save_whole
 from monai_infoaug._processes import rank, unwrapped
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import is_count, refusal, require_truth, to_path
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
@@ -190,13 +189,16 @@ class ResumableCheckpoint:
         resume: bool = True,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        if len(save_dict) == 0 or {"trainer", "settings"} & set(save_dict):
-            raise refusal(
-                "save_dict", list(save_dict), "objects by name, the engine (`trainer`) and `settings` excepted"
-            )
+        require_truth(resume=resume)
+        named = isinstance(save_dict, Mapping) and len(save_dict) > 0
+        if not named or {"trainer", "settings"} & set(save_dict):
+            got = list(save_dict) if named else save_dict
+            raise refusal("save_dict", got, "objects by name, the engine (`trainer`) and `settings` excepted")
         if not is_count(every, 1):
             raise refusal("every", every, "a whole number of at least 1")
-        self.path, self.save_dict, self.every, self.resume = Path(path), dict(save_dict), every, resume
+        self.path, self.save_dict, self.every, self.resume = to_path("path", path), dict(save_dict), every, resume
+        if settings is not None and not isinstance(settings, Mapping):
+            raise refusal("settings", repr(settings), "a dictionary, or None")
         self.settings = dict(settings or {})
         require_plain(self.settings)
 

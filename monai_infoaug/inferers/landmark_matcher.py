@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from monai_infoaug._grid import level_features, level_shares
-from monai_infoaug._require import all_finite, is_count, is_number, listed, refusal
+from monai_infoaug._require import all_finite, is_count, is_number, listed, refusal, require_truth
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
@@ -227,6 +227,17 @@ def to_voxels(points: Tensor, image: Tensor) -> Tensor:
     return voxels.mT
 
 
+def _tensor(argument: str, values: object, **how: Any) -> Tensor:
+    """An array or nested sequences as a tensor."""
+    try:
+        tensor = convert_to_tensor(values, wrap_sequence=True, **how)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise refusal(argument, repr(values), "a tensor") from error
+    if not isinstance(tensor, Tensor):
+        raise refusal(argument, repr(values), "a tensor")
+    return tensor
+
+
 class LandmarkMatcher(Inferer):
     """Inferer that finds the landmarks of annotated templates in new images.
 
@@ -261,8 +272,10 @@ class LandmarkMatcher(Inferer):
         chunk: int | None = None,
         patch_radius: float | None = None,
     ) -> None:
-        landmarks = convert_to_tensor(landmarks, dtype=torch.float32, wrap_sequence=True)
-        templates, dims = convert_to_tensor(templates, track_meta=True), landmarks.shape[-1]
+        require_truth(world=world)
+        landmarks = _tensor("landmarks", landmarks, dtype=torch.float32)
+        templates = _tensor("templates", templates, track_meta=True)
+        dims = landmarks.shape[-1] if landmarks.ndim else 0
         if templates.ndim == dims + 1:
             templates = templates[None]
         if landmarks.ndim == 2:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._processes import distributed_mean
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, refusal, require_truth
 from monai_infoaug._settings import ShowsSettings
 
 
@@ -27,6 +27,7 @@ class PointContrast(ShowsSettings, nn.Module):
         self, temperature: float = 0.1, radius: float = 0.0, symmetric: bool = True, over_processes: bool = False
     ) -> None:
         super().__init__()
+        require_truth(symmetric=symmetric, over_processes=over_processes)
         if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
         self.radius = _checked(radius)

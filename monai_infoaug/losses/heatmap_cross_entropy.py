@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._processes import distributed_mean
-from monai_infoaug._require import refusal
+from monai_infoaug._require import refusal, require_truth
 from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["HeatmapCrossEntropyLoss"]
@@ -46,6 +46,7 @@ class HeatmapCrossEntropyLoss(ShowsSettings, nn.Module):
 
     def __init__(self, over_processes: bool = False) -> None:
         super().__init__()
+        require_truth(over_processes=over_processes)
         self.over_processes = over_processes
 
     def forward(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, refusal, require_truth
 from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["MaximumSquaresLoss"]
@@ -41,6 +41,7 @@ class MaximumSquaresLoss(ShowsSettings, nn.Module):
 
     def __init__(self, image_wise: bool = False, alpha: float = 0.2) -> None:
         super().__init__()
+        require_truth(image_wise=image_wise)
         if not is_number(alpha, 0, 1):
             raise refusal("alpha", alpha, "from 0 to 1")
         self.image_wise, self.alpha = image_wise, alpha

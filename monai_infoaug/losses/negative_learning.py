@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from monai_infoaug._processes import distributed_mean, item_generators
-from monai_infoaug._require import is_count, is_one_of, refusal, require_ignore_index
+from monai_infoaug._require import is_count, is_one_of, refusal, require_ignore_index, require_truth
 from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["NegativeLearningLoss"]
@@ -52,6 +52,7 @@ class NegativeLearningLoss(ShowsSettings, nn.Module):
         self, sampling: str = "uniform", ignore_index: int = -1, seed: int = 0, over_processes: bool = False
     ) -> None:
         super().__init__()
+        require_truth(over_processes=over_processes)
         if not is_one_of(sampling, ("uniform", "rank")):
             raise refusal("sampling", repr(sampling), "'uniform' or 'rank'")
         if not is_count(seed):

@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, one_ho
 
 from monai_infoaug._grid import at_places, directions, plain
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
-from monai_infoaug._require import is_count, is_number, refusal, require_ignore_index
+from monai_infoaug._require import is_count, is_number, refusal, require_ignore_index, require_truth
 from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.losses._comparison import NONE, those
 
@@ -150,6 +150,7 @@ class PatchContrastLoss(ShowsSettings, nn.Module):
         over_processes: bool = False,
     ) -> None:
         super().__init__()
+        require_truth(over_processes=over_processes)
         _require_pyramids(num_classes, patch_size, levels, ignore_index)
         if not is_number(negative, 0) or not is_number(positive, most=1) or negative >= positive:
             raise refusal("negative and positive", (negative, positive), "overlaps in order, from 0 to 1")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from monai_infoaug._grid import at_places, directions, plain
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
-from monai_infoaug._require import is_number, is_one_of, refusal, require_ignore_index
+from monai_infoaug._require import is_number, is_one_of, refusal, require_ignore_index, require_truth
 from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.losses._comparison import NONE, Comparison, those
 
@@ -124,6 +124,12 @@ class PixelSupConLoss(ShowsSettings, nn.Module):
         over_processes: bool = False,
     ) -> None:
         super().__init__()
+        require_truth(
+            include_background=include_background,
+            self_pairs=self_pairs,
+            normalize=normalize,
+            over_processes=over_processes,
+        )
         if not is_number(temperature) or temperature <= 0:
             raise refusal("temperature", temperature, "a finite number above 0")
         if not is_one_of(scope, SCOPES):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from monai_infoaug._processes import distributed_mean
-from monai_infoaug._require import is_number, refusal, require_ignore_index
+from monai_infoaug._require import is_number, refusal, require_ignore_index, require_truth
 from monai_infoaug._settings import ShowsSettings
 from monai_infoaug.losses.negative_learning import NegativeLearningLoss
 
@@ -48,6 +48,7 @@ class RectifiedLabelLoss(ShowsSettings, nn.Module):
         over_processes: bool = False,
     ) -> None:
         super().__init__()
+        require_truth(over_processes=over_processes)
         if not is_number(weight, 0):
             raise refusal("weight", weight, "at least 0")
         require_ignore_index(ignore_index)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import refusal, require_truth
 from monai_infoaug.networks.pixel_embedding import attribute_of, require_network
 
 __all__ = ["AttentionEmbedding", "AttentionSegmenter"]
@@ -82,6 +82,7 @@ class AttentionSegmenter(_Attention):
 
     def __init__(self, coarse: nn.Module, network: nn.Module, background: bool = True) -> None:
         super().__init__(coarse, background)
+        require_truth(background=background)
         require_network(network=network)
         self.network = network
         self.train(self.training)
@@ -123,6 +124,7 @@ class AttentionEmbedding(_Attention):
 
     def __init__(self, coarse: nn.Module, heads: nn.Module, background: bool = True) -> None:
         super().__init__(coarse, background)
+        require_truth(background=background)
         levels = len(attribute_of(heads, "strides"))
         if levels != 1:
             raise refusal("heads", f"those of {levels} levels", "heads of one level")

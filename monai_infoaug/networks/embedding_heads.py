@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monai_infoaug._grid import at_places, directions
-from monai_infoaug._require import are_counts, listed, refusal, require_counts
+from monai_infoaug._require import are_counts, listed, refusal, require_counts, require_truth
 from monai_infoaug.networks.pixel_embedding import require_network
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 
@@ -85,6 +85,7 @@ class EmbeddingHeads(nn.Module):
         normalized: bool = True,
     ) -> None:
         super().__init__()
+        require_truth(pooled=pooled, with_output=with_output, normalized=normalized)
         self.pooled, self.with_output, self.normalized = pooled, with_output, normalized
         self.takes_places = not pooled
         require_network(backbone=backbone)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
 from monai_infoaug._grid import directions
-from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts
+from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts, require_truth
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -134,6 +134,7 @@ class PixelEmbeddingNet(nn.Module):
         self_similarity: bool = False,
     ) -> None:
         super().__init__()
+        require_truth(self_similarity=self_similarity)
         if not is_count(spatial_dims, 2) or spatial_dims > 3:
             raise refusal("spatial_dims", spatial_dims, "2 or 3")
         require_counts(in_channels=in_channels, embedding_dim=embedding_dim)

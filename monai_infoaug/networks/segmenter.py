@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize, pad
 
-from monai_infoaug._require import is_count, is_one_of, refusal, require_counts, require_shares_of_one
+from monai_infoaug._require import is_count, is_one_of, refusal, require_counts, require_shares_of_one, require_truth
 from monai_infoaug.networks.vision_transformer import VisionTransformer, initialize, require_heads, transformer_blocks
 
 __all__ = ["MaskTransformer", "Segmenter", "TokenClassifier"]
@@ -155,13 +155,12 @@ class Segmenter(nn.Module):
         **encoder: Any,
     ) -> None:
         super().__init__()
+        require_truth(overlapping=overlapping)
         if not is_one_of(decoder, ("mask", "linear")):
             raise refusal("decoder", repr(decoder), "'mask' or 'linear'")
         require_counts(out_channels=out_channels)
         require_counts(0, decoder_layers=decoder_layers)
         require_shares_of_one(decoder_dropout=decoder_dropout)
-        if not isinstance(overlapping, bool):
-            raise refusal("overlapping", overlapping, "True or False")
         self.encoder = VisionTransformer(spatial_dims, in_channels, img_size, **encoder)
         self.overlapping, out_channels = overlapping, out_channels + overlapping
         size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads

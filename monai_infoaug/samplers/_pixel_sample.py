@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from monai_infoaug._processes import all_gather_ragged, item_generators, world_size
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import is_count, refusal, require_truth
 
 
 class PixelSample:
@@ -22,6 +22,7 @@ class PixelSample:
     """
 
     def __init__(self, pixels_per_image: int, seed: int, over_processes: bool) -> None:
+        require_truth(over_processes=over_processes)
         if not is_count(pixels_per_image, 1):
             raise refusal("pixels_per_image", pixels_per_image, "a whole number of at least 1")
         if not is_count(seed):

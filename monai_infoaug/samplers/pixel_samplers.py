@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from monai_infoaug._grid import plain
 from monai_infoaug._processes import item_generators
-from monai_infoaug._require import are_counts, is_count, listed, refusal, require_shares
+from monai_infoaug._require import are_counts, is_count, listed, refusal, require_shares, require_truth
 from monai_infoaug._settings import ShowsSettings
 
 __all__ = ["BlockPixels", "DrawnPixels", "StridePixels"]
@@ -178,6 +178,7 @@ class DrawnPixels(_PixelSampler):
     def __init__(
         self, pixels_per_image: int, balanced: bool = False, shares: Sequence[float] | None = None, seed: int = 0
     ) -> None:
+        require_truth(balanced=balanced)
         if not is_count(pixels_per_image, 1):
             raise refusal("pixels_per_image", pixels_per_image, "a whole number of at least 1")
         require_shares(shares)

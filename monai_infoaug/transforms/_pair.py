@@ -13,7 +13,7 @@ from monai.data.utils import to_affine_nd
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from monai_infoaug._require import all_finite, is_count, is_number, is_one_of, refusal, require_shares
+from monai_infoaug._require import all_finite, is_count, is_number, is_one_of, refusal, require_shares, require_truth
 from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._chains import (
     require_array_transforms,
@@ -89,6 +89,7 @@ class PairMaker:
         jacobian_threshold: float = 0.1,
         track_meta: bool = True,
     ) -> None:
+        require_truth(track_meta=track_meta)
         if not is_count(num_points):
             raise refusal("num_points", num_points, "a whole number of at least 0")
         if shares is not None and gamma is not None:

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type
 
-from monai_infoaug._require import all_finite, refusal
+from monai_infoaug._require import all_finite, refusal, require_truth
 from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._coordinates import coordinate_grid
 from monai_infoaug.transforms._derived import DerivedMapd
@@ -40,6 +40,7 @@ class CoordinateMap(Shown, Transform):
     backend = [TransformBackends.TORCH]
 
     def __init__(self, world: bool = True) -> None:
+        require_truth(world=world)
         self.world = world
 
     def __call__(self, img: NdarrayOrTensor) -> NdarrayOrTensor:

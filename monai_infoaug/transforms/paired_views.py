@@ -11,7 +11,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import MAX_SEED, TransformBackends, ensure_tuple, ensure_tuple_rep
 
-from monai_infoaug._require import refusal
+from monai_infoaug._require import refusal, require_truth
 from monai_infoaug.transforms._pair import (
     OUTPUTS,
     Chain,
@@ -249,6 +249,7 @@ class RandPairedViewsd(Shown, Randomizable, MapTransform):
         jacobian_threshold: float = 0.1,
         track_meta: bool = True,
     ) -> None:
+        require_truth(keep_source=keep_source)
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.pair = RandPairedViews(
             roi_size=roi_size,

@@ -10,11 +10,10 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor, get_track_meta
 from monai.transforms import MapTransform, Transform
-from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple
+from monai.utils import TransformBackends, convert_to_tensor
 from monai.utils.enums import MetaKeys, SpaceKeys
-from torch import Tensor
 
-from monai_infoaug._require import is_number, refusal
+from monai_infoaug._require import is_number, listed, refusal
 from monai_infoaug.information._arrays import plain_tensor
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
@@ -93,8 +92,8 @@ class AssignPixdim(Shown, Transform):
         return out
 
 
-def _listed(values: float | Sequence[float]) -> tuple[float, ...]:
-    return ensure_tuple(values.tolist() if isinstance(values, np.ndarray | Tensor) else values)
+def _listed(values: float | Sequence[float]) -> list[Any]:
+    return listed(values) or [values]
 
 
 class AssignPixdimd(Shown, MapTransform):

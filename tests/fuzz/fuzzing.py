@@ -58,7 +58,7 @@ def outcome(call: Callable[[], Any], also_clear: tuple[str, ...] = ()) -> Any:
         AssertionError: for any other error, and a call that takes longer than 10 s.
     """
     try:
-        with warnings.catch_warnings(), _limited():
+        with warnings.catch_warnings(), limited():
             warnings.simplefilter("ignore")  # a warning is one of the answers
             result = call()
     except (ValueError, TypeError, KeyError, OSError) as error:
@@ -71,7 +71,7 @@ def outcome(call: Callable[[], Any], also_clear: tuple[str, ...] = ()) -> Any:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def limited() -> Iterator[None]:
     """Raise AssertionError in what computes for too long."""
 
     def stop(*_: object) -> None:

@@ -18,9 +18,10 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 
 from monai_infoaug.networks import PixelEmbeddingNet
-from tests.fuzz.fuzzing import fuzz, odd_values, outcome
+from tests.fuzz.fuzzing import REFUSED, fuzz, odd_values, outcome
 
 ROOMS = ("data", "transforms", "losses", "samplers", "metrics", "networks", "inferers", "engines", "handlers")
+SMALL = {"spatial_dims": 2, "in_channels": 1, "img_size": 32, "hidden_size": 12, "num_layers": 1, "num_heads": 3}
 # what a class needs to be built at all; those not here need nothing, or other objects of a training
 NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "AssignPixdim": lambda: {"pixdim": 0.5},
@@ -39,27 +40,27 @@ NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "PatchContrastLoss": lambda: {"num_classes": 3},
     "DrawnPixels": lambda: {"pixels_per_image": 5},
     "StridePixels": lambda: {"stride": 2},
-    "AttentionEmbedding": lambda: {"coarse": nn.Identity(), "heads": PixelEmbeddingNet(2, 2, (4,) * 3, num_levels=1)},
+    "AttentionEmbedding": lambda: {"coarse": nn.Identity(), "heads": PixelEmbeddingNet(2, 2, (4,) * 3, strides=(2,))},
     "AttentionSegmenter": lambda: {"coarse": nn.Identity(), "network": nn.Identity()},
-    "DenseDescriptor": lambda: {"network": PixelEmbeddingNet(2, 1, (4,) * 3)},
+    "DenseDescriptor": lambda: {"network": PixelEmbeddingNet(2, 1, (4,) * 3, strides=(2, 4))},
     "EmbeddingHeads": lambda: {
         "backbone": BasicUNet(2, 1, 2, (4,) * 6),
         "layers": ["upcat_1"],
         "spatial_size": (32, 32),
     },
-    "GlobalLocalEmbeddingNet": lambda: {"networks": [PixelEmbeddingNet(2, 1, (4,) * 3)]},
-    "LandmarkHeatmapNet": lambda: {"trunk": PixelEmbeddingNet(2, 1, (4,) * 3), "num_landmarks": 2},
-    "MaskTransformer": lambda: {"hidden_size": 8, "out_channels": 2},
+    "GlobalLocalEmbeddingNet": lambda: {"scales": [1], "networks": [PixelEmbeddingNet(2, 1, (4,) * 3, strides=(2, 4))]},
+    "LandmarkHeatmapNet": lambda: {"trunk": PixelEmbeddingNet(2, 1, (4,) * 3, strides=(2, 4)), "num_landmarks": 2},
+    "MaskTransformer": lambda: {"hidden_size": 12, "out_channels": 2},
     "PixelProjectionHead": lambda: {"spatial_dims": 2, "in_channels": 3},
-    "Segmenter": lambda: {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "img_size": 32, "hidden_size": 8},
+    "Segmenter": lambda: SMALL | {"out_channels": 2, "decoder_layers": 1},
     "TokenClassifier": lambda: {"hidden_size": 8, "out_channels": 2},
-    "VisionTransformer": lambda: {"spatial_dims": 2, "in_channels": 1, "img_size": 32, "hidden_size": 8},
+    "VisionTransformer": lambda: dict(SMALL),
     "LandmarkMatcher": lambda: {"templates": torch.rand(1, 32, 32), "landmarks": torch.full((2, 2), 5.0)},
     "OneCycle": lambda: {"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1), "max_lr": 0.1, "total_steps": 20},
     "LandmarkTable": lambda: {"labels": ["a"], "points": {"1": [[1.0, 2.0]]}},
     "ResumableCheckpoint": lambda: {"path": "checkpoint.pt", "save_dict": {"network": nn.Linear(2, 2)}},
 }
-OF_OTHERS = ("keys must be non empty",)  # errors of MONAI's own arguments
+OF_OTHERS = ("keys must be non empty", "keys must be one of")  # errors of MONAI's own arguments
 
 
 def classes() -> dict[str, type]:
@@ -87,9 +88,29 @@ def buildable() -> list[str]:
 
 
 @pytest.mark.parametrize("name", buildable())
+def test_a_class_is_built_with_what_it_needs(name):
+    assert outcome(lambda: classes()[name](**NEEDS.get(name, dict)())) is not REFUSED
+
+
+@pytest.mark.parametrize("name", buildable())
 @fuzz(data=st.data())
 def test_a_class_is_built_or_refuses_by_name(name, data):
     cls, needed = classes()[name], NEEDS.get(name, dict)()
     arguments = st.lists(st.sampled_from(open_arguments(cls)), min_size=1, max_size=2, unique=True)
     odd = {argument: data.draw(odd_values, label=argument) for argument in data.draw(arguments)}
     outcome(lambda: cls(**(needed | odd)), OF_OTHERS)
+
+
+TRUTHS = [
+    (name, parameter.name)
+    for name in buildable()
+    for parameter in inspect.signature(classes()[name]).parameters.values()
+    if isinstance(parameter.default, bool) and parameter.name != "allow_missing_keys"  # which is MONAI's
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), TRUTHS)
+def test_text_is_neither_true_nor_false(name, argument):
+    needed = NEEDS.get(name, dict)()
+    assert outcome(lambda: classes()[name](**needed, **{argument: "false"})) is REFUSED
+    assert outcome(lambda: classes()[name](**needed, **{argument: 0})) is not REFUSED

@@ -312,7 +312,7 @@ def test_onnx_at_any_size_runs_at_others(decoder, exported_at):
         ({"num_heads": 0}, "`num_heads` must be a divisor of the 12 channels, got 0"),
         ({"decoder": "best"}, "`decoder` must be 'mask' or 'linear', got 'best'"),
         ({"out_channels": 1}, "`out_channels` must be a whole number of at least 2, to be normalised over, got 1"),
-        ({"overlapping": "no"}, "`overlapping` must be True or False, got no"),
+        ({"overlapping": "no"}, "`overlapping` must be true or false, got 'no'"),
     ],
 )
 def test_bad_settings(settings, message):
