@@ -216,3 +216,19 @@ def test_the_loss_may_normalise_the_pixels_that_it_draws():
     torch.testing.assert_close(*gradients)
     with torch.autocast("cpu", torch.bfloat16):
         assert heads(image)[0].dtype == torch.bfloat16  # one precision less to convert
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_embeddings_without_direction_get_no_gradient(dtype):
+    """In half precision it would be infinite, and end the training."""
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False))
+    network = EmbeddingHeads(backbone, layers=("0",), embedding_dim=4, spatial_size=(8, 8)).to(dtype)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    image[..., :2, :] = 0
+    (level,) = network(image)
+    assert not level[..., :2, :].any()
+    level[:, 0].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
