@@ -49,12 +49,12 @@ def is_number(value: object, least: float = -math.inf, most: float = math.inf) -
         >>> [is_number(value, 0) for value in (0.5, -1, "0.5", True, float("nan"), float("inf"))]
         [True, False, False, False, False, False]
     """
-    return (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and least <= float(value) <= most
-    )
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and least <= float(value) <= most
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def is_count(value: object, least: int = 0) -> bool:

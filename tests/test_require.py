@@ -47,7 +47,7 @@ def test_fractions_of_any_type_are_numbers_and_no_counts(value):
     assert not is_count(value)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 10**400])
 def test_no_number_is_without_a_limit(value):
     assert not is_number(value)
 
