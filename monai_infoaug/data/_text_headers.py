@@ -31,20 +31,27 @@ def require_whole_meta_image(path: Path) -> None:
     fields, name = dict(lines), end[1].decode(errors="replace")
     if not {"ElementSpacing", "ElementSize"} & set(fields):
         warn(path, "says no spacing: a pixel is taken as 1 mm")
-    packed, skipped = fields.get("CompressedData", "").lower() == "true", int(fields.get("HeaderSize", 0))
+    packed, skipped = fields.get("CompressedData", "").lower() == "true", _product(fields.get("HeaderSize", "0"), path)
     size = BYTES.get(fields.get("ElementType", ""))
     if name.split(" ")[0].upper() == "LIST" or "%" in name or size is None or "DimSize" not in fields:
         return
     pixels = path if name.upper() == "LOCAL" else path.parent / name
     if not pixels.is_file():
         raise unreadable(path, f"'{pixels}' with its pixels does not exist")
-    shape = [int(side) for side in fields["DimSize"].split()]
-    wanted = math.prod(shape) * int(fields.get("ElementNumberOfChannels", 1)) * size
+    wanted = _product(f"{fields['DimSize']} {fields.get('ElementNumberOfChannels', 1)}", path) * size
     if packed:
-        wanted = int(fields.get("CompressedDataSize", 0))
+        wanted = _product(fields.get("CompressedDataSize", "0"), path)
     found = pixels.stat().st_size - (end.end() if pixels == path else 0) - max(skipped, 0)
     if found < wanted or (found > wanted and pixels != path and not packed and skipped >= 0):
         raise unreadable(path, f"'{pixels.name}' has {found} bytes of pixels, not {wanted}")
+
+
+def _product(numbers: str, path: Path) -> int:
+    """Product of the whole numbers of a text."""
+    try:
+        return math.prod(map(int, numbers.split()))
+    except ValueError:
+        raise unreadable(path, "its header is broken") from None
 
 
 def require_nrrd_in_millimetres(path: Path) -> None:

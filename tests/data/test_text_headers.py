@@ -89,3 +89,12 @@ def test_values_that_are_not_finite_are_named(tmp_path, name):
     sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / name)
     with pytest.warns(UserWarning, match=rf"{name}' has {values[..., 2, 2:4].size} values that are NaN or infinite"):
         SimpleITKReader().read(tmp_path / name)
+
+
+@pytest.mark.parametrize("field", [b"DimSize = 30 10 20", b"CompressedData = False\n"])
+def test_numbers_that_are_none(tmp_path, field):
+    path = written(tmp_path / "a.mha")
+    broken = {b"D": b"DimSize = 30 $0 20", b"C": field + b"HeaderSize = x\n"}[field[:1]]
+    path.write_bytes(path.read_bytes().replace(field, broken))
+    with pytest.raises(ValueError, match=r"a\.mha': its header is broken"):
+        SimpleITKReader().read(path)
