@@ -27,10 +27,10 @@ def over_threads(function: Callable, count: int, *arguments: Any, least: int = 1
     """Call ``function(*arguments, start, stop)`` for parts of ``count``, on as many threads as torch may use.
 
     Args:
-        function: a compiled one.
-        count: of things to do.
-        arguments: the others of ``function``.
-        least: so many are worth a thread.
+        function: compiled function.
+        count: number of things to do.
+        arguments: other arguments of ``function``.
+        least: number of things that are worth a thread.
     """
     # torch counts one thread in a DataLoader worker: workers do not crowd each other
     parts = max(1, min(torch.get_num_threads(), count // least))

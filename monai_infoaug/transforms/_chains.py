@@ -149,9 +149,13 @@ def run_on_coordinates(chain: Any, seed: int, source: MetaTensor) -> tuple[Tenso
 
 def _changes_values(ones: Tensor) -> bool:
     """Whether a chain that makes this of ones does more than move voxels, and pad with zeros, into which ones fade."""
-    kept, faded = ((ones - 1).abs() <= SNAP).sum(), ((ones - ones.round().clamp(0, 1)).abs() > SNAP).sum()
-    scaled = not kept and bool(ones.abs().median() > SNAP)
-    return scaled or bool(faded > kept and ones.max() > 1 + SNAP)
+    kept = ((ones - 1).abs() <= SNAP).sum()
+    if not kept and ones.abs().median() > SNAP:
+        return True
+    if ones.max() <= 1 + SNAP:
+        return False
+    faded = ((ones - ones.round().clamp(0, 1)).abs() > SNAP).sum()
+    return bool(faded > kept)
 
 
 def run_on_view(chain: Any, seed: int, view: Tensor, guides: Mapping[str, Tensor], anchor: int | None) -> Tensor:
