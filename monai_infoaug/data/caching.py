@@ -139,13 +139,22 @@ class _OnDisk(PersistentDataset):
         except Exception as error:  # whatever damage leads to
             warnings.warn(f"Corrupt cache file, which is made anew: {file} ({reason(error)}).", stacklevel=2)
         item = self._pre_transform(deepcopy(self.data[index]))
-        item = convert_to_tensor(item, convert_numeric=False, track_meta=True)
+        item = convert_to_tensor(_native(item), convert_numeric=False, track_meta=True)
         try:
             save_whole(item, file, f".{MACHINE}-{os.getpid()}-{get_ident()}.partial")
         except OSError as error:
             got = f"'{self.folder}' ({error.strerror})"
             raise refusal("cache_dir", got, "a folder with room that can be written to", OSError) from error
         return item
+
+
+def _native(item: Any) -> Any:
+    """An item whose arrays are of this machine's byte order, which PyTorch asks for."""
+    if isinstance(item, np.ndarray):
+        return item.astype(item.dtype.newbyteorder("="), copy=False)
+    if type(item) in (list, tuple):
+        return type(item)(map(_native, item))
+    return {key: _native(value) for key, value in item.items()} if type(item) is dict else item
 
 
 def _read(file: Path) -> Any:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from glob import escape
 from numbers import Integral
-from os import PathLike as OsPathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.config import PathLike
 
-from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug._require import is_count, is_number, is_one_of, refusal
 from monai_infoaug.data._dicom import SUFFIXES as DICOM_SUFFIXES
 from monai_infoaug.data._dicom import is_dicom, is_volume, series_in
 from monai_infoaug.data._images import warn
@@ -49,7 +49,7 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
     if not folder.is_dir():
         raise refusal("dataset_dir", f"'{folder}'", "a folder or an image file")
     try:
-        found = [path for path in folder.glob(pattern) if not path.name.startswith(".")]
+        found = [path for path in folder.glob(os.fspath(pattern)) if not path.name.startswith(".")]
     except (NotImplementedError, TypeError, ValueError) as error:
         raise refusal("pattern", repr(pattern), "a glob pattern within the folder") from error
     files = {path for path in found if path.is_file() and (has_image_suffix(path) or is_dicom(path))}
@@ -118,6 +118,8 @@ def annotated_datalist(
         ValueError: as :func:`landmark_datalist`, and for a table without any of the images, a name that is not among
             those that have landmarks, or a number that is not from 1 to their number.
     """
+    if not is_number(min_score):
+        raise refusal("min_score", repr(min_score), "a number")
     path = as_path("table", table)
     if path.name.lower().endswith(".csv"):
         names = {name for name, points in read_landmarks(path).points.items() if np.isfinite(points).any()}
@@ -174,7 +176,7 @@ def segmentation_datalist(
         >>> segmentation_datalist("images", "labels", "train", labelled=0.05)  # doctest: +SKIP
         [{'image': 'images/01.nii.gz', 'name': '01'}, {'image': 'images/02.nii.gz', 'name': '02', 'label': ...}, ...]
     """
-    if part is not None and part not in PARTS:
+    if part is not None and not is_one_of(part, PARTS):
         raise refusal("part", repr(part), f"one of {PARTS}, or None")
     for name, every in (("test_every", test_every), ("val_every", val_every)):
         if every is not None and not is_count(every, 2):
@@ -206,7 +208,8 @@ def _chosen(names: list[str], labelled: int | float | Sequence[str] | None, seed
     if labelled is None:
         return names
     if isinstance(labelled, Collection):
-        if isinstance(labelled, str) or len(labelled) == 0 or any(name not in names for name in labelled):
+        given = list(labelled) if getattr(labelled, "ndim", 1) else []
+        if isinstance(labelled, str) or not given or not all(isinstance(n, str) and n in names for n in given):
             accepted = f"a number, a share, or a list of {what}, which are {some(names)}"
             raise refusal("labelled", repr(labelled), accepted)
         return labelled
@@ -278,7 +281,7 @@ def as_path(argument: str, value: object) -> Path:
     """
     if isinstance(value, tuple):
         value = ",".join(map(str, value))
-    if isinstance(value, bool) or not isinstance(value, str | OsPathLike | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | os.PathLike | int | float):
         raise refusal(argument, repr(value), "a path; write ./NAME for a name that could be something else")
     path = Path(str(value))
     if path.exists() or path.name in ("", ".."):

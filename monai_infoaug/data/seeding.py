@@ -52,7 +52,7 @@ class LayerSeed:
     def __init__(self, seed: int = 0) -> None:
         if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
-        self.seed = seed
+        self.seed = int(seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Seed for the epoch."""
@@ -102,7 +102,7 @@ class SeededDataset(Dataset):
             raise refusal("dataset", type(dataset).__name__, accepted, TypeError)
         if not is_count(seed):
             raise refusal("seed", seed, "a non-negative integer")
-        self.dataset, self.seed = dataset, seed
+        self.dataset, self.seed = dataset, int(seed)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # running workers read the same memory
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ class _SomeItems(DistributedSampler):
     """
 
     def __init__(self, dataset: Dataset, number: int, seed: int) -> None:
-        super().__init__(dataset, world_size(), rank(), seed=seed)
+        super().__init__(dataset, world_size(), rank(), seed=int(seed))
         self.number = number // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
@@ -200,14 +200,14 @@ def seeded_loader(
     number = len(seeded) if draws is None else draws
     if not is_count(number, 1) or number > len(seeded):
         raise refusal("draws", draws, f"from 1 to {len(seeded)}, the items, or None for all")
-    whole, ranks = min(batch_size, number), world_size()
+    whole, ranks = int(min(batch_size, number)), world_size()
     if whole % ranks != 0:
         raise refusal("batch_size", whole, f"a multiple of the {ranks} processes")
     return _Loader(
         seeded,
         batch_size=whole // ranks,
         sampler=_SomeItems(seeded, number, seed),
-        num_workers=num_workers,
+        num_workers=int(num_workers),
         persistent_workers=num_workers > 0,
         drop_last=True,
         **kwargs,

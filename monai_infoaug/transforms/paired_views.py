@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, Transform
-from monai.utils import MAX_SEED, TransformBackends, ensure_tuple, ensure_tuple_rep
+from monai.utils import MAX_SEED, TransformBackends, ensure_tuple
 
-from monai_infoaug._require import refusal, require_truth
+from monai_infoaug._require import listed, refusal, require_truth
 from monai_infoaug.transforms._pair import (
     OUTPUTS,
     Chain,
@@ -266,7 +266,10 @@ class RandPairedViewsd(Shown, Randomizable, MapTransform):
             track_meta=track_meta,
         )
         self.map_keys = {"information": information_key, "tiers": tiers_key, "mask": mask_key}
-        self.mode = dict(zip(self.keys, ensure_tuple_rep(mode, len(self.keys)), strict=True))
+        modes = listed(mode) or [mode] * len(self.keys)
+        if len(modes) != len(self.keys):
+            raise refusal("mode", mode, f"one for all, or one for each of the keys {self.keys}")
+        self.mode = dict(zip(self.keys, modes, strict=True))
         for each in self.mode.values():
             require_mode(each)
         self.intensity_keys = None if intensity_keys is None else ensure_tuple(intensity_keys)

@@ -155,3 +155,18 @@ def test_bad_arguments(images, tmp_path):
         cached_dataset(data, chain(), data[0]["image"])
     with pytest.raises(ValueError, match="`transform` must be picklable up to the first random transform"):
         cached_dataset(data, chain(Lambdad("image", lambda image: image)), tmp_path / "cache")
+
+
+def test_arrays_of_any_byte_order_and_numbers_of_workers(tmp_path):
+    item = {"a": np.arange(3.0).astype(">f4"), "b": [(np.array([1, 2], ">i2"), "text")]}
+    for _ in range(2):
+        found = cached_dataset([item], Compose([unchanged]), tmp_path / "cache")[0]
+        assert found["a"].tolist() == [0, 1, 2]
+        assert found["b"][0][0].tolist() == [1, 2]
+        assert found["b"][0][1] == "text"
+    with pytest.raises(ValueError, match=r"`num_workers` must be a whole number of at least 0, got 1\.5"):
+        cached_dataset([item], Compose([unchanged]), num_workers=1.5)
+
+
+def unchanged(item):
+    return item

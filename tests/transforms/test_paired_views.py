@@ -38,6 +38,7 @@ from monai.transforms import (
     Rotate,
     Rotate90,
     Rotated,
+    ScaleIntensity,
     SpatialCrop,
     SpatialPad,
     Transform,
@@ -845,3 +846,19 @@ def test_a_map_without_extent_along_an_axis_has_no_valid_voxel():
     pair = RandPairedViews(None, flattened, num_points=3).set_random_state(0)(torch.rand(1, 12, 16))
     assert not pair["valid_view1"].any()
     assert not pair["points_valid"].any()
+
+
+@pytest.mark.parametrize("change", [RandGaussianNoise(1.0), ScaleIntensity(), Lambda(lambda x: 0.5 * x)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_spatial_chain_that_changes_values_is_refused(change: Any, first: bool) -> None:
+    flip = RandFlip(1.0)
+    chain = Compose([change, flip] if first else [flip, change])
+    with pytest.raises(ValueError, match="`spatial` must be transforms that move voxels and nothing else"):
+        RandPairedViews(spatial=chain).set_random_state(0)(smooth((20, 20)))
+
+
+def test_what_is_no_draw_or_no_mode_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="`draw` must be the attribute `draw` after an earlier call, or None, got 3"):
+        RandPairedViews()(smooth((9, 9)), draw=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`mode` must be one for all, or one for each of the keys"):
+        RandPairedViewsd(["a", "b"], mode=["nearest"] * 3)
