@@ -209,12 +209,14 @@ def write_fcsv(file: TextIO, rows: Sequence[Row]) -> None:
     """As Slicer writes it; a missing landmark is a hidden point at 0 of position status 0."""
     file.write(f"# Markups fiducial file version = 5.6\n# CoordinateSystem = {rows[0].space or 'LPS'}\n")
     file.write(f"# columns = {FCSV_COLUMNS}\n")
-    writer = csv.writer(file, lineterminator="\n")
     for i, row in enumerate(rows, 1):
         missing, position = in_3d(row.position)
         visible, status = (0, 0) if missing else (1, 2)
         flags = visible, int(row.selected), 0
-        writer.writerow([i, *position, 0, 0, 0, 1, *flags, row.label, write_description(row), "", status, 0])
+        cells = [i, *position, 0, 0, 0, 1, *flags, row.label, write_description(row), "", status, 0]
+        line = StringIO(newline="")
+        csv.writer(line).writerow(cells)  # which quotes the characters of its own end of a line, and no others
+        file.write(line.getvalue().removesuffix("\r\n") + "\n")
 
 
 def read_json(file: TextIO, path: Path) -> Iterator[Row]:

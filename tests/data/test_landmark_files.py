@@ -100,6 +100,18 @@ def test_fcsv_is_as_slicer_writes_it(tmp_path):
     assert next(csv.reader([lines[2]]))[11] == "left, horn"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".fcsv", ".mrk.json"])
+def test_labels_and_notes_of_any_text_come_back(tmp_path, suffix):
+    labels = ["a,b", 'c"d', "e\rf", "g\nh", "#i", "=1+1"]
+    notes = {"im": np.array(["j\rk", "l\nm", "", 'n"', ",", "# columns = x"])}
+    table = LandmarkTable(labels, {"im": np.ones((6, 3))}, notes=notes)
+    write_landmarks(tmp_path / f"im{suffix}", table)
+    found = read_landmarks(tmp_path / f"im{suffix}")
+    assert list(found.labels) == labels
+    if suffix != ".csv":
+        assert found.notes["im"].tolist() == notes["im"].tolist()
+
+
 @pytest.mark.parametrize("suffix", [".fcsv", ".mrk.json"])
 @pytest.mark.parametrize("space", ["LPS", "RAS"])
 def test_coordinates_agree_with_the_affine_of_a_turned_volume(tmp_path, suffix, space):
