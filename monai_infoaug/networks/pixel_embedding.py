@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -286,7 +287,12 @@ class GlobalLocalEmbeddingNet(nn.Module):
         """Settings that the parts do not show."""
         return f"scales={self.scales}, roi_size={self.roi_size}, strides={self.strides}"
 
-    @torch.jit.unused  # a script knows no variable number of arguments
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What :func:`torch.jit.script` compiles in place of it."""
+        single = copy.copy(self)
+        single.__class__ = _OfOneImage
+        return single
+
     def forward(self, *images: Tensor) -> list[Tensor]:
         """Embed one image, or one for each network, see Shape."""
         if len(images) not in (1, len(self.networks)):
@@ -337,3 +343,11 @@ class GlobalLocalEmbeddingNet(nn.Module):
         for net, scale in zip(self.networks, self.scales, strict=True):
             maps += net.feature_maps(shrink(image, scale))  # type: ignore[operator]
         return maps
+
+
+class _OfOneImage(GlobalLocalEmbeddingNet):
+    """The network in a script, which knows no variable number of arguments."""
+
+    def forward(self, image: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """Embed one image."""
+        return self.embed(image)

@@ -169,6 +169,17 @@ def test_layers_can_be_frozen_and_states_copied(name):
     assert not unchanged
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in N.__all__ if name not in ("AttentionEmbedding", "EmbeddingHeads")])
+def test_scripts_can_be_called(name):
+    """As MONAI exports networks; heads on layers of any network hang on hooks, which a script does not have."""
+    network, image = make(name)
+    expected, file = listed(network(image)), io.BytesIO()
+    torch.jit.save(torch.jit.script(network), file)
+    file.seek(0)
+    torch.testing.assert_close(listed(torch.jit.load(file)(image)), expected, atol=1e-5, rtol=0)
+
+
 NUMBERS = ("3", 2.5, float("nan"), -1, True, [1, "a"], (), object())
 COUNTS = {
     "EmbeddingHeads": ("embedding_dim", "in_channels", "spatial_size", "layers", "hidden"),
