@@ -9,7 +9,8 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from monai_infoaug._console import say
-from monai_infoaug._require import are_counts, is_count, is_number, listed, naming, reason, refusal, require_pixdim
+from monai_infoaug._require import are_counts, is_count, is_number, listed, naming, reason, refusal
 
 if TYPE_CHECKING:  # MONAI takes seconds that listing and copying need not wait
     from monai.bundle import ConfigParser
@@ -51,6 +52,13 @@ INPUTS = {  # settings that a user has to give, and what the pages call them
 }
 UNUSED = {  # settings that a configuration may have without use: other settings that were given, or methods, replace it
     *("bundle_root", "features", "last_layer_lr_factor", "over_processes"),
+}
+
+
+KEEPING = {  # transforms after which an image has the axes and channels of its file
+    *("monai.transforms.EnsureChannelFirstd", "monai.transforms.LoadImaged", "monai.transforms.Orientationd"),
+    *("monai.transforms.Spacingd", "monai_infoaug.transforms.AssignPixdimd"),
+    "monai_infoaug.transforms.ModalityPresetd",
 }
 
 
@@ -267,13 +275,16 @@ def require_settings() -> None:
 
     Raises:
         ValueError: for a setting that nothing in the configuration uses, such as a mistyped one, one out of range, a
-            calibration of other images than those of the settings, or no ``pixdim`` for files that say no millimetres.
+            calibration of other images than those of the settings, or no ``pixdim`` for files that say no millimetres;
+            for files that cannot be read, or have other axes or channels than the network; and for a configuration that goes on top of another one, alone.
     """
     from monai_infoaug.handlers.checkpoint import is_plain
 
     if str(getattr(sys.modules["__main__"].__spec__, "name", "")).startswith("monai.bundle"):
         sys.excepthook = tell
     config = _running()
+    if "network_def" not in config.get():
+        raise refusal("config_file", "one without `network_def`", "configs/train.json, and then what goes on top of it")
     if {"trained_network", "trained_networks"} & config.get().keys():
         _follow_training(config)
     content = config.get()
@@ -288,26 +299,60 @@ def require_settings() -> None:
                 raise refusal(name, repr(plain[name]), accepted)
     if plain.get("calibration") is not None:
         _require_own_calibration(plain)
-    if config.get("pixdim", 1) is None:
-        for name in ("dataset_dir", "source_images", "evaluation_dir", "template"):
-            for path in _files_of(plain.get(name)):
-                require_pixdim(None, path)
+    _require_files(config)
 
 
 def _running() -> ConfigParser:
-    """The configuration that an expression of itself is evaluated for: MONAI gives it no name there."""
+    """The configuration that an expression of itself is evaluated for.
+
+    An expression sees what the configuration imports and the values that it refers to, but not the configuration, which
+    has no id: a reference to all of it would be one to the expression itself. So it is found where it calls from.
+
+    Raises:
+        RuntimeError: outside of one.
+    """
     from monai.bundle import ConfigParser
 
     frame: Any = sys._getframe()
-    while not isinstance(frame.f_locals.get("self"), ConfigParser):
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigParser):
         frame = frame.f_back
+    if frame is None:
+        got, accepted = "by other code", "called by an expression of a bundle's configuration"
+        raise refusal("require_settings", got, accepted, RuntimeError)
     return frame.f_locals["self"]
 
 
-def _files_of(folder: Any) -> Iterator[Path]:
-    """A file, or those in a folder; nothing for what is no path, which whoever reads it says."""
-    if isinstance(folder, str | int | float):
-        yield from filter(Path.is_file, [Path(str(folder)), *Path(str(folder)).glob("[!.]*")])
+def _require_files(config: ConfigParser) -> None:
+    """Refuse files that the run would end at, by the headers of those that its data sets will read."""
+    from monai_infoaug.data._headers import faults
+
+    steps = [step for name in ("preprocessing_transforms", "label_transforms") for step in config.get(name) or ()]
+    if "SimpleITKReader" not in repr(steps):
+        return
+    items = [item for data in _data_of(config, "run") for item in data]
+    template = config.get("template")
+    if isinstance(template, str) and Path(template).exists():
+        items.append({"image": template})
+    dims = channels = None
+    if all(isinstance(step, dict) and step.get("_target_") in KEEPING for step in steps):
+        dims = config.get("spatial_dims", config.get("network_def", {}).get("spatial_dims"))
+        channels = {"image": config.get("in_channels"), "label": 1}
+    for fault in faults(items, dims, channels, config.get("pixdim", 1)):
+        raise fault
+
+
+def _data_of(config: ConfigParser, start: str) -> Iterator[Sequence[Any]]:
+    """Items of the data sets that an entry of a configuration leads to, as far as they can be listed yet."""
+    seen, due = {start}, [start]
+    while due:
+        name = due.pop()
+        with suppress(Exception):  # whoever needs it says what is wrong
+            entry = config[name]
+            found = config.ref_resolver.find_refs_in_config(entry, name).keys() - seen
+            seen |= found
+            due += sorted(found)
+            if isinstance(entry, dict) and {"_target_", "data"} <= entry.keys():
+                yield config.get_parsed_content(f"{name}::data")
 
 
 def _require_own_calibration(settings: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, load
 
 from monai_infoaug.bundles import (
     MOVED,
@@ -298,8 +298,33 @@ def test_inference_stands_alone_and_is_of_the_training(tmp_path, name):
     assert [key for key in train.keys() & inference.keys() - own if train[key] != inference[key]] == []
     flow = bundle_of(name, "inference", kind="infer", output_dir=str(tmp_path))
     flow.initialize()
+    found = [key for key in ("preprocessing", "postprocessing", "inferer") if key in inference]
+    found = found[:-1] if "template" in inference else found  # matching begins with one
+    assert all(callable(getattr(flow, key)) for key in found)
     assert isinstance(flow.network_def, torch.nn.Module)
-    assert {"bundle_root", "device", "inferer"} <= inference.keys()
+    assert (flow.bundle_root, flow.device.type in ("cpu", "cuda"), flow.version) == (".", True, "0.1.0")
+    assert {"bundle_root", "device", "inferer", "preprocessing", "dataset", "evaluator"} <= inference.keys()
+
+
+@pytest.mark.parametrize("name", describe_bundles())
+def test_evaluation_alone_is_refused(tmp_path, name):
+    message = "`config_file` must be configs/train.json, and then what goes on top of it, got one without"
+    assert message in refused(bundle_of(name, "evaluate", kind="infer", output_dir=str(tmp_path)))
+
+
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
+@pytest.mark.parametrize("workflow", ["train", "inference"])
+@pytest.mark.parametrize("name", describe_bundles())
+def test_monai_loads_the_network_of_a_bundle(tmp_path, name, workflow):
+    pytest.importorskip("ignite", reason="bundles need ignite")
+    copy_bundle(name, tmp_path / name)
+    config = ConfigParser(ConfigParser.load_config_file(tmp_path / name / "configs" / f"{workflow}.json"))
+    network = config.get_parsed_content("network_def")
+    (tmp_path / name / "models").mkdir()
+    torch.save({"network": network.state_dict()}, tmp_path / name / "models" / "model.pt")
+    loaded = load(name, bundle_dir=str(tmp_path), workflow_type=workflow, key_in_ckpt="network", device="cpu")
+    assert type(loaded) is type(network)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
 
 
 def test_a_bundle_ends_with_the_line_that_says_what_is_wrong(tmp_path):

@@ -36,7 +36,7 @@ from tests.examples.bundle_runs import EXAMPLES, complete, workflow
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT.parent / "shared" / "schema" / "meta_schema_20240725.json"
 BUNDLES = sorted(path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__")
-THEN = {"train": [], "eval": ["evaluate"], "infer": ["inference"]}  # kind of a workflow to what comes after train.json
+THEN = {"train": [], "eval": ["evaluate"], "infer": ["inference"]}  # kind of a workflow to what it adds to the training
 
 
 class Case(NamedTuple):
@@ -49,8 +49,8 @@ class Case(NamedTuple):
         return f"{self.bundle.name}-{self.overlay}" if self.overlay else self.bundle.name
 
     def names(self, *then: str) -> list[str]:
-        """Configurations: ``train.json``, the overlay, then others."""
-        return ["train", *([self.overlay] if self.overlay else []), *then]
+        """Configurations: ``inference.json`` alone, or ``train.json``, the overlay, then others."""
+        return [*then] if then == ("inference",) else ["train", *([self.overlay] if self.overlay else []), *then]
 
     def files(self, *then: str) -> list[str]:
         return [str(self.bundle / "configs" / f"{name}.json") for name in self.names(*then)]
@@ -425,6 +425,8 @@ def of_kind(trained: Trained, kind: str) -> dict:
             "part": None,
         }
     parser = config(trained.case, *THEN[kind])
+    if kind == "infer":  # the checkpoint has the rest
+        settings = {name: settings[name] for name in ("bundle_root", "dataset_dir", "output_dir", "num_workers")}
     annotated = annotated | ({"suffix": ".png"} if spatial_dims(trained.case) == 2 else {})
     return settings | {key: value for key, value in annotated.items() if key in parser}
 
@@ -491,7 +493,7 @@ def check_segmentation(results: Path, settings: dict) -> None:
         for name, mask in masks.items():
             assert mask.GetSize() == images[name].GetSize()
             assert mask.GetOrigin() == images[name].GetOrigin()
-            assert sitk.GetArrayFromImage(mask).max() <= (3 if settings.get("label_bits") else 2)
+            assert sitk.GetArrayFromImage(mask).max() <= 3
     else:
         header, *rows = (results / "mean_dice_raw.csv").read_text().splitlines()
         assert header == f"filename,{','.join(settings.get('classes', ['anterior', 'posterior']))},mean"
@@ -540,6 +542,28 @@ def test_export(trained, network, tmp_path):
         assert json.loads(extra[name]) == json.loads(Path(file).read_text(encoding="utf-8"))
     size = another_size(trained.case)
     image = torch.rand(2, given["network_data_format"]["inputs"]["image"]["num_channels"], *size)
+    torch.testing.assert_close(exported(image), network(image), atol=1e-5, rtol=0)
+
+
+@needs_train
+@every_bundle
+@torch.no_grad()
+def test_export_as_the_model_zoo_does(bundle, tmp_path):
+    """The default network of ``inference.json``, where there are no data."""
+    settings = SMALL.get(bundle.name, UNET)
+    parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
+    settings = {key: value for key, value in settings.items() if key in parser}
+    parser.update(settings)
+    network = parser.get_parsed_content("network_def").eval()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    files = {"meta_file": "metadata", "config_file": "inference"}
+    files = {key: str(bundle / "configs" / f"{name}.json") for key, name in files.items()}
+    where = {"filepath": str(tmp_path / "model.ts"), "ckpt_file": str(tmp_path / "model.pt")}
+    ckpt_export(bundle_root=str(bundle), **where, **files, **settings)
+    exported = load_net_with_metadata(where["filepath"])[0]
+    formats = metadata(bundle)["network_data_format"]["inputs"]["image"]
+    dims = settings.get("spatial_dims", len(formats["spatial_shape"]))
+    image = torch.rand(2, formats["num_channels"], *(96, 80, 64)[-dims:])
     torch.testing.assert_close(exported(image), network(image), atol=1e-5, rtol=0)
 
 
