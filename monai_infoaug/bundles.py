@@ -9,8 +9,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -52,13 +51,6 @@ INPUTS = {  # settings that a user has to give, and what the pages call them
 }
 UNUSED = {  # settings that a configuration may have without use: other settings that were given, or methods, replace it
     *("bundle_root", "features", "last_layer_lr_factor", "over_processes"),
-}
-
-
-KEEPING = {  # transforms after which an image has the axes and channels of its file
-    *("monai.transforms.EnsureChannelFirstd", "monai.transforms.LoadImaged", "monai.transforms.Orientationd"),
-    *("monai.transforms.Spacingd", "monai_infoaug.transforms.AssignPixdimd"),
-    "monai_infoaug.transforms.ModalityPresetd",
 }
 
 
@@ -276,8 +268,10 @@ def require_settings() -> None:
     Raises:
         ValueError: for a setting that nothing in the configuration uses, such as a mistyped one, one out of range, a
             calibration of other images than those of the settings, or no ``pixdim`` for files that say no millimetres;
-            for files that cannot be read, or have other axes or channels than the network; and for a configuration that goes on top of another one, alone.
+            for files that cannot be read, or have other axes or channels than the network; and for a configuration that
+            goes on top of another one, alone.
     """
+    from monai_infoaug.data._config_files import require_files_of
     from monai_infoaug.handlers.checkpoint import is_plain
 
     if str(getattr(sys.modules["__main__"].__spec__, "name", "")).startswith("monai.bundle"):
@@ -290,7 +284,8 @@ def require_settings() -> None:
     content = config.get()
     plain = {name: value for name, value in content.items() if is_plain(value)}
     used = plain.keys() & ({*re.findall(r"@(\w+)", repr(content))} | UNUSED)
-    for name in sorted(plain.keys() - used):
+    written = all(isinstance(value, str | list | dict) or is_plain(value) for value in content.values())
+    for name in sorted(plain.keys() - used) if written else ():  # objects may have come in the place of what uses it
         near = "".join(f": {each} may be meant" for each in get_close_matches(name, sorted(used), 1))
         raise refusal("settings", repr(name) + near, f"among those of the bundle: {', '.join(sorted(used))}")
     for accepted, is_fine, names in RULES:
@@ -299,7 +294,7 @@ def require_settings() -> None:
                 raise refusal(name, repr(plain[name]), accepted)
     if plain.get("calibration") is not None:
         _require_own_calibration(plain)
-    _require_files(config)
+    require_files_of(config)
 
 
 def _running() -> ConfigParser:
@@ -320,39 +315,6 @@ def _running() -> ConfigParser:
         got, accepted = "by other code", "called by an expression of a bundle's configuration"
         raise refusal("require_settings", got, accepted, RuntimeError)
     return frame.f_locals["self"]
-
-
-def _require_files(config: ConfigParser) -> None:
-    """Refuse files that the run would end at, by the headers of those that its data sets will read."""
-    from monai_infoaug.data._headers import faults
-
-    steps = [step for name in ("preprocessing_transforms", "label_transforms") for step in config.get(name) or ()]
-    if "SimpleITKReader" not in repr(steps):
-        return
-    items = [item for data in _data_of(config, "run") for item in data]
-    template = config.get("template")
-    if isinstance(template, str) and Path(template).exists():
-        items.append({"image": template})
-    dims = channels = None
-    if all(isinstance(step, dict) and step.get("_target_") in KEEPING for step in steps):
-        dims = config.get("spatial_dims", config.get("network_def", {}).get("spatial_dims"))
-        channels = {"image": config.get("in_channels"), "label": 1}
-    for fault in faults(items, dims, channels, config.get("pixdim", 1)):
-        raise fault
-
-
-def _data_of(config: ConfigParser, start: str) -> Iterator[Sequence[Any]]:
-    """Items of the data sets that an entry of a configuration leads to, as far as they can be listed yet."""
-    seen, due = {start}, [start]
-    while due:
-        name = due.pop()
-        with suppress(Exception):  # whoever needs it says what is wrong
-            entry = config[name]
-            found = config.ref_resolver.find_refs_in_config(entry, name).keys() - seen
-            seen |= found
-            due += sorted(found)
-            if isinstance(entry, dict) and {"_target_", "data"} <= entry.keys():
-                yield config.get_parsed_content(f"{name}::data")
 
 
 def _require_own_calibration(settings: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser, load
 
@@ -23,6 +24,7 @@ from monai_infoaug.bundles import (
     find_bundle,
     load_network,
     read_config,
+    require_settings,
     training_command,
 )
 
@@ -307,6 +309,19 @@ def test_inference_stands_alone_and_is_of_the_training(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", describe_bundles())
+def test_parts_of_a_workflow_can_be_replaced(tmp_path, name):
+    """As MONAI's applications do; what the replaced part had as its settings is then without use."""
+    flow = bundle_of(name, "inference", kind="infer", output_dir=str(tmp_path))
+    flow.initialize()
+    network = flow.network_def
+    flow.network_def, flow.device, flow.dataset_dir = network, torch.device("cpu"), str(tmp_path)
+    flow.initialize()
+    assert flow.network_def is network
+    assert flow.dataset_dir == str(tmp_path)
+    assert callable(flow.preprocessing)
+
+
+@pytest.mark.parametrize("name", describe_bundles())
 def test_evaluation_alone_is_refused(tmp_path, name):
     message = "`config_file` must be configs/train.json, and then what goes on top of it, got one without"
     assert message in refused(bundle_of(name, "evaluate", kind="infer", output_dir=str(tmp_path)))
@@ -338,15 +353,49 @@ def test_a_bundle_ends_with_the_line_that_says_what_is_wrong(tmp_path):
     assert ended.stderr.splitlines()[-1].endswith("got 'bach_size': batch_size may be meant.")
 
 
+def picture(path: Path, *channels: int) -> str:
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.tile(np.arange(9, dtype=np.uint8), (9, *channels, 1)), bool(channels)), path
+    )
+    return str(path)
+
+
 @pytest.mark.parametrize("given", [{}, {"pixdim": 1}])
 def test_pictures_without_pixdim_are_refused_before_a_bundle_begins(tmp_path, given):
     places = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "o")}
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "0.png").touch()  # of the images, not one of them
+    picture(tmp_path / "pictures" / "0.png")  # of the images, not one of them
     bundle_of("landmark_pretraining", **places).initialize()
-    (tmp_path / "1.PNG").touch()
+    picture(tmp_path / "1.PNG")
     flow = bundle_of("landmark_pretraining", **places, **given)
     if given:
         flow.initialize()
     else:
         assert "`pixdim` must be given, 1 for pixels" in refused(flow)
+
+
+def test_files_that_a_run_would_end_at_are_refused_before_it_begins(tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    places = {f"{name}_dir": str(tmp_path / folder) for name, folder in (("dataset", "images"), ("labels", "labels"))}
+    settings = {**places, "output_dir": str(tmp_path / "o"), "pixdim": 1, "spatial_dims": 2}
+    for name in "abc":
+        for folder in ("images", "labels"):
+            picture(tmp_path / folder / f"{name}.png")
+    (tmp_path / "labels" / "of nobody.png").write_bytes(b"broken")
+    bundle_of("segmentation", **settings).initialize()
+    message = f"`data` must be of 3 axes, got '{tmp_path}/images/a.png' and 5 more of 2 axes."
+    assert message in refused(bundle_of("segmentation", **settings | {"spatial_dims": 3}))
+    picture(tmp_path / "labels" / "b.png", 3)
+    bundle_of("segmentation", **settings).initialize()  # which may be grey in three channels
+    message = f"`data` must be of 4 channels, got '{tmp_path}/images/a.png' and 2 more of 1 channels."
+    assert message in refused(bundle_of("segmentation", **settings, in_channels=4))
+    (tmp_path / "images" / "c.png").write_bytes((tmp_path / "images" / "a.png").read_bytes()[:-9])
+    assert f"got '{tmp_path}/images/c.png': it is cut off." in refused(bundle_of("segmentation", **settings))
+    (tmp_path / "labels" / "c.png").unlink()
+    bundle_of("segmentation", **settings).initialize()  # it has no use for an image without label
+
+
+def test_settings_are_required_within_a_configuration():
+    with pytest.raises(RuntimeError, match="`require_settings` must be called by an expression of a bundle's"):
+        require_settings()
