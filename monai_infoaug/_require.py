@@ -154,16 +154,6 @@ def require_ignore_index(value: object) -> None:
         raise refusal("ignore_index", repr(value), "a whole number")
 
 
-def require_pixdim(pixdim: object, path: object) -> None:
-    """Refuse to read a file that does not say how large its pixels are, when nobody else does.
-
-    Raises:
-        ValueError: naming ``pixdim``.
-    """
-    if pixdim is None and str(path).lower().endswith(WITHOUT_MILLIMETRES):
-        raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres")
-
-
 def require_device(device: str) -> None:
     """Refuse a device that PyTorch does not find here.
 

@@ -301,28 +301,40 @@ def read_dicom(headers: Sequence[Dicom], **kwargs: Any) -> sitk.Image:
         ValueError: for slices that are not at regular distances.
     """
     first = headers[0]
-    if any(header.text(COLOURS) == "MONOCHROME1" and header.text(MODALITY) in ("CT", "PT") for header in headers):
-        raise refused(first.path, "in MONOCHROME1", "values that are not turned, MONOCHROME2, in CT and PET")
     if len({header.storage for header in headers}) > 1:  # SimpleITK would take the type of the first file for all
         kwargs = {"outputPixelType": sitk.sitkFloat32} | kwargs
     files = [str(header.path) for header in headers]
     image = sitk.ReadImage(files[0] if len(files) == 1 else files, **kwargs)
     image = grey_if_equal(image, first.path)
-    if first.spacing is None:
-        warn(first.path, "says no spacing: a pixel is taken as 1 mm")
+    affine = check_dicom(headers)
     if image.GetSize()[2:] == (1,):
         image = copy_metadata(image, image[:, :, 0])
-        affine = np.eye(4)
-        affine[:3, :3] = first.axes * [*(first.spacing or (1, 1)), 1]
-        affine[:3, 3] = first.positions[0] if first.positions is not None else 0
-        set_affine(image, plane_affine(affine, first.path))
+        plane = np.eye(4)
+        plane[:3, :3] = first.axes * [*(first.spacing or (1, 1)), 1]
+        plane[:3, 3] = first.positions[0] if first.positions is not None else 0
+        set_affine(image, plane_affine(plane, first.path))
         return image
-    if len(headers) == 1 and first.positions is None:
+    if affine is None:
         image.SetSpacing([*(first.spacing or (1.0, 1.0)), image.GetSpacing()[2]])
         warn(first.path, f"says no positions of its frames: they are taken as {image.GetSpacing()[2]:g} mm apart")
         return image
-    set_affine(image, _affine(headers))
+    set_affine(image, affine)
     return image
+
+
+def check_dicom(headers: Sequence[Dicom]) -> np.ndarray | None:
+    """Affine in LPS of a volume, None for a plane, and for frames that do not say where they lie; by the headers.
+
+    Raises:
+        ValueError: for slices that are not at regular distances, or values that are turned.
+    """
+    first = headers[0]
+    if any(header.text(COLOURS) == "MONOCHROME1" and header.text(MODALITY) in ("CT", "PT") for header in headers):
+        raise refused(first.path, "in MONOCHROME1", "values that are not turned, MONOCHROME2, in CT and PET")
+    if first.spacing is None:
+        warn(first.path, "says no spacing: a pixel is taken as 1 mm")
+    is_plane = len(headers) == 1 and first.frames == 1
+    return None if is_plane or first.positions is None else _affine(headers)
 
 
 def in_order(headers: Sequence[Dicom]) -> Sequence[Dicom]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -38,6 +39,13 @@ def require_utf_8(path: Path) -> None:
 def warn(path: str | PathLike[str], text: str) -> None:
     """Say what was assumed about a file."""
     warnings.warn(f"'{path}' {text}.", stacklevel=3)
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes, modulo 2 ** 32, that a gzip file says at its end to hold; anything if its end is missing."""
+    with open(path, "rb") as file:
+        file.seek(-min(4, path.stat().st_size), os.SEEK_END)
+        return int.from_bytes(file.read(), "little")
 
 
 def image_of(array: np.ndarray, components: bool = False) -> sitk.Image:

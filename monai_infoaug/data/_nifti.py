@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from monai_infoaug.data._images import image_of, plane_affine, refused, set_affine, unreadable, warn
+from monai_infoaug.data._images import image_of, plane_affine, refused, set_affine, unpacked_size, unreadable, warn
 
 SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz", ".hdr", ".hdr.gz")
 MILLIMETRES = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}
@@ -49,13 +50,24 @@ def read_nifti(path: Path) -> sitk.Image:
     return out
 
 
-def nifti_dims(path: Path) -> int:
-    """Number of spatial axes, from the header."""
+def nifti_header(path: Path) -> tuple[tuple[int, ...], int, bool]:
+    """Shape, components and whether the file is as long as it has to be, from the header.
+
+    Raises:
+        ValueError: for a header that is broken, or whose affine cannot be inverted.
+    """
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
+        _affine(image, path)
+        shape, vector = _shape(image)
+        kind, pixels = image.get_data_dtype(), Path(image.file_map["image"].filename)
+        end, is_packed = image.dataobj.offset + math.prod(image.shape) * kind.itemsize, pixels.suffix.lower() == ".gz"
+        is_whole = unpacked_size(pixels) == end % 2**32 if is_packed else pixels.stat().st_size >= end
     except ERRORS as error:
+        if str(error).startswith("`"):
+            raise
         raise unreadable(path, error) from error
-    return min(3, len(_shape(image)[0]))
+    return shape, image.shape[-1] if vector else len(kind.names or "1"), is_whole
 
 
 def _shape(image: Any) -> tuple[tuple[int, ...], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,11 @@ def read_picture(path: Path, **kwargs: Any) -> sitk.Image:
     Raises:
         ValueError: for a picture that is cut off, transparent, or in colours other than grey and RGB.
     """
-    data = path.read_bytes()
-    check = {b"\x89P": _png, b"\xff\xd8": _jpeg, b"BM": _bmp}.get(data[:2], _tiff)
-    try:
-        plain = check(data, path)
-    except (struct.error, IndexError) as error:
-        raise unreadable(path, "it is cut off") from error
-    if plain:
+    if check_picture(path):
         image = sitk.ReadImage(str(path), **kwargs)
-        if check is _png and data[24] == 1 and data[25] == 0:
+        with open(path, "rb") as file:
+            head = file.read(26)
+        if head.startswith(b"\x89PNG") and head[24:] == b"\x01\x00":
             image = image > 0
     else:
         image = _by_pillow(path)
@@ -42,7 +39,21 @@ def read_picture(path: Path, **kwargs: Any) -> sitk.Image:
     return grey_if_equal(image, path)
 
 
-def _png(data: bytes, path: Path) -> bool:
+def check_picture(path: Path) -> bool:
+    """Whether SimpleITK reads a picture, by its header.
+
+    Raises:
+        ValueError: for a picture that is cut off, or in colours other than grey and RGB.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        check = {b"\x89P": _png, b"\xff\xd8": _jpeg, b"BM": _bmp}.get(data[:2], _tiff)
+        try:
+            return check(data, path)
+        except (struct.error, IndexError) as error:
+            raise unreadable(path, "it is cut off") from error
+
+
+def _png(data: mmap.mmap, path: Path) -> bool:
     """Whether SimpleITK reads it: grey with alpha it does not."""
     colours, chunks, at = data[25], {}, 8
     while data[at + 4 : at + 8] not in (b"IDAT", b""):
@@ -59,7 +70,7 @@ def _png(data: bytes, path: Path) -> bool:
     return colours != 4 and not (colours == 0 and b"tRNS" in chunks)
 
 
-def _jpeg(data: bytes, path: Path) -> bool:
+def _jpeg(data: mmap.mmap, path: Path) -> bool:
     at = 2
     while data[at + 1] != 0xDA:  # start of the scan
         if data[at] != 0xFF:
@@ -73,12 +84,12 @@ def _jpeg(data: bytes, path: Path) -> bool:
         if data[at + 1] == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             _warn_of_orientation(data[at + 10 : at + 2 + length], path)
         at += length + 2
-    if data.find(b"\xff\xd9", at) < 0:  # a thumbnail in the header has an end of its own
+    if data.rfind(b"\xff\xd9", at) < 0:  # a thumbnail in the header has an end of its own
         raise unreadable(path, "it is cut off")
     return True
 
 
-def _bmp(data: bytes, path: Path) -> bool:
+def _bmp(data: mmap.mmap, path: Path) -> bool:
     size, offset, header, width, height = struct.unpack_from("<I4xIIii", data, 2)
     bits, packed = struct.unpack_from("<HI", data, 28)
     wanted = offset + (width * bits + 31) // 32 * 4 * abs(height) if packed in (0, 3) else size
@@ -90,7 +101,7 @@ def _bmp(data: bytes, path: Path) -> bool:
     return bits in (8, 24) and packed == 0 and height > 0
 
 
-def _tiff(data: bytes, path: Path) -> bool:
+def _tiff(data: mmap.mmap, path: Path) -> bool:
     pages = _pages(data, path)
     first, plain = pages[0], True
     for page in pages:
@@ -110,7 +121,7 @@ def _tiff(data: bytes, path: Path) -> bool:
     return plain
 
 
-def _pages(data: bytes, path: Path) -> list[dict[int, tuple[int, ...]]]:
+def _pages(data: bytes | mmap.mmap, path: Path) -> list[dict[int, tuple[int, ...]]]:
     """Tags of the pages of a TIFF, or of EXIF, that are whole numbers."""
     order = "<" if data[:2] == b"II" else ">"
     pages: list[dict[int, tuple[int, ...]]] = []

@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from monai_infoaug.data._images import refused, unreadable, warn
+from monai_infoaug.data._images import refused, unpacked_size, unreadable, warn
 
 BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
@@ -44,6 +44,18 @@ def require_whole_meta_image(path: Path) -> None:
     found = pixels.stat().st_size - (end.end() if pixels == path else 0) - max(skipped, 0)
     if found < wanted or (found > wanted and pixels != path and not packed and skipped >= 0):
         raise unreadable(path, f"'{pixels.name}' has {found} bytes of pixels, not {wanted}")
+
+
+def is_whole_nrrd(path: Path, size: int) -> bool:
+    """Whether a file with its own pixels, in an encoding that tells, is as long as its size in bytes demands."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    end, encoding = re.search(rb"\r?\n\r?\n", head), re.search(rb"^encoding: *(\w+)", head, re.MULTILINE)
+    if end is None or encoding is None or re.search(rb"^data ?file:", head, re.MULTILINE):
+        return True
+    if encoding[1] == b"raw":
+        return path.stat().st_size - end.end() >= size
+    return encoding[1] not in (b"gz", b"gzip") or unpacked_size(path) == size % 2**32
 
 
 def _product(numbers: str, path: Path) -> int:

@@ -15,10 +15,11 @@ from monai.config import PathLike
 from monai_infoaug._require import is_count, is_number, is_one_of, refusal
 from monai_infoaug.data._dicom import SUFFIXES as DICOM_SUFFIXES
 from monai_infoaug.data._dicom import is_dicom, is_volume, series_in
+from monai_infoaug.data._headers import image_header
 from monai_infoaug.data._images import warn
 from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some
 from monai_infoaug.data.landmarks import LandmarkTable, read_landmarks
-from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, has_image_suffix, spatial_dims
+from monai_infoaug.data.simpleitk_reader import IMAGE_SUFFIXES, has_image_suffix
 
 __all__ = ["annotated_datalist", "image_datalist", "image_name", "landmark_datalist", "segmentation_datalist"]
 
@@ -235,7 +236,7 @@ def _with_landmarks(
         tables = {name: read_landmarks(_slicer_file(path, name, len(names))).to(space) for name in names}
         points = {name: next(iter(tables[name].points.values())) for name in names}
         for name, item in items.items():
-            points[name] = points[name][:, : spatial_dims(Path(item["image"]))]
+            points[name] = points[name][:, : image_header(item["image"]).dims[-1]]
     known = in_order(label for name in names for label in tables[name].labels)
     if labels is not None and not isinstance(labels, list | tuple):
         raise refusal("labels", repr(labels), "a list of landmarks, or None for all")

@@ -150,7 +150,7 @@ class SimpleITKReader(ImageReader):
     def _image(self, path: Path, **kwargs: Any) -> sitk.Image:
         """Image in the way of its format."""
         if path.is_dir():
-            headers = in_order(self._series(path))
+            headers = self.series(path)
             image = read_dicom(headers, **kwargs)
             return copy_metadata(open_header(headers[0].path), image) if self.series_meta else image
         if kwargs.get("imageIO"):
@@ -171,8 +171,8 @@ class SimpleITKReader(ImageReader):
             require_nrrd_in_millimetres(path)
         return sitk.ReadImage(str(path), **kwargs)
 
-    def _series(self, folder: Path) -> Sequence[Dicom]:
-        """Headers of the DICOM series of a folder."""
+    def series(self, folder: Path) -> Sequence[Dicom]:
+        """Headers of the slices of a folder's DICOM series, in their order."""
         series = series_in(folder)
         if len(series) == 0:
             raise refusal("data", f"'{folder}' without one", "a folder with DICOM files", FileNotFoundError)
@@ -180,7 +180,7 @@ class SimpleITKReader(ImageReader):
         if uid not in series or (not self.series_uid and len(series) != 1):
             accepted = f"that of one of the series in '{folder}': {', '.join(series)}"
             raise refusal("series_uid", self.series_uid, accepted)
-        return series[uid]
+        return in_order(series[uid])
 
     def _geometry(self, image: sitk.Image) -> dict[str, Any]:
         """Affine and spatial shape, of three axes at most."""
@@ -213,18 +213,6 @@ def open_header(path: PathLike) -> sitk.ImageFileReader:
     except RuntimeError as error:
         raise unreadable(path, error) from error
     return reader
-
-
-def spatial_dims(path: Path) -> int:
-    """Number of spatial axes that the reader gives an image, from its header."""
-    if path.is_dir():
-        headers = [header for series in series_in(path).values() for header in series]
-        return 2 if len(headers) == 1 and headers[0].frames == 1 else 3
-    if path.name.lower().endswith(_nifti.SUFFIXES):
-        return _nifti.nifti_dims(path)
-    if is_dicom(path):
-        return 2 if read_header(path).frames == 1 else 3
-    return min(3, open_header(path).GetDimension())
 
 
 def has_image_suffix(path: PathLike) -> bool:

@@ -1,0 +1,56 @@
+"""The files that a bundle's configuration is about to read, looked at before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_infoaug._require import is_count
+from monai_infoaug.data._headers import faults
+
+KEEPING = {  # transforms after which an image has the axes and channels of its file
+    *("monai.transforms.EnsureChannelFirstd", "monai.transforms.LoadImaged", "monai.transforms.Orientationd"),
+    *("monai.transforms.Spacingd", "monai_infoaug.transforms.AssignPixdimd"),
+    "monai_infoaug.transforms.ModalityPresetd",
+}
+
+
+def require_files_of(config: ConfigParser) -> None:
+    """Refuse files that the run would end at, by the headers of those that its data sets will read.
+
+    Raises:
+        ValueError: for the first kind of fault.
+    """
+    steps = [step for name in ("preprocessing_transforms", "label_transforms") for step in config.get(name) or ()]
+    steps = [step if isinstance(step, dict) else {} for step in steps]
+    if "SimpleITKReader" not in repr(steps):
+        return
+    items = list(_items_of(config, "run"))
+    template = config.get("template")
+    if isinstance(template, str) and Path(template).exists():
+        items.append({"image": template})
+    dims = channels = None
+    if "channel_dim" not in repr(steps) and all(step.get("_target_") in KEEPING for step in steps):
+        found = {name: config.get(name) for name in ("network_def::spatial_dims", "spatial_dims", "in_channels")}
+        counts = {name.split("::")[-1]: value for name, value in found.items() if is_count(value)}
+        dims, channels = counts.get("spatial_dims"), {"image": counts.get("in_channels"), "label": 1}
+    for fault in faults(items, dims, channels, config.get("pixdim", 1)):
+        raise fault
+
+
+def _items_of(config: ConfigParser, start: str) -> Iterator[Any]:
+    """Items of the data sets that an entry of a configuration leads to, as far as they can be listed yet."""
+    seen, due = {start}, [start]
+    while due:
+        name = due.pop()
+        with suppress(Exception):  # whoever needs it says what is wrong
+            entry = config[name]
+            found = config.ref_resolver.find_refs_in_config(entry, name).keys() - seen
+            seen |= found
+            due += sorted(found)
+            if isinstance(entry, dict) and {"_target_", "data"} <= entry.keys():
+                yield from list(config.get_parsed_content(f"{name}::data"))

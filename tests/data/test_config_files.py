@@ -1,0 +1,88 @@
+"""Which files of a configuration are looked at before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from monai.bundle import ConfigParser
+
+from monai_infoaug.data._config_files import require_files_of
+
+LOAD = {
+    "_target_": "monai.transforms.LoadImaged",
+    "keys": "image",
+    "reader": {"_target_": "monai_infoaug.data.SimpleITKReader"},
+}
+
+
+@pytest.fixture
+def broken(tmp_path) -> str:
+    sitk.WriteImage(sitk.Image(9, 9, sitk.sitkUInt8), tmp_path / "broken.mha")
+    (tmp_path / "broken.mha").write_bytes((tmp_path / "broken.mha").read_bytes()[:-9])
+    return str(tmp_path / "broken.mha")
+
+
+def config(data: Any, steps: list[dict] | None = None, **more) -> ConfigParser:
+    """One that runs over a data set."""
+    dataset = {"_target_": "monai.data.Dataset", "data": data}
+    config = {"preprocessing_transforms": [LOAD] if steps is None else steps, "loader": {"dataset": dataset}}
+    parser = ConfigParser(config | {"run": ["$len(@loader)", "$list(@loader#dataset)"]} | more)
+    parser.parse()
+    return parser
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda path: [{"image": path}],
+        lambda path: [{"image": [path, path]}, {"image": np.zeros(3)}],
+        lambda path: f"$[{{'image': {path!r}}}] * 9",
+        lambda path: {"_target_": "monai_infoaug.data.image_datalist", "dataset_dir": path},
+    ],
+)
+def test_the_items_of_a_data_set_that_runs(broken, data):
+    with pytest.raises(ValueError, match=r"broken\.mha' has 72 bytes of pixels, not 81"):
+        require_files_of(config(data(broken)))
+
+
+def test_what_nothing_runs_is_not_looked_at(broken):
+    require_files_of(config([{"image": broken}], run="$1"))
+    require_files_of(config([{"image": broken, "name": broken}], [{**LOAD, "reader": "ITKReader"}]))
+    require_files_of(config([], other={"_target_": "monai.data.Dataset", "data": [{"image": broken}]}))
+
+
+@pytest.mark.parametrize("data", [None, 3, [], [None], "$1 / 0", "@absent", {"image": 3}, [[{"image": "nowhere"}]]])
+def test_data_that_cannot_be_listed_yet(data):
+    require_files_of(config(data))
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_refused"),
+    [
+        ([LOAD], True),
+        ([LOAD, {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "image"}], True),
+        ([LOAD, {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "image", "channel_dim": 0}], False),
+        ([LOAD, {"_target_": "monai.transforms.Lambdad", "keys": "image", "func": "$lambda x: x[:1]"}], False),
+        ([LOAD, "$monai.transforms.SqueezeDimd('image')"], False),
+    ],
+)
+def test_transforms_of_ones_own_may_change_axes_and_channels(tmp_path, steps, is_refused):
+    volume = sitk.Image([9, 9, 9], sitk.sitkVectorUInt8, 2)
+    sitk.WriteImage(volume, tmp_path / "a.mha")
+    settings: list[tuple[dict, str]] = [
+        ({"spatial_dims": 2}, "of 2 axes, got .*a.mha' of 3 axes"),
+        ({"network_def": {"spatial_dims": 2}}, "of 2 axes, got .*a.mha' of 3 axes"),
+        ({"in_channels": 1}, "of 1 channels, got .*a.mha' of 2 channels"),
+    ]
+    for setting, message in settings:
+        given = config([{"image": str(Path(tmp_path, "a.mha"))}], steps, **setting)
+        if is_refused:
+            with pytest.raises(ValueError, match=message):
+                require_files_of(given)
+        else:
+            require_files_of(given)
+    require_files_of(config([{"image": str(tmp_path / "a.mha")}], steps, spatial_dims="$1 + 2", in_channels="$1 + 1"))

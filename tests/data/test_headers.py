@@ -1,0 +1,151 @@
+"""What headers tell of images is what the reader makes of them, and thousands are looked at without a pixel."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.data._headers import Header, faults, image_header
+from tests.data.files import DEFLATED, dicom, halved, numbers, place, png, slices
+
+VOLUME = np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7)
+
+
+def nifti(path: Path, array: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(array, np.diag([0.5, 0.5, 2, 1])), path)
+    return path
+
+
+def itk(path: Path, array: np.ndarray, packed: bool = False, colours: bool = False) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=colours), path, packed)
+    return path
+
+
+RGB = np.dstack([VOLUME[0]] * 2 + [VOLUME[1]]).astype(np.uint8)
+MAKE = {
+    "a.nii": lambda p: nifti(p, VOLUME),
+    "plane.nii.gz": lambda p: nifti(p, VOLUME[0]),
+    "slice.nii.gz": lambda p: nifti(p, VOLUME[:, :, :1]),
+    "time.nii.gz": lambda p: nifti(p, np.stack([VOLUME, VOLUME], -1)),
+    "colours.nii": lambda p: nifti(p, np.zeros((5, 6, 7), [(c, "u1") for c in "RGB"])),
+    "pair.img": lambda p: nib.save(nib.Nifti1Pair(VOLUME, np.diag([0.5, 0.5, 2, 1])), p) or p,
+    "a.mha": lambda p: itk(p, VOLUME),
+    "packed.mha": lambda p: itk(p, VOLUME, True),
+    "vector.mha": lambda p: itk(p, RGB, colours=True),
+    "a.nrrd": lambda p: itk(p, VOLUME),
+    "packed.nrrd": lambda p: itk(p, VOLUME[0], True),
+    "grey.png": lambda p: itk(p, VOLUME[0].astype(np.uint8)),
+    "rgb.png": lambda p: itk(p, RGB, colours=True),
+    "equal.png": lambda p: itk(p, np.dstack([RGB[..., 0]] * 3), colours=True),
+    "alpha.png": lambda p: png(p, np.full((8, 12), 255), 8, 4),
+    "a.jpg": lambda p: itk(p, VOLUME[0].astype(np.uint8)),
+    "a.bmp": lambda p: itk(p, RGB, colours=True),
+    "pages.tif": lambda p: itk(p, VOLUME.astype(np.uint8)),
+    "plane.dcm": lambda p: dicom(p, VOLUME[0]),
+    "deflated.dcm": lambda p: dicom(p, VOLUME[0], syntax=DEFLATED),
+    "colours.dcm": lambda p: dicom(p, RGB),
+    "series": lambda p: slices(p, [(0, 0, 2 * k) for k in range(4)]),
+}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_the_header_is_that_of_the_image(tmp_path, monkeypatch, name):
+    if name == "alpha.png":
+        pytest.importorskip("PIL", reason="Pillow reads grey with alpha")
+    path = MAKE[name](tmp_path / name)
+    array, meta = SimpleITKReader().get_data(SimpleITKReader().read(path))
+    dims = len(meta["spatial_shape"])
+    monkeypatch.setattr(SimpleITKReader, "read", None)  # pixels are not looked at
+    header = image_header(path)
+    assert dims in header.dims
+    assert header.dims == ((2, 3) if name.startswith("slice") else (dims,))
+    assert (array.shape[-1] if array.ndim > dims else 1) in header.channels
+    assert (len(header.channels) > 1) == (name in ("rgb.png", "equal.png", "alpha.png", "a.bmp", "colours.dcm"))
+    assert header.is_sized == (path.suffix not in (".png", ".jpg", ".bmp", ".tif"))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKE if name != "alpha.png"])
+@pytest.mark.parametrize("share", [0.6, 0.97])
+def test_a_file_that_is_cut_off_is_refused_as_by_the_reader(tmp_path, name, share):
+    path = MAKE[name](tmp_path / name)
+    halved(path / "002.dcm" if path.is_dir() else path, share)
+    with pytest.raises(ValueError, match="`data` must be") as expected:
+        SimpleITKReader().read(path)
+    with pytest.raises(ValueError, match="`data` must be") as caught:
+        image_header(path)
+    line, other = (re.sub(r"0x\w+", "", str(each.value)) for each in (caught, expected))  # without addresses
+    assert line == other
+
+
+def test_what_the_reader_takes_is_no_fault(tmp_path):
+    """Some writers leave an empty block at the end, by which a file seems to hold nothing; others pad it."""
+    whole = nifti(tmp_path / "a.nii", VOLUME).read_bytes()
+    (tmp_path / "blocks.nii.gz").write_bytes(gzip.compress(whole) + gzip.compress(b""))
+    (tmp_path / "padded.nii.gz").write_bytes(gzip.compress(whole + b"\0" * 99))
+    (tmp_path / "padded.nii").write_bytes(whole + b"\0" * 99)
+    packed = itk(tmp_path / "a.nrrd", VOLUME).read_bytes()
+    (tmp_path / "padded.nrrd").write_bytes(packed + b"\0" * 99)
+    items = [{"image": path} for path in tmp_path.iterdir()]
+    assert len(items) == 6
+    assert list(faults(items, 3, {"image": 1})) == []
+
+
+def test_files_without_header(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.dcm").write_text("text")
+    for name in ("absent.nii", "empty.png", "text.dcm", "bad\udcff.png"):
+        with pytest.raises((ValueError, FileNotFoundError), match="`data` must be"):
+            image_header(tmp_path / name)
+
+
+def test_dicom_that_says_no_spacing(tmp_path):
+    path = dicom(tmp_path / "a.dcm", VOLUME[0], {0x00280030: None})
+    assert image_header(path) == Header((2,), (1,), False)
+    assert image_header(dicom(tmp_path / "b.dcm", VOLUME[0], {0x00280030: numbers(2, 2)} | place((0, 0, 0)))).is_sized
+
+
+def test_each_kind_of_fault_is_told_in_a_line(tmp_path):
+    good = {"image": MAKE["a.mha"](tmp_path / "good.mha"), "name": "good", "points": VOLUME}
+    bad = [str(halved(MAKE["a.mha"](tmp_path / f"bad{k}.mha"))) for k in range(3)]
+    other = MAKE["packed.nrrd"](tmp_path / "plane.nrrd")
+    coloured = str(MAKE["vector.mha"](tmp_path / "coloured.mha"))
+    pictures = [MAKE["grey.png"](tmp_path / f"{k}.png") for k in range(2)]
+    items = [good, good, *({"image": path, "label": pictures[0]} for path in bad), {"image": [other, pictures[1]]}]
+    items.append({"image": good["image"], "label": coloured})
+    assert [str(fault) for fault in faults(items, 3, {"image": 1, "label": 1})] == [
+        f"`data` must be an image that SimpleITK can read, got '{bad[0]}': "
+        f"'bad0.mha' has {pixels_of(bad[0])} bytes of pixels, not 420; '{bad[1]}' and 1 more cannot be read either.",
+        f"`pixdim` must be given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres, "
+        f"got none for '{pictures[0]}' and 1 more.",
+        f"`data` must be of 3 axes, got '{pictures[0]}' and 3 more of 2 axes.",
+        f"`data` must be of 1 channels, got '{coloured}' of 3 channels.",
+    ]
+    assert [str(fault)[:30] for fault in faults([good, {"image": pictures[0]}], pixdim=1)] == []
+
+
+def pixels_of(path: str) -> int:
+    return len(Path(path).read_bytes().rpartition(b"LOCAL\n")[2])
+
+
+def test_a_line_for_all_files_whose_voxels_are_taken_as_a_millimetre(tmp_path):
+    paths = [dicom(tmp_path / f"{k}.dcm", VOLUME[0], {0x00280030: None}) for k in range(3)]
+    items = [{"image": path} for path in paths]
+    text = f"'{paths[0]}' says no spacing, nor do '{paths[1]}' and 1 more: a pixel is taken as 1 mm."
+    with pytest.warns(UserWarning, match=text):
+        assert list(faults(items)) == []
+    assert list(faults(items, pixdim=(1, 1))) == []
+
+
+def test_what_is_no_file_of_an_item_is_nobodys_fault(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "name").write_text("a file of the name of an image")
+    image = MAKE["a.nii"](tmp_path / "a.nii")
+    items = [{"image": image, "name": "name"}, {"image": VOLUME}, {}, image, VOLUME, None, {"image": None, "label": 1}]
+    assert list(faults(items, 3, {"image": 1})) == []
