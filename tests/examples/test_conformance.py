@@ -10,11 +10,13 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from pydoc import locate
 from typing import NamedTuple
@@ -184,6 +186,28 @@ def test_files(bundle):
     logging = configparser.ConfigParser()
     logging.read(bundle / "configs" / "logging.conf")
     assert {"loggers", "handlers", "formatters"} <= set(logging)
+
+
+@every_bundle
+def test_page(bundle):
+    """It has the sections of the model zoo, and what it tells to type is there."""
+    page = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.S | re.M), re.M)
+    assert sections[0] == page.splitlines()[0].removeprefix("# ")
+    assert {"Model Overview", "Data", "Training configuration", "Performance", "MONAI Bundle Commands"} < set(sections)
+    assert sections[-2:] == ["References", "License"]
+    commands = [
+        line
+        for block in re.findall(r"^```\n(.*?)^```", page.replace("\\\n", " "), re.S | re.M)
+        for line in block.splitlines()
+    ]
+    commands = [shlex.split(line) for line in commands if line.startswith("python -m monai.bundle ")]
+    assert {words[3] for words in commands} == {"run", "ckpt_export"}
+    for words in commands:
+        files = {bundle / name for word in words for name in re.findall(r"configs/\w+\.json", word)}
+        known = {key for file in files for key in json.loads(file.read_text(encoding="utf-8"))}
+        known |= {"config_file"} | ({*signature(ckpt_export).parameters} if words[3] == "ckpt_export" else set())
+        assert {word.removeprefix("--") for word in words if word.startswith("--")} <= known
 
 
 @every_bundle
