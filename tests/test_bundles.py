@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser, load
 
+from monai_infoaug._require import reason
 from monai_infoaug.bundles import (
     MOVED,
     bundle_overlays,
@@ -301,7 +302,13 @@ def test_inference_stands_alone_and_is_of_the_training(tmp_path, name):
     flow = bundle_of(name, "inference", kind="infer", output_dir=str(tmp_path))
     flow.initialize()
     found = [key for key in ("preprocessing", "postprocessing", "inferer") if key in inference]
-    found = found[:-1] if "template" in inference else found  # matching begins with one
+    if "template" in inference:  # matching begins with it
+        with pytest.raises(RuntimeError) as caught:
+            flow.inferer  # noqa: B018
+        assert reason(caught.value).startswith(
+            "`images` must be a folder or an image file, got '/workspace/data/template."
+        )
+        found.remove("inferer")
     assert all(callable(getattr(flow, key)) for key in found)
     assert isinstance(flow.network_def, torch.nn.Module)
     assert (flow.bundle_root, flow.device.type in ("cpu", "cuda"), flow.version) == (".", True, "0.1.0")

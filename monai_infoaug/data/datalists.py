@@ -44,11 +44,15 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
         ValueError: for a missing folder, one in which the pattern meets no image, or one with a volume and other
             series.
     """
-    folder = as_path("dataset_dir", dataset_dir)
+    return _listed("dataset_dir", dataset_dir, pattern)
+
+
+def _listed(argument: str, place: PathLike, pattern: str = "*") -> list[dict[str, str]]:
+    folder = as_path(argument, place)
     if folder.is_file():
         return [{"image": str(folder)}]
     if not folder.is_dir():
-        raise refusal("dataset_dir", f"'{folder}'", "a folder or an image file")
+        raise refusal(argument, f"'{folder}'", "a folder or an image file")
     try:
         found = [path for path in folder.glob(os.fspath(pattern)) if not path.name.startswith(".")]
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -60,7 +64,7 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
         images |= _dicom_images(place, None if place in found else slices)
     if len(images) == 0:
         accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
-        raise refusal("dataset_dir", f"'{folder}' without one", accepted)
+        raise refusal(argument, f"'{folder}' without one", accepted)
     return [{"image": str(path)} for path in sorted(images)]
 
 
@@ -86,7 +90,7 @@ def landmark_datalist(
     Raises:
         ValueError: for a folder without images, a faulty table, an image without a table, or a label that no table has.
     """
-    items, _ = _with_landmarks(_named("images", images), as_path("table", table), space, labels)
+    items, _ = _with_landmarks(_named("images", _listed("images", images)), as_path("table", table), space, labels)
     return items
 
 
@@ -128,7 +132,7 @@ def annotated_datalist(
         names = {image_name(file) for file in path.iterdir() if file.name.lower().endswith(tuple(FORMATS))}
     else:
         names = None  # a file of 3D Slicer is of the one image
-    items = _named("images", images)
+    items = _named("images", image_datalist(images))
     known = {name: item for name, item in items.items() if names is None or name in names}
     if not known:
         raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
@@ -184,8 +188,10 @@ def segmentation_datalist(
             raise refusal(name, every, "a whole number of at least 2, or None")
     if not as_path("labels", labels).exists():
         raise refusal("labels", f"'{labels}'", "a folder or an image file")
-    known = {name: {"label": item["image"]} for name, item in _named("labels", labels).items()}
-    items = [item | {"name": name} | known.get(name, {}) for name, item in _named("images", images).items()]
+    known = {name: {"label": item["image"]} for name, item in _named("labels", image_datalist(labels)).items()}
+    items = [
+        item | {"name": name} | known.get(name, {}) for name, item in _named("images", image_datalist(images)).items()
+    ]
     if part is not None:
         cases = [item for item in items if "label" in item]
         test = cases[test_every - 1 :: test_every] if test_every else []
@@ -296,10 +302,10 @@ def as_path(argument: str, value: object) -> Path:
     return longer[0]
 
 
-def _named(argument: str, folder: PathLike) -> dict[str, dict[str, str]]:
-    """Images of a folder by their names, which have to differ."""
+def _named(argument: str, images: Sequence[dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Images by their names, which have to differ."""
     items: dict[str, dict[str, str]] = {}
-    for item in image_datalist(folder):
+    for item in images:
         known = items.setdefault(image_name(item["image"]), item)
         if known is not item:
             raise refusal(argument, f"'{known['image']}' and '{item['image']}'", "images of different names")
