@@ -26,6 +26,7 @@ from monai_infoaug.commands._steps import run
 from monai_infoaug.commands._strengths import PATCH, crossing, draw_view, of_corresponding, of_themselves, weakened
 from monai_infoaug.commands.anchor_loss import anchor_losses, loss_cuts
 from monai_infoaug.data import image_datalist
+from monai_infoaug.data._headers import faults_beside
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.information import TIERS, assign_tiers
 from monai_infoaug.transforms import InformationMap, ModalityPreset, guess_modality, intensity_preset
@@ -125,6 +126,8 @@ def calibrate(
         modality, working_pixdim = modality or config.get("modality"), working_pixdim or config.get("working_pixdim")
     generator = np.random.RandomState(seed)
     paths = [paths[k] for k in sorted(generator.permutation(len(paths))[:num_images])]
+    for fault in faults_beside(paths[0], paths, pixdim=pixdim or 1):  # whoever wants no millimetres gets pixels
+        raise fault
 
     images = _read(paths, pixdim, working_pixdim)
     modality = modality or guess_modality(images[0])

@@ -27,6 +27,7 @@ from monai_infoaug.commands._match_pictures import draw_match
 from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands.template_matcher import Match, TemplateMatcher
 from monai_infoaug.data import LandmarkTable, image_datalist, image_name
+from monai_infoaug.data._headers import faults_beside
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import keep_freed_memory
 
@@ -108,6 +109,9 @@ def match_images(
     keep_freed_memory()
     before = len(found)
     failures: dict[str, str] = {}
+    ahead = [path for path, name in names.items() if name not in found]
+    for fault in faults_beside(template, ahead, matcher.config.get("pixdim", 1)) if len(ahead) > 1 else ():
+        _warn(f"Of the images ahead: {fault}")
     due = 0.0  # when the tables are to be written again
     for path, name in tqdm(names.items(), "Matching", unit="image", disable=None):
         if name in found:

@@ -161,6 +161,19 @@ def faults(
         yield refusal("data", f"{_some(paths)} of {got}", accepted)
 
 
+def faults_beside(
+    first: str | PathLike[str], paths: Iterable[str | PathLike[str]], pixdim: object = None
+) -> Iterator[ValueError]:
+    """As :func:`faults`, for images that are to have the axes and channels of a first one.
+
+    Raises:
+        ValueError: for what is wrong with the first one.
+    """
+    header = image_header(first)
+    dims, channels = (each[0] if len(each) == 1 else None for each in (header.dims, header.channels))
+    return faults([{"image": path} for path in paths], dims, {"image": channels}, pixdim)
+
+
 def _some(paths: Sequence[str]) -> str:
     """The first of some files, and how many more."""
     return f"'{paths[0]}'" + f" and {len(paths) - 1} more" * (len(paths) > 1)
