@@ -67,7 +67,8 @@ class SeededDataset(Dataset):
     epoch, changing ``num_workers`` or the batch size, shuffling, and splitting over processes all give the same
     items, and no two items or epochs share their random numbers. Call :py:meth:`set_epoch` before each epoch, as with
     :py:class:`torch.utils.data.DistributedSampler`; workers that are already running (``persistent_workers=True``)
-    see it. So do those of a copy, by ``deepcopy`` or pickle, which begins with the same epoch and then has its own.
+    see it. So do those of a copy, by ``copy``, ``deepcopy`` or pickle, which begins with the same epoch and then has
+    its own.
 
     Wrap the data set itself and split afterwards (``Subset``, sampler), because the index is that of the wrapped
     data set. The transform is seeded in place: threads that share it (``monai.data.ThreadDataLoader`` with
@@ -109,6 +110,11 @@ class SeededDataset(Dataset):
         """A copy: what is copied or read again lies in memory of this process alone."""
         self.__dict__.update(state)
         self._epoch.share_memory_()
+
+    def __copy__(self) -> SeededDataset:
+        copied = type(self).__new__(type(self))
+        copied.__dict__ |= self.__dict__ | {"_epoch": self._epoch.clone().share_memory_()}
+        return copied
 
     @property
     def epoch(self) -> int:

@@ -62,6 +62,7 @@ def half_precision(device: str | torch.device, enabled: bool = True) -> Iterator
         ...     torch.nn.Conv2d(1, 2, 3)(torch.rand(1, 1, 8, 8)).dtype
         torch.bfloat16
     """
+    require_truth(enabled=enabled)
     if not enabled:
         yield
         return

@@ -23,6 +23,7 @@ class _Attention(nn.Module):
     def __init__(self, coarse: nn.Module, background: bool = True) -> None:
         super().__init__()
         require_network(coarse=coarse)
+        require_truth(background=background)
         self.coarse, self.background = coarse, background
 
     def extra_repr(self) -> str:

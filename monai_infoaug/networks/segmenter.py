@@ -206,6 +206,7 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: for weights of another network, with some of the names that differ in it.
         """
+        require_truth(decoder=decoder)
         state = checkpoint.get("model", checkpoint)
         whole = any(name.startswith("decoder.") for name in state)
         state = {name if whole else f"encoder.{name}": value for name, value in state.items()}

@@ -6,15 +6,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from monai_infoaug._require import refusal
+from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
 
 
-class DerivedMapd(Shown, MapTransform):
+class DerivedMapd(Shown, KeyedTransform):
     """Adds ``transform(data[key], data[mask_key])`` for each key, under a key that must be new.
 
     Args:
@@ -23,6 +23,7 @@ class DerivedMapd(Shown, MapTransform):
         output_key: key of what is derived, one for each of ``keys``, or a name that is appended to each of several.
         mask_key: key of a mask that goes with all ``keys``. None: no mask.
         allow_missing_keys: pass over keys that the data lacks.
+        other_keys: settings, by their names, that are keys too.
     """
 
     def __init__(
@@ -32,15 +33,16 @@ class DerivedMapd(Shown, MapTransform):
         output_key: str | Sequence[str],
         mask_key: Hashable | None,
         allow_missing_keys: bool,
+        **other_keys: Hashable,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        super().__init__(keys, allow_missing_keys, mask_key=mask_key, **other_keys)
         self.transform = transform
         self.mask_key = mask_key
         if isinstance(output_key, str) and len(self.keys) > 1:
             self.output_keys = tuple(f"{key}_{output_key}" for key in self.keys)
         else:
             self.output_keys = ensure_tuple(output_key)
-        if len(self.output_keys) != len(self.keys):
+        if len(self.output_keys) != len(self.keys) or any(self.output_keys.count(key) > 1 for key in self.output_keys):
             raise refusal("output keys", self.output_keys, f"one for each of {self.keys}")
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
@@ -69,12 +71,12 @@ class PointsMapd(DerivedMapd):
         self,
         transform: Callable,
         keys: KeysCollection,
-        guides: Sequence[Hashable],
+        guides: Mapping[str, Hashable],
         output_key: str | Sequence[str],
         allow_missing_keys: bool,
     ) -> None:
-        super().__init__(transform, keys, output_key, None, allow_missing_keys)
-        self.guides = tuple(guides)
+        super().__init__(transform, keys, output_key, None, allow_missing_keys, **guides)
+        self.guides = tuple(guides.values())
 
     def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
         d = dict(data)

@@ -7,11 +7,12 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type
 
 from monai_infoaug._require import all_finite, is_count, refusal, require_shares_of_one
 from monai_infoaug.information._arrays import plain_tensor
+from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
 
@@ -84,7 +85,7 @@ class RandIntensityCurve(Shown, RandomizableTransform):
         return convert_to_dst_type(x.clone(), img, dtype=dtype)[0]
 
 
-class RandIntensityCurved(Shown, RandomizableTransform, MapTransform):
+class RandIntensityCurved(Shown, RandomizableTransform, KeyedTransform):
     """Dictionary version of :py:class:`RandIntensityCurve`: one curve for all keys.
 
     Args:
@@ -105,7 +106,7 @@ class RandIntensityCurved(Shown, RandomizableTransform, MapTransform):
     def __init__(
         self, keys: KeysCollection, knots: int = 6, prob: float = 0.1, allow_missing_keys: bool = False
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
+        KeyedTransform.__init__(self, keys, allow_missing_keys)
         self.curve = RandIntensityCurve(knots, prob)
         RandomizableTransform.__init__(self, prob)
 

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.networks import one_hot
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_dst_type
 from torch import Tensor
 
 from monai_infoaug._require import is_count, refusal
 from monai_infoaug.information._arrays import plain_tensor
+from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
 
@@ -95,7 +96,7 @@ def _parts(labels: Tensor, bits: Sequence[int]) -> Tensor:
     return torch.cat([labels.long() & bit != 0 for bit in bits])
 
 
-class LabelChannelsd(Shown, MapTransform):
+class LabelChannelsd(Shown, KeyedTransform):
     """Dictionary version of :py:class:`LabelChannels`.
 
     Args:

@@ -155,7 +155,7 @@ class LandmarkHeatmapd(PointsMapd):
         output_key: str | Sequence[str] = "heatmaps",
         allow_missing_keys: bool = False,
     ) -> None:
-        guides = (coords_key,) if weights_key is None else (coords_key, weights_key)
+        guides = {"coords_key": coords_key} | ({} if weights_key is None else {"weights_key": weights_key})
         super().__init__(LandmarkHeatmap(sigma, stride), keys, guides, output_key, allow_missing_keys)
 
 

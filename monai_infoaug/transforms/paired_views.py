@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.transforms import MapTransform, Randomizable, Transform
+from monai.transforms import Randomizable, Transform
 from monai.utils import MAX_SEED, TransformBackends, ensure_tuple
 
 from monai_infoaug._require import listed, refusal, require_truth
+from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pair import (
     OUTPUTS,
     Chain,
@@ -36,8 +37,9 @@ class RandPairedViews(Shown, PairMaker, Randomizable, Transform):
     folded, the map is turned by no more than 90 degrees against its median, and no valid place nearer the view's centre
     shows the same. So padding of any kind (constant, border, reflection, wrap) and folds are not valid.
 
-    Where many folds lie upon each other, a nearer place may be missed: for less than 1 in 1000 valid voxels of elastic
-    chains with reflection that displace nodes by up to 0.4 of their spacing, for less than 1 in 100 at 0.75.
+    Where many folds lie upon each other, a nearer place may be missed: for at most 1 in 1,000 valid voxels of elastic
+    chains with reflection that displace nodes by up to 0.4 of their spacing, for at most 1 in 100 at 0.75, and for up
+    to 3 in 100 where nodes move further than their spacing.
 
     Where sampling is wanted, the density is uniform, or shared among tiers (``shares``), or ``information ** gamma``,
     over the valid voxels that both views show, up to 0.01 voxel at the border of the overlap. It sums to one, or is
@@ -161,7 +163,7 @@ class RandPairedViews(Shown, PairMaker, Randomizable, Transform):
         return self.apply(sources, draw)
 
 
-class RandPairedViewsd(Shown, Randomizable, MapTransform):
+class RandPairedViewsd(Shown, Randomizable, KeyedTransform):
     """Dictionary version of :py:class:`RandPairedViews`: two views of each key from the same coordinates [1].
 
     For each key ``<prefix><key>_view1`` and ``..._view2``, and once ``<prefix>coords_view1`` and the other outputs. The
@@ -250,7 +252,8 @@ class RandPairedViewsd(Shown, Randomizable, MapTransform):
         track_meta: bool = True,
     ) -> None:
         require_truth(keep_source=keep_source)
-        MapTransform.__init__(self, keys, allow_missing_keys)
+        others = {"information_key": information_key, "tiers_key": tiers_key, "mask_key": mask_key}
+        KeyedTransform.__init__(self, keys, allow_missing_keys, **others)
         self.pair = RandPairedViews(
             roi_size=roi_size,
             spatial=spatial,
@@ -275,6 +278,8 @@ class RandPairedViewsd(Shown, Randomizable, MapTransform):
         self.intensity_keys = None if intensity_keys is None else ensure_tuple(intensity_keys)
         if self.intensity_keys is not None and not set(self.intensity_keys) <= set(self.keys):
             raise refusal("intensity_keys", intensity_keys, f"among the keys {self.keys}")
+        if not isinstance(prefix, str):
+            raise refusal("prefix", repr(prefix), "text")
         self.keep_source, self.prefix = keep_source, prefix
         name, times = Counter(self.pair.output_names(self.keys)).most_common(1)[0]
         if times > 1:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor, get_track_meta
-from monai.transforms import MapTransform, Transform
+from monai.transforms import Transform
 from monai.utils import TransformBackends, convert_to_tensor
 from monai.utils.enums import MetaKeys, SpaceKeys
 
 from monai_infoaug._require import is_number, listed, refusal
 from monai_infoaug.information._arrays import plain_tensor
+from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
 
@@ -96,7 +97,7 @@ def _listed(values: float | Sequence[float]) -> list[Any]:
     return listed(values) or [values]
 
 
-class AssignPixdimd(Shown, MapTransform):
+class AssignPixdimd(Shown, KeyedTransform):
     """Dictionary version of :py:class:`AssignPixdim`.
 
     Args:

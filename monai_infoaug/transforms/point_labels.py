@@ -131,7 +131,8 @@ class PointLabelsd(PointsMapd):
         output_key: str | Sequence[str] = "known",
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(PointLabels(radius), keys, (classes_key, image_key), output_key, allow_missing_keys)
+        guides = {"classes_key": classes_key, "image_key": image_key}
+        super().__init__(PointLabels(radius), keys, guides, output_key, allow_missing_keys)
 
 
 PointLabelsD = PointLabelsDict = PointLabelsd

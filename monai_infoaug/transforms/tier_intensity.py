@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data.utils import set_rnd
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import RandomizableTransform
 from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from monai_infoaug._require import all_finite, is_count, is_number, is_one_of, r
 from monai_infoaug.information._arrays import are_numbers, is_ordered_pair, plain_tensor
 from monai_infoaug.information.tiers import TIERS
 from monai_infoaug.transforms._calibration import read_settings
+from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
 from monai_infoaug.transforms.intensity_presets import MOST, intensity_preset, preset_by_tier, require_preset
@@ -75,7 +76,7 @@ def _strength_of_tiers(strengths: Any, argument: str) -> Mapping[str, float]:
 
 
 def _require_array_transform(transform: object) -> None:
-    if not callable(transform) or isinstance(transform, MapTransform):
+    if not callable(transform) or isinstance(transform, KeyedTransform):
         raise refusal("transforms", type(transform).__name__, "made of array transforms", TypeError)
 
 
@@ -315,7 +316,7 @@ class RandTierIntensity(Shown, RandomizableTransform):
         return x.mean() + torch.lerp(0.5 + 0.15 * h, 1.7 - 0.2 * h, contrast) * (x - x.mean())
 
 
-class RandTierIntensityd(Shown, RandomizableTransform, MapTransform):
+class RandTierIntensityd(Shown, RandomizableTransform, KeyedTransform):
     """Dictionary version of :py:class:`RandTierIntensity`: one draw for all keys; labels and other keys are left alone.
 
     Args:
@@ -335,9 +336,6 @@ class RandTierIntensityd(Shown, RandomizableTransform, MapTransform):
     Raises:
         OSError, ValueError, TypeError: as :py:class:`RandTierIntensity`.
         KeyError: if a key is missing.
-
-    See Also:
-        :py:class:`RandTierIntensity`
 
     Example:
         >>> import torch
@@ -364,7 +362,8 @@ class RandTierIntensityd(Shown, RandomizableTransform, MapTransform):
         strengths: Sequence[float] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
+        keyed = {"information_key": information_key, "tiers_key": tiers_key}
+        KeyedTransform.__init__(self, keys, allow_missing_keys, **keyed)
         self.intensity = RandTierIntensity(transforms, mode, prob, sigma, information_range, weights, file, strengths)
         RandomizableTransform.__init__(self, prob)
         self.map = ("information", information_key) if mode == "continuous" else ("tiers", tiers_key)

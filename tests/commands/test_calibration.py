@@ -194,9 +194,10 @@ def test_settings_of_a_wrong_type_are_named(given, images, tmp_path):
         calibrate(images, tmp_path / "found.json", **given)
 
 
-def test_unreadable_image_is_named(images, tmp_path):
+def test_unreadable_image_is_named_before_others_are_read(images, tmp_path, monkeypatch):
     data = folder_of(tmp_path / "data", [anatomy((40, 40))])
     (data / "9.png").write_text("no image")
+    monkeypatch.setattr(calibration, "read_image", None)
     with pytest.raises(ValueError, match=r"9\.png"):
         calibrate(data, tmp_path / "found.json")
 

@@ -127,6 +127,18 @@ def test_a_copy_has_the_epoch_and_then_its_own(copied, started, workers):
     assert torch.equal(batches(loader, 4), fourth)
 
 
+def test_a_shallow_copy_shares_all_but_the_epoch():
+    dataset = seeded()
+    dataset.set_epoch(3)
+    other = copy.copy(dataset)
+    assert (other.dataset, other.seed, other.epoch) == (dataset.dataset, dataset.seed, 3)
+    other.set_epoch(4)
+    assert dataset.epoch == 3
+    dataset.set_epoch(5)
+    assert other.epoch == 4
+    assert other._epoch.is_shared()
+
+
 def test_a_copied_seed_of_layers_draws_the_same():
     layers = LayerSeed(5)
     drawn = []

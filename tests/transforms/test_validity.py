@@ -134,11 +134,11 @@ def test_a_fold_shows_each_source_point_once(height: float, period: float, kept:
     assert valid.sum() > kept * sound.sum()
 
 
-@pytest.mark.parametrize(("spacing", "magnitude", "bound"), [(16, (3, 6), 1e-3), (8, (3, 6), 1e-2)])
+@pytest.mark.parametrize(("spacing", "magnitude", "bound"), [(16, (3, 6), 1e-3), (8, (3, 6), 1e-2), (5, (3, 6), 3e-2)])
 def test_few_voxels_of_wild_chains_are_shown_nearer_the_centre(
     spacing: int, magnitude: tuple[int, int], bound: float
 ) -> None:
-    """As the docstring of the paired views says: nodes displaced by up to 0.4 and 0.75 of their spacing."""
+    """As the docstring of the paired views says: nodes displaced by up to 0.4, 0.75 and 1.2 of their spacing."""
     settings = {"rotate_range": 0.5, "scale_range": 0.3, "padding_mode": "reflection"}
     pair = RandPairedViews(None, Rand2DElastic((spacing,) * 2, magnitude, 1.0, **settings), min_overlap=0, num_points=0)
     pair.set_random_state(0)
@@ -148,5 +148,5 @@ def test_few_voxels_of_wild_chains_are_shown_nearer_the_centre(
         for k in (1, 2):
             nearer += shown_nearer(views[f"coords_view{k}"], views[f"valid_view{k}"][0])
             valid += int(views[f"valid_view{k}"].sum())
-    assert valid > 4 * 44 * 36 / 2
+    assert valid > 4 * 44 * 36 / 4
     assert nearer < bound * valid
