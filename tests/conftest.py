@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -93,13 +93,23 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Abst
 
 
 @pytest.fixture
-def full_disk() -> Iterator[None]:
-    """A limit of 1000 bytes a file stands in for a full disk."""
+def full_disk() -> Callable[..., AbstractContextManager[None]]:
+    """A context in which a limit of some bytes a file stands in for a full disk.
+
+    It must end before the test does: pytest may write to a file, too.
+    """
     resource = pytest.importorskip("resource", reason="the limit of a file's size is one of Unix")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @contextmanager
+    def full(size: int = 1000) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
 
 
 @pytest.fixture(scope="session")

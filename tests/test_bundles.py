@@ -68,7 +68,8 @@ def test_unknown_bundles_and_used_folders(tmp_path):
 def test_a_full_disk_leaves_nothing_of_a_copy(tmp_path, full_disk):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "new"):
-        with pytest.raises(OSError, match=rf"`folder` must be one that can be written to, got '{folder}': .*too large"):
+        said = rf"`folder` must be one that can be written to, got '{folder}': .*too large"
+        with full_disk(), pytest.raises(OSError, match=said):
             copy_bundle("landmark_pretraining", folder)
     assert [f.name for f in tmp_path.rglob("*")] == ["empty"]
 

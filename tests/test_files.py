@@ -36,7 +36,7 @@ def test_what_is_written_is_there_as_it_was_given(content, tmp_path):
 def test_on_a_full_disk_the_old_file_stays_and_nothing_is_left(tmp_path, full_disk):
     (tmp_path / "old.csv").write_text("old")
     for name in ("old.csv", "new.csv"):
-        with pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
+        with full_disk(), pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
             write_whole(tmp_path / name, "x" * 2000)
     assert names(tmp_path) == {"old.csv"}
     assert (tmp_path / "old.csv").read_text() == "old"
@@ -45,7 +45,7 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_is_left(tmp_path, full_di
 def test_tensors_on_a_full_disk_leave_the_old_file(tmp_path, full_disk):
     (tmp_path / "old.pt").write_text("old")
     for name in ("old.pt", "new.pt"):
-        with pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
+        with full_disk(), pytest.raises(OSError, match=rf"File too large: '.*{name}'"):
             save_whole({"a": torch.rand(1000)}, tmp_path / name)
     assert names(tmp_path) == {"old.pt"}
     assert (tmp_path / "old.pt").read_text() == "old"
@@ -158,7 +158,7 @@ def test_a_record_that_a_kill_has_torn_is_passed_over(tmp_path):
 
 
 def test_on_a_full_disk_the_record_is_named(tmp_path, full_disk):
-    with pytest.raises(OSError, match=rf"File too large: '.*{RECORD}'"):
+    with full_disk(), pytest.raises(OSError, match=rf"File too large: '.*{RECORD}'"):
         Ledger(tmp_path).note({"x": "y" * 2000})
 
 

@@ -440,7 +440,7 @@ def test_nothing_but_its_own_page_is_written_over(tmp_path, out):
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, full_disk):
     path = write(tmp_path / "a.nrrd", size=(20, 16))
     (tmp_path / "out").mkdir()
-    with pytest.raises(OSError, match=r"File too large: '.*page.html'"):
+    with full_disk(), pytest.raises(OSError, match=r"File too large: '.*page.html'"):
         inspect_image(path, tmp_path / "out" / "page.html", window=3)
     assert [file.name for file in (tmp_path / "out").iterdir()] == [".monai_infoaug.jsonl"]
 

@@ -99,15 +99,9 @@ def test_a_damaged_entry_is_made_anew(tmp_path, damage):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers):
-    resource = pytest.importorskip("resource", reason="the limit of a file's size stands in for a full disk")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
-    try:
-        with pytest.raises(OSError, match="`cache_dir` must be a folder with room") as caught:
-            served(tmp_path / "cache", 5000, workers)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers, full_disk):
+    with full_disk(5000), pytest.raises(OSError, match="`cache_dir` must be a folder with room") as caught:
+        served(tmp_path / "cache", 5000, workers)
     accepted = "must be a folder with room that can be written to, got "
     assert reason(caught.value) == f"`cache_dir` {accepted}'{tmp_path / 'cache'}' (File too large)."
     del caught

@@ -155,18 +155,13 @@ def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["c.pt"]
 
 
-def test_on_a_full_disk_the_last_checkpoint_stays_and_the_training_goes_on_from_it(tmp_path):
-    resource = pytest.importorskip("resource", reason="the limit of a file's size stands in for a full disk")
+def test_on_a_full_disk_the_last_checkpoint_stays_and_the_training_goes_on_from_it(tmp_path, full_disk):
     whole, saved = training(tmp_path / "whole.pt")
     whole.run()
     training(tmp_path / "c.pt", max_epochs=2)[0].run()
-    before, limits = (tmp_path / "c.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"File too large: '.*c\.pt'"):
-            training(tmp_path / "c.pt")[0].run()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before = (tmp_path / "c.pt").read_bytes()
+    with full_disk(), pytest.raises(OSError, match=r"File too large: '.*c\.pt'"):
+        training(tmp_path / "c.pt")[0].run()
     assert sorted(os.listdir(tmp_path)) == ["c.pt", "whole.pt"]
     assert (tmp_path / "c.pt").read_bytes() == before
     again, resumed = training(tmp_path / "c.pt")

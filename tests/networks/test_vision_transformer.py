@@ -6,6 +6,8 @@ from torch.nn.functional import interpolate
 
 from monai_infoaug.networks import VisionTransformer
 
+pytest.importorskip("einops", reason="MONAI's transformer blocks need einops")
+
 LIKE = {"img_size": (8, 12), "patch_size": 4, "hidden_size": 12, "num_layers": 3, "num_heads": 3}
 
 
