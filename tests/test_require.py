@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from monai_infoaug._require import (
     is_count,
@@ -17,6 +18,9 @@ from monai_infoaug._require import (
     require_truth,
     to_path,
 )
+from monai_infoaug.engines.precision import half_precision
+from monai_infoaug.networks import AttentionSegmenter
+from monai_infoaug.samplers import DistributionAlignment, ReliablePixels
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError])
@@ -122,3 +126,18 @@ def test_paths():
     for value in (3, b"a", None, ["a"]):
         with pytest.raises(TypeError, match="`path` must be a path, got "):
             to_path("path", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("enabled", lambda value: half_precision("cpu", value).__enter__()),
+        ("background", lambda value: AttentionSegmenter(nn.Identity(), nn.Identity(), background=value)),
+        ("over_processes", lambda value: ReliablePixels(over_processes=value)),
+        ("over_processes", lambda value: DistributionAlignment(over_processes=value)),
+    ],
+)
+def test_truth_values_that_are_handed_on(name, make):
+    for value in ("false", None, 0.5, [True]):
+        with pytest.raises(ValueError, match=f"`{name}` must be true or false"):
+            make(value)
