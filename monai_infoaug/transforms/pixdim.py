@@ -94,7 +94,7 @@ class AssignPixdim(Shown, Transform):
 
 
 def _listed(values: float | Sequence[float]) -> list[Any]:
-    return listed(values) or [values]
+    return listed(values) or [values.item() if getattr(values, "ndim", 1) == 0 else values]
 
 
 class AssignPixdimd(Shown, KeyedTransform):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data.utils import set_rnd
-from monai.transforms import RandomizableTransform
+from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
@@ -76,7 +76,7 @@ def _strength_of_tiers(strengths: Any, argument: str) -> Mapping[str, float]:
 
 
 def _require_array_transform(transform: object) -> None:
-    if not callable(transform) or isinstance(transform, KeyedTransform):
+    if not callable(transform) or isinstance(transform, MapTransform):
         raise refusal("transforms", type(transform).__name__, "made of array transforms", TypeError)
 
 
