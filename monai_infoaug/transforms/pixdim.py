@@ -93,7 +93,7 @@ class AssignPixdim(Shown, Transform):
         return out
 
 
-def _listed(values: float | Sequence[float]) -> list[Any]:
+def _listed(values: Any) -> list[Any]:
     return listed(values) or [values.item() if getattr(values, "ndim", 1) == 0 else values]
 
 
