@@ -100,16 +100,66 @@ def local_places(
     for some in torch.split(at, PLACES):
         offsets = (points - some[:, None]).double() / spread
         near = torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
-        known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
-        ridge = torch.eye(known.shape[-1]).to(known)
-        weights = near
-        for _ in range(ITERATIONS):
-            weighted = (weights * known).mT
-            solution = torch.linalg.solve(weighted @ known + ridge, weighted @ moved)
-            distance = (known @ solution - moved).norm(dim=-1, keepdim=True)
-            weights = near / (1 + (distance / scale).square()).square()
-        places.append(some @ linear.T + shift + solution[:, -1].to(some))
+        move, *_ = _robust_moves(offsets, moved, near, scale)
+        places.append(some @ linear.T + shift + move.to(some))
     return torch.cat(places)
+
+
+def nearest_maps(
+    points: Tensor,
+    found: Tensor,
+    trust: Tensor,
+    at: Tensor,
+    linear: Tensor,
+    shift: Tensor,
+    neighbours: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :py:func:`local_places`, by so many of the nearest matches, however densely they lie.
+
+    Args:
+        points: (M, D).
+        found: (M, D), their matches.
+        trust: (M,) weights of the matches, in [0, 1].
+        at: (N, D), the places.
+        linear: (D, D), linear part of the map of the whole image.
+        shift: (D,), its shift.
+        neighbours: number of matches. The standard deviation of their Gaussian weights is half of the distance of the
+            farthest.
+        scale: distance between a match and a local map that counts as an error.
+
+    Returns:
+        How far each place (N, D) is moved from where the map of the whole image takes it, the root mean square distance
+        (N,) between the matches that count and the local map, and the share (N,) of the matches' weights that counts.
+    """
+    moved = (found - points @ linear.T - shift).double()
+    parts = []
+    for some in torch.split(at, PLACES):
+        distance, index = torch.cdist(some, points).topk(min(neighbours, len(points)), largest=False)
+        spread = (distance[:, -1:, None].double() / 2).clamp_min(1e-6)
+        offsets = (points[index] - some[:, None]).double() / spread
+        near = trust[index][..., None].double() * torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
+        parts.append(_robust_moves(offsets, moved[index], near, scale))
+    moves, errors, shares = (torch.cat(part).to(at) for part in zip(*parts, strict=True))
+    return moves, errors, shares
+
+
+def _robust_moves(offsets: Tensor, moved: Tensor, near: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Values at 0 (P, D) of affine maps of offsets (P, M, D) to moves, their errors (P,) and shares that agree (P,).
+
+    Each coefficient is drawn to 0 as if by one match; ``near`` (P, M, 1) are the weights of the matches.
+    """
+    known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
+    ridge = torch.eye(known.shape[-1]).to(known)
+    weights = near
+    for _ in range(ITERATIONS):
+        weighted = (weights * known).mT
+        solution = torch.linalg.solve(weighted @ known + ridge, weighted @ moved)
+        distance = (known @ solution - moved).norm(dim=-1, keepdim=True)
+        weights = near / (1 + (distance / scale).square()).square()
+    total, least = weights.sum((1, 2)), torch.finfo(near.dtype).tiny
+    errors = ((weights * distance.square()).sum((1, 2)) / total.clamp_min(least)).sqrt()
+    return solution[:, -1], errors, total / near.sum((1, 2)).clamp_min(least)
 
 
 def compare_patches(
