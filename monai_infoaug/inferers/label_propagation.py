@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from monai_infoaug._grid import level_features, level_shares, plain, sample_at
 from monai_infoaug._require import all_finite, is_number, listed, refusal, require_counts
 from monai_infoaug.inferers._consensus import nearest_maps, robust_affine, salience, support_points
 from monai_infoaug.inferers.coordinates import to_tensor, to_voxels, to_world
-from monai_infoaug.inferers.point_matching import match_patches, of_unit_norm
+from monai_infoaug.inferers.point_matching import look_around, match_patches, of_unit_norm
 
 __all__ = ["DenseMap", "LabelPropagator", "carry_labels", "map_densely"]
 
@@ -57,16 +58,17 @@ def map_densely(
     weights: Sequence[float] | None = None,
     patch_radius: float = 16.0,
     count: int = 600,
-    neighbours: int = 32,
+    neighbours: int = 24,
 ) -> DenseMap:
     """A map of every place of an image to a template: local affine maps, fitted to matches of many points.
 
     Points where the embedding of the image changes are searched in the template, and points of the template in the
     image, by patches as in :py:func:`monai_infoaug.inferers.match_points` but in steps of two cells: many matches make
-    up for their fractions. Most of these pairs agree on an affine map. At each node
-    of a grid, the pairs near by bend it: they are fitted by an affine map of its own [1], with weights that fall with
-    the distance, grow with the square of the score (none below 0), and fall with the distance of the pair from the map
-    (Geman-McClure, with a quarter of the radius as scale). In between, the map is interpolated.
+    up for their fractions. They are searched once more near by, each patch as the pairs around it turn and stretch it.
+    Most of the pairs agree on an affine map. At each node of a grid, the pairs near by bend it: they are fitted by an
+    affine map of its own [1], with weights that fall with the distance, grow with the square of the score (none below
+    0), and fall with the distance of the pair from the map (Geman-McClure, with a quarter of the radius as scale). In
+    between, the map is interpolated.
 
     Args:
         image: levels (1, F, *cells) of its embedding.
@@ -94,25 +96,73 @@ def map_densely(
     if not (is_number(patch_radius) and patch_radius > 0):
         raise refusal("patch_radius", patch_radius, "a number of voxels above 0")
     finest = min(range(len(strides)), key=lambda i: (weights is not None and not weights[i], strides[i]))
-    pairs, scores = [], []
+    sizes, stride = (image_size, template_size), strides[finest]
     with torch.autocast(image[0].device.type, enabled=False):
-        of_image, of_template = ([*map(of_unit_norm, levels)] for levels in (image, template))
-        for levels, others, size in ((of_image, of_template, template_size), (of_template, of_image, image_size)):
-            points = support_points(salience(levels[finest][0].float()), strides[finest], count)
-            found, score = match_patches(
-                levels, points[None], others, strides, size, weights, None, patch_radius, finely=False
+        both = [[*map(of_unit_norm, levels)] for levels in (image, template)]
+        fine = [levels[finest].float().movedim(1, -1).contiguous().movedim(-1, 1) for levels in both]
+        salient = [salience(level[0]) for level in fine]
+        points = [support_points(its, stride, count) for its in salient]
+        found, scores = [], []
+        for a, b in ((0, 1), (1, 0)):
+            places, score = match_patches(
+                both[a], points[a][None], both[b], strides, sizes[b], weights, None, patch_radius, finely=False
             )
-            pairs.append((points, found[0, 0]) if levels is of_image else (found[0, 0], points))
+            found.append(places[0, 0])
             scores.append(score[0, 0])
-    points, found = map(torch.cat, zip(*pairs, strict=True))
-    trust = torch.cat(scores).clamp(0, 1).square()
-    linear, shift = robust_affine(points, found, strides[finest])
-    stride = max(1, round((torch.tensor(image_size).prod().item() / NODES) ** (1 / len(image_size))))
-    nodes = [torch.arange(-(-length // stride)).to(points) * stride + (stride - 1) / 2 for length in image_size]
-    grid = torch.stack(torch.meshgrid(*nodes, indexing="ij"), dim=-1)
-    fits = nearest_maps(points, found, trust, grid.flatten(0, -2), linear, shift, neighbours, patch_radius / 4)
-    moves = torch.cat([fits[0], *(fit[:, None] for fit in fits[1:])], dim=1).T
-    return DenseMap(linear, shift, moves.reshape(1, -1, *grid.shape[:-1]), stride)
+        fit = _Pairs(points, found, scores, stride, neighbours, patch_radius / 4)
+        for a, b in ((0, 1), (1, 0)):  # a patch is compared best as the anatomy around it is turned and stretched
+            places, turns, _, _ = fit.maps(points[a], back=bool(a))
+            found[a], scores[a] = look_around(
+                fine[a][0], salient[a], fine[b][0], points[a], places, turns, stride, 2, patch_radius, 2 * stride
+            )
+            last = torch.tensor(sizes[b]).to(places) - 1
+            scores[a] *= ((found[a] > 0) & (found[a] < last)).all(-1)  # what lies outside has no match
+    fit = _Pairs(points, found, scores, stride, neighbours, patch_radius / 4)
+    side = max(1, round((math.prod(image_size) / NODES) ** (1 / len(image_size))))
+    axes = [torch.arange(-(-length // side)).to(points[0]) * side + (side - 1) / 2 for length in image_size]
+    nodes = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    places, _, errors, agreement = fit.maps(nodes.flatten(0, -2))
+    linear, shift = fit.affine()
+    moves = torch.cat([places - nodes.flatten(0, -2) @ linear.T - shift, errors[:, None], agreement[:, None]], dim=1).T
+    return DenseMap(linear, shift, moves.reshape(1, -1, *nodes.shape[:-1]), side)
+
+
+class _Pairs:
+    """Pairs of points of an image and a template, those of each with their matches, and the maps that they fit.
+
+    Args:
+        points: (N, D) of the image, (M, D) of the template.
+        found: their matches.
+        scores: (N,) and (M,).
+        stride: least distance that counts as an error for the map of the whole image.
+        neighbours: pairs that a local map is fitted to.
+        scale: distance that counts as an error for these.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Tensor],
+        found: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        stride: float,
+        neighbours: int,
+        scale: float,
+    ) -> None:
+        self.sides = torch.cat([points[0], found[1]]), torch.cat([found[0], points[1]])
+        self.trust = torch.cat([*scores]).clamp(0, 1).square()
+        self.stride, self.neighbours, self.scale = stride, neighbours, scale
+
+    def affine(self, back: bool = False) -> tuple[Tensor, Tensor]:
+        """The map of the whole image to the template, or back."""
+        return robust_affine(self.sides[back], self.sides[not back], self.stride)
+
+    def maps(self, at: Tensor, back: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where places (N, D) lie in the template, or back; linear parts, errors and agreement of their local maps."""
+        linear, shift = self.affine(back)
+        moves, *fit = nearest_maps(
+            self.sides[back], self.sides[not back], self.trust, at, linear, shift, self.neighbours, self.scale
+        )
+        return at @ linear.T + shift + moves, *fit
 
 
 def carry_labels(
@@ -198,7 +248,7 @@ class LabelPropagator(Inferer):
         level_weights: Sequence[float] | None = None,
         patch_radius: float = 16.0,
         count: int = 600,
-        neighbours: int = 32,
+        neighbours: int = 24,
     ) -> None:
         require_counts(count=count, neighbours=neighbours)
         if not (is_number(patch_radius) and patch_radius > 0):

@@ -189,7 +189,7 @@ def match_patches(
     patch_radius: float,
     finely: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """:py:func:`match_votes` by patches, of queries of unit norm; unless finely, in steps of two cells only."""
+    """:py:func:`match_votes` by patches, of queries of unit norm; unless finely, in steps of two cells alone."""
     shares = level_shares(weights, len(strides))
     levels = sorted(
         (level for level in zip(strides, shares, template, query, strict=True) if level[1]), key=lambda level: level[0]
@@ -205,7 +205,7 @@ def match_patches(
         own = [level[t : t + 1] for level in coarse]
         matches, _ = _match_alone(own, support[None], coarse_query, strides, size, shares, chunk)
         for b, matched in enumerate(matches):
-            look = partial(_look_around, fine[t], salient, fine_query[b], stride=stride, radius=patch_radius)
+            look = partial(look_around, fine[t], salient, fine_query[b], stride=stride, radius=patch_radius)
             linear, shift = robust_affine(support, matched, stride)
             some = support[:REFINED]
             places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=patch_radius)
@@ -223,7 +223,7 @@ def match_patches(
     return found, scores
 
 
-def _look_around(
+def look_around(
     template: Tensor,
     salient: Tensor,
     query: Tensor,
@@ -235,14 +235,18 @@ def _look_around(
     radius: float,
     radius_searched: float,
 ) -> tuple[Tensor, Tensor]:
-    """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells."""
+    """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells.
+
+    For the arguments see :py:func:`monai_infoaug.inferers._consensus.compare_patches`.
+    """
     step = cells * stride
     most = max(query.shape[2:])  # cells, beyond which there is nothing
     reach, search = (max(1, min(round(distance / step), most)) for distance in (radius, radius_searched))
     peaks, scores = peak_of(
         compare_patches(template, salient, points, query, places, linear, stride, step, reach, search)
     )
-    return places + step * (peaks - search) @ linear.T, scores
+    moves = step * (peaks - search)
+    return places + (moves @ linear.T if linear.ndim == 2 else (linear @ moves[..., None])[..., 0]), scores
 
 
 def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:

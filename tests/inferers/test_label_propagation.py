@@ -14,7 +14,7 @@ from monai_infoaug.inferers import DenseMap, LabelPropagator, _consensus, carry_
 from monai_infoaug.inferers._consensus import nearest_maps
 
 SIZES = [(64, 56), (30, 26, 28)]
-SETTINGS = {"patch_radius": 4.0, "count": 150, "neighbours": 24}
+SETTINGS = {"patch_radius": 4.0, "count": 250, "neighbours": 16}
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -71,12 +71,12 @@ def test_an_exact_embedding_gives_the_true_map_and_the_labels(size):
     inside = ((truth >= 1) & (truth <= torch.tensor(size).view(-1, *[1] * len(size)) - 2)).all(0)
     places, errors, agreement = dense(grid_of(size).flatten(1).T)
     off = (places.T.reshape(truth.shape) - truth).norm(dim=0)[inside]
-    assert off.mean() < 0.5
-    assert off.quantile(0.99) < 1.5
+    assert off.mean() < 0.4
+    assert off.quantile(0.99) < 1.2
     assert errors.reshape(size)[inside].mean() < 0.5
     assert agreement.reshape(size)[inside].mean() > 0.8
     affine_off = (dense.linear @ grid_of(size).flatten(1) + dense.shift[:, None]).reshape(truth.shape) - truth
-    assert affine_off.norm(dim=0)[inside].mean() > 2 * off.mean()
+    assert affine_off.norm(dim=0)[inside].mean() > 3 * off.mean()
 
     template = grid_of(size)
     propagator = LabelPropagator(template, anatomy(template, size), **SETTINGS)
@@ -84,7 +84,7 @@ def test_an_exact_embedding_gives_the_true_map_and_the_labels(size):
     expected = anatomy(truth, size)
     assert found["labels"].dtype == torch.uint8
     assert found["labels"].shape == found["confidence"].shape == (2, 1, *size)
-    assert dice(found["labels"][0], expected) > 0.95
+    assert dice(found["labels"][0], expected) > (0.95, 0.88)[len(size) - 2]  # ellipsoids of few voxels
     assert dice(found["labels"][1], anatomy(template, size)) > 0.99
     confidence, right = found["confidence"][0], found["labels"][0] == expected
     assert confidence.min() >= 0
@@ -129,14 +129,14 @@ def test_nearest_maps_are_weighted_least_squares(dims, monkeypatch):
     found = points @ linear.T + shift + 3 * (points / 20).sin() + 0.5 * random(40, dims, seed=4)
     found[:6] += 60
     trust = random(40, seed=6).abs().clamp(0, 1)
-    moves, errors, shares = nearest_maps(points, found, trust, at, linear, shift, neighbours, scale)
+    moves, turns, errors, shares = nearest_maps(points, found, trust, at, linear, shift, neighbours, scale)
     for n, place in enumerate(at.double().numpy()):
         distances = np.linalg.norm(points.double().numpy() - place, axis=1)
         nearest = np.argsort(distances)[:neighbours]
         spread = distances[nearest[-1]] / 2
         robust = np.ones(neighbours)
         for _ in range(_consensus.ITERATIONS):
-            rows, sides, near = list(np.eye(dims + 1)), list(np.zeros((dims + 1, dims))), []
+            rows, sides, near = list(np.sqrt(_consensus.RIDGE) * np.eye(dims + 1)), list(np.zeros((dims + 1, dims))), []
             for i, weight in zip(nearest, robust, strict=True):
                 offset = (points[i].double().numpy() - place) / spread
                 near.append(trust[i].item() * np.exp(-(offset @ offset) / 2))
@@ -152,6 +152,7 @@ def test_nearest_maps_are_weighted_least_squares(dims, monkeypatch):
             robust = np.array([1 / (1 + (distance / scale) ** 2) ** 2 for distance in off])
         weights = robust * near
         np.testing.assert_allclose(moves[n], solution[-1], atol=1e-3)
+        np.testing.assert_allclose(turns[n], linear.numpy() + solution[:-1].T / spread, atol=1e-3)
         assert errors[n].item() == pytest.approx(np.sqrt(np.average(np.square(off), weights=weights)), abs=1e-3)
         assert shares[n].item() == pytest.approx(weights.sum() / np.sum(near), abs=1e-3)
 
@@ -227,21 +228,20 @@ def test_nothing_in_common_gives_little_confidence():
     propagator = LabelPropagator(template, anatomy(template, size), **SETTINGS)
     sure = propagator(warped(size)[None], net)["confidence"].mean()
     other = propagator(100 + 20 * random(1, 2, *size), net)["confidence"].mean()
-    assert other < 0.7 * sure
+    assert other < 0.8 * sure
 
 
 def test_batches_and_several_templates():
-    size, net = SIZES[0], Places()
-    template, other = grid_of(size), warped(size, bend=1.5)
-    propagator = LabelPropagator(
-        torch.stack([template, other]), [anatomy(template, size), anatomy(other, size)], **SETTINGS
-    )
+    size, net, few = (40, 36), Places(), {"patch_radius": 4.0, "count": 80}
+    template, other = grid_of(size), warped(size, bend=1.0)
+    labels = [anatomy(template, size), anatomy(other, size)]
+    propagator = LabelPropagator(torch.stack([template, other]), labels, **few)
     images = MetaTensor(torch.stack([warped(size), template]))
-    both = propagator(images, net)
-    for b in range(2):
-        alone = propagator(images[b : b + 1], net)
-        torch.testing.assert_close(both["labels"][b], alone["labels"][0])
-    assert dice(both["labels"][0], anatomy(warped(size), size)) > 0.93
+    both, alone = propagator(images, net), propagator(images[1:], net)
+    for key in both:
+        torch.testing.assert_close(both[key][1:], alone[key])
+    assert dice(both["labels"][0], anatomy(warped(size), size)) > 0.85
+    assert LabelPropagator(template, labels[0].numpy(), **few)(images[1:], net)["labels"].dtype == torch.uint8
 
 
 IMAGE = torch.rand(2, 16, 12)
