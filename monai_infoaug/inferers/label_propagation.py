@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
@@ -159,10 +158,10 @@ class _Pairs:
     def maps(self, at: Tensor, back: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Where places (N, D) lie in the template, or back; linear parts, errors and agreement of their local maps."""
         linear, shift = self.affine(back)
-        moves, *fit = nearest_maps(
+        moves, turns, errors, agreement = nearest_maps(
             self.sides[back], self.sides[not back], self.trust, at, linear, shift, self.neighbours, self.scale
         )
-        return at @ linear.T + shift + moves, *fit
+        return at @ linear.T + shift + moves, turns, errors, agreement
 
 
 def carry_labels(
@@ -223,8 +222,8 @@ class LabelPropagator(Inferer):
 
     Args:
         templates: images (T, C, *S), or one (C, *S), preprocessed like the images to come.
-        labels: label maps (1, *S), one a template, or one of them: whole numbers, on any grid; a MetaTensor's affine
-            says where.
+        labels: a label map (1, *S), or a list of them, one a template: whole numbers, on any grid; a MetaTensor's
+            affine says where.
         level_weights: weight of each level's similarity, default all equal.
         patch_radius, count, neighbours: see :py:func:`monai_infoaug.inferers.map_densely`.
 
@@ -256,11 +255,9 @@ class LabelPropagator(Inferer):
         if level_weights is not None:
             level_shares(level_weights, max(1, len(listed(level_weights))))
         templates = to_tensor("templates", templates)
-        if isinstance(labels, Tensor | np.ndarray) and labels.ndim == templates.ndim:
-            labels = [labels]
-        if not isinstance(labels, Sequence | Tensor | np.ndarray) or len(labels) == 0:
-            raise refusal("labels", repr(labels), "label maps, one a template")
-        maps = [to_tensor("labels", label) for label in labels]
+        maps = [to_tensor("labels", label) for label in (labels if isinstance(labels, list | tuple) else [labels])]
+        if len(maps) == 0:
+            raise refusal("labels", "none", "label maps, one a template")
         if templates.ndim == maps[0].ndim:
             templates = templates[None]
         dims = templates.ndim - 2

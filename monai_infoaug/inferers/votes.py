@@ -22,7 +22,7 @@ class Consensus(NamedTuple):
         points: (*N, D) places in millimetres; NaN where nobody votes.
         scores: (*N) mean of the scores of the votes, each as much as it counts; NaN where nobody votes.
         spreads: (*N) mean distance in millimetres of the votes from the place; 0 for one vote, NaN for none.
-        votes: (*N) number of votes.
+        votes: (*N) number of votes that count.
     """
 
     points: Tensor
@@ -31,7 +31,7 @@ class Consensus(NamedTuple):
     votes: Tensor
 
 
-def robust_centre(votes: Tensor, scores: Tensor, scale: float = 3.0, keep: int | None = None) -> Consensus:
+def robust_centre(votes: Tensor, scores: Tensor, scale: float = 3.0, keep: int | None = 5) -> Consensus:
     """The place that votes agree on: that of the least cost by Geman and McClure [1], found from each vote.
 
     The cost of a place is the sum over votes of ``r ** 2 / (1 + r ** 2)``, with r the distance in units of ``scale``: a
@@ -43,7 +43,7 @@ def robust_centre(votes: Tensor, scores: Tensor, scale: float = 3.0, keep: int |
         votes: (T, *N, D) places in millimetres, NaN where a template has no vote.
         scores: (T, *N), NaN likewise.
         scale: millimetres at which a vote counts a quarter.
-        keep: votes that count, those of the best scores; by default all.
+        keep: number of votes that count, those of the best scores. None: all.
 
     Returns:
         The consensus of the votes on each of the N places.

@@ -28,7 +28,7 @@ def cost(places: np.ndarray, votes: np.ndarray, scale: float) -> np.ndarray:
 def test_no_place_of_a_grid_costs_less(dims, scale):
     votes, scores = 4 * random(7, 5, dims), random(7, 5, seed=1)
     votes[4:] += 9 * random(3, 5, dims, seed=2)
-    found = robust_centre(votes, scores, scale)
+    found = robust_centre(votes, scores, scale, None)
     step = 0.25
     axis = np.arange(-12, 12, step)
     grid = np.array(list(itertools.product(axis, repeat=dims))) if dims == 2 else None
@@ -58,14 +58,15 @@ def test_a_majority_wins_over_better_scores():
     found = robust_centre(votes, torch.tensor([[0.1], [0.1], [0.1], [0.9], [0.9]]))
     assert (found.points[0] - torch.tensor([10.3, 10.3])).norm() < 0.2
     assert found.scores.item() == pytest.approx(0.1, abs=0.01)
-    assert robust_centre(votes, found.scores.expand(5, 1), keep=2).votes.item() == 2
 
 
-def test_the_best_scores_are_kept():
+@pytest.mark.parametrize("keep", [None, 3])
+def test_the_best_scores_are_kept(keep):
     votes, scores = 5 * random(6, 4, 2), random(6, 4, seed=1)
-    found = robust_centre(votes, scores, keep=3)
+    found = robust_centre(votes, scores, keep=keep) if keep else robust_centre(votes, scores)
+    assert found.votes.tolist() == [keep or 5] * 4
     for n in range(4):
-        best = scores[:, n].topk(3).indices
+        best = scores[:, n].topk(keep or 5).indices
         alone = robust_centre(votes[best, n, None], scores[best, n, None])
         for kept, its in zip(found, alone, strict=True):
             torch.testing.assert_close(kept[n], its[0])
