@@ -74,6 +74,7 @@ def match(args: argparse.Namespace) -> int:
         args.min_score,
         args.max_round_trip,
         args.device,
+        args.consensus,
     )
     return int(bool(failures))
 
@@ -217,6 +218,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="a landmark whose match, searched in the template in turn, is found farther than this from it is low, in "
         "voxels of the working resolution (%(default)s; the page of the bundle landmark_pretraining says how many of "
         "the large errors that catches)",
+    )
+    command.add_argument(
+        "--consensus",
+        type=int,
+        default=0,
+        metavar="K",
+        help="let the K images in which the template's landmarks score best vote, too, on where the landmarks of an "
+        "image are (%(default)s: the template alone)",
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     command.set_defaults(run=match)

@@ -171,10 +171,21 @@ def test_arguments_reach_match(monkeypatch):
     monkeypatch.setattr(
         "monai_infoaug.commands.match.match_images", lambda *args: seen.append(args) or {"bad.png": "why"}
     )
-    options = ["--pixdim", "[0.3, 0.4]", "--set", "modality=mr", "--set", "origin=2", "--min-score", "0.5"]
+    options = [
+        "--pixdim",
+        "[0.3, 0.4]",
+        "--set",
+        "modality=mr",
+        "--set",
+        "origin=2",
+        "--min-score",
+        "0.5",
+        "--consensus",
+        "5",
+    ]
     assert main([*MATCH, "more", *options, "--out", "here", "--bundle", "b"]) == 1  # some image failed
     settings = {"pixdim": [0.3, 0.4], "modality": "mr", "origin": 2}
-    assert seen == [("c.pt", "t.png", "t.csv", ["images", "more"], "here", "b", settings, 0.5, 3.0, "cpu")]
+    assert seen == [("c.pt", "t.png", "t.csv", ["images", "more"], "here", "b", settings, 0.5, 3.0, "cpu", 5)]
 
 
 def test_help_and_init_import_nothing_heavy():

@@ -22,10 +22,10 @@ from tqdm import tqdm
 from monai_infoaug import __version__
 from monai_infoaug._console import printable, say
 from monai_infoaug._files import Ledger, digest_of, files_of
-from monai_infoaug._require import reason, refusal
+from monai_infoaug._require import reason, refusal, require_counts
 from monai_infoaug.commands._match_pictures import draw_match
 from monai_infoaug.commands._pictures import png_bytes
-from monai_infoaug.commands.template_matcher import Match, TemplateMatcher
+from monai_infoaug.commands.template_matcher import Match, TemplateMatcher, is_same
 from monai_infoaug.data import LandmarkTable, image_datalist, image_name
 from monai_infoaug.data._headers import faults_beside
 from monai_infoaug.data.landmarks import landmark_text
@@ -48,6 +48,7 @@ def match_images(
     min_score: float = -1.0,
     max_round_trip: float = 3.0,
     device: str = "cpu",
+    consensus: int = 0,
 ) -> dict[str, str]:
     """Find the landmarks of a template in images, and write what was found.
 
@@ -59,6 +60,11 @@ def match_images(
     Files are written whole or not at all, and the tables follow while the work goes on. After an interruption the same
     call goes on: images that were done with the same checkpoint, template, landmarks and settings are not done again.
     Files of others are not written over, nor are those that were changed since they were written.
+
+    With a ``consensus`` of K, the template's landmarks are first searched in all images. The K images that score best
+    are templates, too, with the landmarks that were found, and all of these have a vote on where a landmark of another
+    image is: :py:func:`monai_infoaug.inferers.robust_centre` of the votes counts. With more images, those that were
+    done are done again only if others have become templates.
 
     A landmark is *low*, that is, somebody should look at it, if its match, searched in the template in turn, is not
     found where it came from, or if its score is below ``min_score``. How much that tells of errors on cephalometric
@@ -76,6 +82,7 @@ def match_images(
         min_score: score below which a landmark is low.
         max_round_trip: voxels of the preprocessed template, above which a landmark is low.
         device: device of the network.
+        consensus: number of images that become templates, 0 for none.
 
     Returns:
         Image to the reason why it failed.
@@ -85,6 +92,7 @@ def match_images(
             or for a file in ``out`` that is not this function's to write.
         OSError: naming the file, if the disk is full.
     """
+    require_counts(0, consensus=consensus)
     for given in images:
         if not Path(given).exists():
             raise refusal("images", f"'{given}'", "files and folders")
@@ -96,13 +104,15 @@ def match_images(
         raise refusal("out", f"'{out}'", "another folder than that of the images, which pictures would be taken for")
     matcher = TemplateMatcher(checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device)
     ledger, names = Ledger(out), distinct_names(paths)
-    key = _key(matcher, checkpoint, template, landmarks)
+    key, inputs = _key(matcher, checkpoint, template, landmarks), [*paths, checkpoint, template, landmarks]
+    if consensus:
+        ledger.require_ours(TABLES, inputs)
+        _require_writable(out)
+        key = _add_templates(matcher, ledger, key, names, consensus)
     found = _found_before(ledger, key, names)
     to_write = [file for name in names.values() if name not in found for file in _files(name)]
-    ledger.require_ours([*to_write, *TABLES], [*paths, checkpoint, template, landmarks])
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise refusal("out", f"'{out}'", "a folder that can be written to")
+    ledger.require_ours([*to_write, *TABLES], inputs)
+    _require_writable(out)
     for file in (file for name in found for file in _files(name) if not ledger.is_ours(file)):
         _warn(f"{out / file} was changed since it was written: it stays so, and the tables do not follow")
 
@@ -119,7 +129,7 @@ def match_images(
         try:
             stamp = _stamp(path)
             image = matcher.read(path)
-            match = matcher(image)
+            match = matcher(image, path)
             markups, picture = _files(name)
             ledger.write(markups, landmark_text(markups, _markups(name, matcher.labels, match)))
             ledger.write(picture, png_bytes(draw_match(image, match, matcher, name), dpi=120))
@@ -137,6 +147,41 @@ def match_images(
     rows = _write_tables(ledger, names, found, failures, matcher.labels)
     _report(out, rows, len(found), before)
     return failures
+
+
+def _require_writable(out: Path) -> None:
+    """Make the folder, and refuse one that cannot be written to."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise refusal("out", f"'{out}'", "a folder that can be written to")
+
+
+def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, names: Mapping[Path, str], count: int) -> str:
+    """Make the images in which the template's landmarks score best templates, too; what tells matches of these all.
+
+    What the template scores is kept; an image that fails has no score, and its failure is told later.
+    """
+    looked = {
+        (record["image"], str(record["stamp"])): record for record in ledger.records() if record.get("look") == key
+    }
+    scored = []
+    for path in tqdm(names, "Choosing", unit="image", disable=None):
+        if is_same(matcher.path, path):
+            continue
+        with suppress(ValueError, RuntimeError, OSError):
+            known = {"look": key, "image": os.path.abspath(path), "stamp": _stamp(path)}
+            record = looked.get((known["image"], str(known["stamp"])))
+            if record is None:
+                score, points = matcher.look(path)
+                record = known | {"score": score, "points": points.tolist()}
+                ledger.note(record)
+            scored.append((record["score"], path, record))
+    best = sorted(scored, key=lambda item: item[0], reverse=True)[:count]
+    if len(best) < count:
+        _warn(f"The consensus is of {len(best)} images beside the template: there are no more.")
+    for _, path, record in best:
+        matcher.add(path, np.array(record["points"]))
+    return _hash([key, *([record["image"], record["stamp"], record["points"]] for *_, record in best)])
 
 
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -170,6 +215,10 @@ def _markups(name: str, labels: Sequence[str], match: Match) -> LandmarkTable:
         f"round trip {trip:.1f} voxels" + "; low" * bool(low)
         for trip, low in zip(match.round_trips, match.low, strict=True)
     ]
+    if match.spreads is not None and match.votes is not None:
+        counts = zip(match.votes, match.spreads, strict=True)
+        agreed = [f"{n} vote{'s' * bool(n > 1)}, spread {mm:.1f} mm; " for n, mm in counts]
+        notes = [text + note for text, note in zip(agreed, notes, strict=True)]
     points, scores, selected = {name: match.world}, {name: match.scores}, {name: ~match.low}
     return LandmarkTable(labels, points, scores, match.space, {name: notes}, selected)
 
@@ -182,8 +231,11 @@ def _files(name: str) -> tuple[str, str]:
 def _key(matcher: TemplateMatcher, *files: str | os.PathLike) -> str:
     """What tells whether a match would come out as before: settings and contents of files."""
     settings = [__version__, matcher.config.get(), matcher.min_score, matcher.max_round_trip]
-    text = json.dumps([*settings, *map(digest_of, files)], default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _hash([*settings, *map(digest_of, files)])
+
+
+def _hash(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> list[list[int]]:

@@ -20,7 +20,7 @@ from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.commands._images import outside
 from monai_infoaug.data import landmark_datalist
 from monai_infoaug.handlers.checkpoint import read_checkpoint
-from monai_infoaug.inferers import match_points, to_world
+from monai_infoaug.inferers import match_points, robust_centre, to_voxels, to_world
 
 __all__ = ["Match", "TemplateMatcher"]
 
@@ -35,6 +35,8 @@ class Match:
         scores: (L,) mean cosines of the embeddings, in [-1, 1].
         round_trips: (L,) voxels between a landmark of the template and where its match is found in the template.
         low: (L,) whether somebody should look at it.
+        spreads: (L,) mean distance in millimetres of the votes from the positions; None without a consensus.
+        votes: (L,) number of votes; None without a consensus.
     """
 
     world: np.ndarray
@@ -42,19 +44,38 @@ class Match:
     scores: np.ndarray
     round_trips: np.ndarray
     low: np.ndarray
+    spreads: np.ndarray | None = None
+    votes: np.ndarray | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The match as plain values."""
         return {
-            field: value.tolist() if isinstance(value, np.ndarray) else value for field, value in vars(self).items()
+            field: value.tolist() if isinstance(value, np.ndarray) else value
+            for field, value in vars(self).items()
+            if value is not None or field == "space"
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Match:
         """The match that :py:meth:`as_json` has written, exactly."""
-        given = {field.name: values[field.name] for field in fields(cls)}
+        given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         plain: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in given.items()}
         return cls(**plain)
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoTemplate:
+    """An image whose landmarks nobody has annotated, but which have been found so well that it serves as a template.
+
+    Args:
+        path: its file, which has no vote on itself.
+        levels: levels of its embedding.
+        points: (1, L, D) the landmarks found, in voxels.
+    """
+
+    path: Path
+    levels: Sequence[Tensor]
+    points: Tensor
 
 
 class TemplateMatcher:
@@ -68,6 +89,7 @@ class TemplateMatcher:
         labels: names of the L landmarks that the template shows.
         image: the preprocessed template (C, *S).
         points: (1, L, D) landmarks in its voxels.
+        others: pseudo-templates, which have a vote on other images; none at first.
 
     Raises:
         ValueError: for a fault in checkpoint, settings, template or table.
@@ -101,6 +123,7 @@ class TemplateMatcher:
             self.preprocess = Compose(self.config.get_parsed_content("preprocessing_transforms"))
         self.network = load_network(self.config, checkpoint, states).to(device).eval()
         self.strides: Sequence[float] = self.network.strides  # type: ignore[assignment]  # checked by load_network
+        self.path, self.others = Path(template), list[PseudoTemplate]()
         with naming(f"template {template}"):
             self.image = self.read(template)
             space = self.image.meta.get(MetaKeys.SPACE) or "RAS"
@@ -155,13 +178,43 @@ class TemplateMatcher:
         given = {"weights": self.config.get("level_weights"), "patch_radius": self.config.get("patch_radius")}
         return match_points(levels, points, others, self.strides, other.shape[1:], **given)
 
+    def look(self, path: str | os.PathLike) -> tuple[float, np.ndarray]:
+        """Mean score of the landmarks in an image, and where (L, D) the template alone finds them, in voxels."""
+        image = self.read(path)
+        found, scores = self.search(self.levels, self.points, self.embed(image), image)
+        return scores.mean().item(), found[0].double().cpu().numpy()
+
+    def add(self, path: str | os.PathLike, points: np.ndarray) -> None:
+        """Make an image a template, too, with the landmarks (L, D) that :py:meth:`look` has found in it."""
+        known = torch.as_tensor(points, dtype=torch.float32, device=self.device)[None]
+        self.others.append(PseudoTemplate(Path(path), self.embed(self.read(path)), known))
+
     @torch.no_grad()
-    def __call__(self, image: MetaTensor) -> Match:
-        """Find the landmarks in a preprocessed image (C, *S)."""
+    def __call__(self, image: MetaTensor, path: str | os.PathLike | None = None) -> Match:
+        """Find the landmarks in a preprocessed image (C, *S), which was read from a file.
+
+        With pseudo-templates, all have a vote; on the template, where the landmarks are known, it votes alone.
+        """
         levels = self.embed(image)
         found, scores = self.search(self.levels, self.points, levels, image)
+        agreed = {}
+        if self.others:
+            voters = [] if is_same(self.path, path) else [o for o in self.others if not is_same(o.path, path)]
+            votes = [(found, scores), *(self.search(o.levels, o.points, levels, image) for o in voters)]
+            places, all_scores = map(torch.stack, zip(*votes, strict=True))
+            centre = robust_centre(torch.stack([to_world(place, image) for place in places]), all_scores)
+            found, scores = to_voxels(centre.points, image), centre.scores
+            agreed = {
+                "spreads": centre.spreads[0].double().cpu().numpy().round(4),
+                "votes": centre.votes[0].cpu().numpy(),
+            }
         back, _ = self.search(levels, found, self.levels, self.image)
         trips = (back - self.points).norm(dim=-1)
         low = (trips > self.max_round_trip) | (scores < self.min_score)
         world, score, trip = (x[0].double().cpu().numpy().round(4) for x in (to_world(found, image), scores, trips))
-        return Match(world, image.meta.get(MetaKeys.SPACE), score, trip, low[0].cpu().numpy())
+        return Match(world, image.meta.get(MetaKeys.SPACE), score, trip, low[0].cpu().numpy(), **agreed)
+
+
+def is_same(path: Path, other: str | os.PathLike | None) -> bool:
+    """Whether two paths lead to the same file."""
+    return other is not None and os.path.realpath(path) == os.path.realpath(other)

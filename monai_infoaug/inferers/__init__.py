@@ -1,6 +1,23 @@
-"""Landmark matching, and landmark detection by heat maps."""
+"""Landmark matching, label maps carried by matches, and landmark detection by heat maps."""
 
+from monai_infoaug.inferers.coordinates import to_voxels, to_world
 from monai_infoaug.inferers.heatmap_detector import HeatmapDetector
-from monai_infoaug.inferers.landmark_matcher import LandmarkMatcher, match_points, to_voxels, to_world
+from monai_infoaug.inferers.label_propagation import DenseMap, LabelPropagator, carry_labels, map_densely
+from monai_infoaug.inferers.landmark_matcher import LandmarkMatcher
+from monai_infoaug.inferers.point_matching import match_points, match_votes
+from monai_infoaug.inferers.votes import Consensus, robust_centre
 
-__all__ = ["HeatmapDetector", "LandmarkMatcher", "match_points", "to_voxels", "to_world"]
+__all__ = [
+    "Consensus",
+    "DenseMap",
+    "HeatmapDetector",
+    "LabelPropagator",
+    "LandmarkMatcher",
+    "carry_labels",
+    "map_densely",
+    "match_points",
+    "match_votes",
+    "robust_centre",
+    "to_voxels",
+    "to_world",
+]

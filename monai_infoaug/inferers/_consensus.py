@@ -11,6 +11,7 @@ from monai_infoaug._grid import level_features
 ITERATIONS = 30  # steps of a robust fit, which has converged long before
 SLAB = 16  # cells along the first axis at a time: their differences are as large as the embedding
 PLACES = 2**8  # whose local maps are fitted at a time
+RIDGE = 0.05  # of the nearest matches, of which there are always some: they leave no map open
 
 
 def salience(level: Tensor) -> Tensor:
@@ -100,16 +101,70 @@ def local_places(
     for some in torch.split(at, PLACES):
         offsets = (points - some[:, None]).double() / spread
         near = torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
-        known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
-        ridge = torch.eye(known.shape[-1]).to(known)
-        weights = near
-        for _ in range(ITERATIONS):
-            weighted = (weights * known).mT
-            solution = torch.linalg.solve(weighted @ known + ridge, weighted @ moved)
-            distance = (known @ solution - moved).norm(dim=-1, keepdim=True)
-            weights = near / (1 + (distance / scale).square()).square()
+        solution, *_ = _robust_moves(offsets, moved, near, scale)
         places.append(some @ linear.T + shift + solution[:, -1].to(some))
     return torch.cat(places)
+
+
+def nearest_maps(
+    points: Tensor,
+    found: Tensor,
+    trust: Tensor,
+    at: Tensor,
+    linear: Tensor,
+    shift: Tensor,
+    neighbours: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As :py:func:`local_places`, by so many of the nearest matches, however densely they lie: they count nearly alone.
+
+    Args:
+        points: (M, D).
+        found: (M, D), their matches.
+        trust: (M,) weights of the matches, in [0, 1].
+        at: (N, D), the places.
+        linear: (D, D), linear part of the map of the whole image.
+        shift: (D,), its shift.
+        neighbours: number of matches. The standard deviation of their Gaussian weights is half of the distance of the
+            farthest.
+        scale: distance between a match and a local map that counts as an error.
+
+    Returns:
+        How far each place (N, D) is moved from where the map of the whole image takes it, the linear parts (N, D, D) of
+        the local maps, the root mean square distance (N,) between the matches that count and the local map, and the
+        share (N,) of the matches' weights that counts.
+    """
+    moved = (found - points @ linear.T - shift).double()
+    parts = []
+    for some in torch.split(at, PLACES):
+        distance, index = torch.cdist(some, points).topk(min(neighbours, len(points)), largest=False)
+        spread = (distance[:, -1:, None].double() / 2).clamp_min(1e-6)
+        offsets = (points[index] - some[:, None]).double() / spread
+        near = trust[index][..., None].double() * torch.exp(-offsets.square().sum(-1, keepdim=True) / 2)
+        solution, *fit = _robust_moves(offsets, moved[index], near, scale, ridge=RIDGE)
+        parts.append((solution[:, -1], (solution[:, :-1] / spread).mT, *fit))
+    moves, turns, errors, shares = (torch.cat(part).to(at) for part in zip(*parts, strict=True))
+    return moves, linear + turns, errors, shares
+
+
+def _robust_moves(
+    offsets: Tensor, moved: Tensor, near: Tensor, scale: float, ridge: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Affine maps (P, D + 1, D) of offsets (P, M, D) to moves, their errors (P,) and shares that agree (P,).
+
+    Each coefficient is drawn to 0 as if by ``ridge`` matches; ``near`` (P, M, 1) are the weights of the matches.
+    """
+    known = torch.cat([offsets, torch.ones_like(near)], dim=-1)
+    drawn = ridge * torch.eye(known.shape[-1]).to(known)
+    weights = near
+    for _ in range(ITERATIONS):
+        weighted = (weights * known).mT
+        solution = torch.linalg.solve(weighted @ known + drawn, weighted @ moved)
+        distance = (known @ solution - moved).norm(dim=-1, keepdim=True)
+        weights = near / (1 + (distance / scale).square()).square()
+    total, least = weights.sum((1, 2)), torch.finfo(near.dtype).tiny
+    errors = ((weights * distance.square()).sum((1, 2)) / total.clamp_min(least)).sqrt()
+    return solution, errors, total / near.sum((1, 2)).clamp_min(least)
 
 
 def compare_patches(
@@ -135,7 +190,7 @@ def compare_patches(
         points: (N, D) in voxels of the template.
         query: (F, *cells).
         places: (N, D) in voxels of the query.
-        linear: (D, D), from displacements in the template to those in the query.
+        linear: (D, D), from displacements in the template to those in the query; or (N, D, D), one a point.
         stride: voxels a cell.
         step: voxels of the template between the samples of a patch and between two displacements.
         reach: steps from the middle of a patch to its border.
@@ -159,10 +214,10 @@ def compare_patches(
     # convolution, and then those that a displacement brings together are summed
     correlate = {2: conv1d, 3: conv2d}[dims]
     maps = []
-    for point, place in zip(points, places, strict=True):
+    for point, place, turn in zip(points, places, linear.expand(len(points), dims, dims), strict=True):
         weights = gaussian[..., None] * read(salient[None], point + patch)
         mine = weights / weights.sum() * normalize(read(template, point + patch), dim=-1)
-        its = normalize(read(query, place + offsets @ linear.T), dim=-1)
+        its = normalize(read(query, place + offsets @ turn.T), dim=-1)
         rows = correlate(its.movedim(-1, 1), mine.movedim(-1, 1))
         maps.append(torch.stack([rows.diagonal(-move).sum(-1) for move in range(2 * search + 1)]))
     return torch.stack(maps)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_number, refusal
 from monai_infoaug.inferers._peaks import clip_to, peak_of
-from monai_infoaug.inferers.landmark_matcher import to_world
+from monai_infoaug.inferers.coordinates import to_world
 
 __all__ = ["HeatmapDetector"]
 
