@@ -36,6 +36,7 @@ NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "ModalityPreset": lambda: {"modality": "mr"},
     "ModalityPresetd": lambda: {"keys": "image", "modality": "ct"},
     "RandIntensityCurved": lambda: {"keys": "image"},
+    "LabelPropagator": lambda: {"templates": torch.rand(1, 16, 16), "labels": torch.ones(1, 16, 16)},
     "DomainAdaptationLoss": lambda: dict.fromkeys(("supervised", "own", "contrast"), nn.Identity()),
     "PatchContrastLoss": lambda: {"num_classes": 3},
     "DrawnPixels": lambda: {"pixels_per_image": 5},
