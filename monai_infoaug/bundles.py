@@ -292,6 +292,8 @@ def require_settings() -> None:
         for name in names.split():
             if name in plain and not is_fine(plain[name]):
                 raise refusal(name, repr(plain[name]), accepted)
+    if plain.get("modality") == "rgb" and plain.get("in_channels", 3) != 3:
+        raise refusal("in_channels", plain["in_channels"], "3 for modality 'rgb'")
     if plain.get("calibration") is not None:
         _require_own_calibration(plain)
     require_files_of(config)

@@ -38,7 +38,7 @@ def require_files_of(config: ConfigParser) -> None:
         found = {name: config.get(name) for name in ("network_def::spatial_dims", "spatial_dims", "in_channels")}
         counts = {name.split("::")[-1]: value for name, value in found.items() if is_count(value)}
         dims, channels = counts.get("spatial_dims"), {"image": counts.get("in_channels"), "label": 1}
-    for fault in faults(items, dims, channels, config.get("pixdim", 1)):
+    for fault in faults(items, dims, channels, config.get("pixdim", 1), ", which `in_channels` says"):
         raise fault
 
 

@@ -50,6 +50,7 @@ def test_file_holds_what_is_returned_and_there_is_a_picture(calibrated):
     assert json.loads(out.read_text()) == json.loads(json.dumps(found))
     picture = sitk.ReadImage(out.with_suffix(".png"))
     assert min(picture.GetSize()) > 300
+    assert found["made_from"]["pixdim"] == [1.0, 1.0]  # that of the files, which a bundle compares with its own
 
 
 def test_range_and_thresholds_are_quantiles_of_all_images(images, calibrated):
@@ -227,12 +228,14 @@ def test_command_passes_everything_on(images, tmp_path, capsys):
     assert str(out) in said
 
 
+SETTINGS = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.8}
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """Of an untrained network."""
-    settings = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.8}
     return save_checkpoint(
-        tmp_path_factory.mktemp("checkpoint") / "trained.pt", find_bundle("landmark_pretraining"), settings
+        tmp_path_factory.mktemp("checkpoint") / "trained.pt", find_bundle("landmark_pretraining"), SETTINGS
     )
 
 
@@ -259,6 +262,25 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
     assert len(bits) == len(losses) > 500
     assert np.isfinite(losses).all()
     assert (tmp_path / "found.png").stat().st_size > (tmp_path / "plain.png").stat().st_size  # one curve more
+
+
+def test_millimetres_are_asked_for_where_they_count(images, checkpoint, tmp_path, monkeypatch):
+    given, say = [], r"`pixdim` must be given, 1 for pixels: .*, got none for '.*0.png' and 2 more"
+    out = tmp_path / "found.json"
+    for settings in ({"working_pixdim": 0.8}, {"window_mm": 3.0}, {"checkpoint": checkpoint}):
+        with pytest.raises(ValueError, match=say):
+            calibrate(images, out, **settings)
+    sized = save_checkpoint(tmp_path / "c.pt", find_bundle("landmark_pretraining"), SETTINGS | {"pixdim": 0.5})
+
+    def read(paths, pixdim, working_pixdim):
+        given.append((pixdim, working_pixdim))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "_read", read)
+    for settings in ({"checkpoint": sized}, {"checkpoint": sized, "pixdim": 0.4}, {}):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(images, out, **settings)
+    assert given == [(0.5, 0.8), (0.4, 0.8), (None, None)]
 
 
 def test_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):

@@ -76,7 +76,7 @@ def test_transforms_of_ones_own_may_change_axes_and_channels(tmp_path, steps, is
     settings: list[tuple[dict, str]] = [
         ({"spatial_dims": 2}, "of 2 axes, got .*a.mha' of 3 axes"),
         ({"network_def": {"spatial_dims": 2}}, "of 2 axes, got .*a.mha' of 3 axes"),
-        ({"in_channels": 1}, "of 1 channels, got .*a.mha' of 2 channels"),
+        ({"in_channels": 1}, "of 1 channels, which `in_channels` says, got .*a.mha' of 2 channels"),
     ]
     for setting, message in settings:
         given = config([{"image": str(Path(tmp_path, "a.mha"))}], steps, **setting)
