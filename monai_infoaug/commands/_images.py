@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.utils import ensure_tuple, ensure_tuple_rep
 from monai.utils.enums import MetaKeys
 
-from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_count, is_number, refusal
+from monai_infoaug._require import GIVEN, OTHER_FRAME, WITHOUT_MILLIMETRES, is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
 from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.inferers import to_voxels
@@ -69,7 +69,7 @@ def if_turned(points: np.ndarray, image: MetaTensor) -> str:
     if outside(points * [-1, -1, 1][: points.shape[1]], image)[1].any():
         return ""
     other = "RAS" if image.meta.get(MetaKeys.SPACE) == "LPS" else "LPS"
-    return f"; all are inside as {other}, which a CSV file says in a column `space`"
+    return OTHER_FRAME.format(other)
 
 
 def require_millimetres(path: str | os.PathLike, pixdim: object, *sizes: object) -> None:

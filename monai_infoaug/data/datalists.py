@@ -204,7 +204,8 @@ def segmentation_datalist(
         items = {"test": test, "val": val, "train": [item for item in items if item not in test + val]}[part]
         if part != "train" and not items:
             got = f"{part!r} with a `{part}_every` of {test_every if part == 'test' else val_every}"
-            raise refusal("part", got, f"one with cases: of the {len(cases)} with a label none is in it")
+            accepted = f"one with cases: of the {len(cases)} with a label none is in it unless `{part}_every` says so"
+            raise refusal("part", got, accepted)
         if part != "train":
             return items
     names = [item["name"] for item in items if "label" in item]
