@@ -171,7 +171,8 @@ def _channels(path: str) -> int:
     """Channels of an image that has to be read for that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the reader says them again
-        return SimpleITKReader().read(path).GetNumberOfComponentsPerPixel()
+        image: Any = SimpleITKReader().read(path)
+        return image.GetNumberOfComponentsPerPixel()
 
 
 def faults_beside(

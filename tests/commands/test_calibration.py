@@ -151,11 +151,11 @@ def test_colours(tmp_path):
         (["--working-pixdim", "0"], "`working_pixdim` must be positive"),
         (["--working-pixdim", "nan"], "`working_pixdim` must be positive"),
         (
-            ["--working-pixdim", "1e-5"],
+            ["--pixdim", "1", "--working-pixdim", "1e-5"],
             "`working_pixdim` must be for at most 2.1e+09 voxels, got 1e-05 mm for an image",
         ),
         (["--seed", "4294967296"], "`seed` must be at least 0 and below 2 ** 32, got 4294967296"),
-        (["--working-pixdim", "9"], "`data` must be at least 33 voxels a side"),
+        (["--pixdim", "1", "--working-pixdim", "9"], "`data` must be at least 33 voxels a side"),
         (["--pixdim", "0"], "`pixdim`"),
         (["--out", "nowhere/found.json"], "`out` must be a file in a folder that exists"),
         (["--out", "picture.png"], "`out` must be"),
@@ -249,11 +249,11 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
         return cuts
 
     monkeypatch.setattr(_strengths, "STRENGTHS", (4.0,))
-    plain = calibrate(images, tmp_path / "plain.json", working_pixdim=0.8)
+    plain = calibrate(images, tmp_path / "plain.json", pixdim=1, working_pixdim=0.8)
     monkeypatch.setattr(calibration, "loss_cuts", loss_cuts)
     load, loaded = torch.load, []
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
-    found = calibrate(images, tmp_path / "found.json", checkpoint=checkpoint)
+    found = calibrate(images, tmp_path / "found.json", pixdim=1, checkpoint=checkpoint)
     assert len(loaded) == 1
     made_from = found["made_from"]
     assert (made_from["modality"], made_from["working_pixdim"], made_from["checkpoint"]) == ("xray", 0.8, "trained.pt")
@@ -288,7 +288,7 @@ def test_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
         tmp_path / "rgb", [np.stack([anatomy((90, 80), shift) for shift in (0, 1, 2)], -1)] * 2, channels=True
     )
     with pytest.raises(ValueError, match=r"`checkpoint` must be of a network for images of shape \(3, "):
-        calibrate(data, tmp_path / "found.json", "rgb", working_pixdim=1.0, checkpoint=checkpoint)
+        calibrate(data, tmp_path / "found.json", "rgb", 1.0, working_pixdim=1.0, checkpoint=checkpoint)
 
 
 def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
