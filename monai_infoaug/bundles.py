@@ -294,6 +294,9 @@ def require_settings() -> None:
                 raise refusal(name, repr(plain[name]), accepted)
     if plain.get("modality") == "rgb" and plain.get("in_channels", 3) != 3:
         raise refusal("in_channels", plain["in_channels"], "3 for modality 'rgb'")
+    bits, classes = plain.get("label_bits"), plain.get("classes")
+    if isinstance(bits, list) and isinstance(classes, list) and len(bits) != len(classes):
+        raise refusal("label_bits", bits, f"one bit for each of the {len(classes)} classes, or None")
     if plain.get("calibration") is not None:
         _require_own_calibration(plain)
     require_files_of(config)

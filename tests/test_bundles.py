@@ -376,6 +376,13 @@ def test_photographs_want_three_channels(tmp_path):
     assert f"`data` must be of 1 channels, which `in_channels` says, got '{tmp_path}/1.png' of 3 channels." in said
 
 
+def test_overlapping_classes_have_a_bit_each(tmp_path):
+    settings = {"output_dir": str(tmp_path), "label_bits": [1, 2, 4]}
+    said = refused(bundle_of("segmentation", **settings, classes=["rim", "cup"]))
+    assert "`label_bits` must be one bit for each of the 2 classes, or None, got [1, 2, 4]." in said
+    bundle_of("segmentation", **settings, classes=["a", "b", "c"]).initialize()
+
+
 @pytest.mark.parametrize("given", [{}, {"pixdim": 1}])
 def test_pictures_without_pixdim_are_refused_before_a_bundle_begins(tmp_path, given):
     places = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "o")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
+from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from pickle import PicklingError
 from threading import get_ident
@@ -86,7 +88,13 @@ def cached_dataset(
         raise refusal("num_workers", num_workers, "a whole number of at least 0")
     if cache_dir is None:
         progress = has_tqdm and rank() == 0
-        return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
+        try:
+            return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
+        except Exception:
+            for thread in threading.enumerate():  # those of its pool, at which Python would abort when it ends
+                if isinstance(thread, DummyProcess):
+                    thread.join(60)
+            raise
     if to_path("cache_dir", cache_dir).is_file():
         raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
     dataset = _OnDisk(data, transform, cache_dir)

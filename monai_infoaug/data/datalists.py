@@ -136,7 +136,7 @@ def annotated_datalist(
         names = {image_name(file) for file in path.iterdir() if file.name.lower().endswith(tuple(FORMATS))}
     else:
         names = None  # a file of 3D Slicer is of the one image
-    items = _named("images", image_datalist(images))
+    items = _named("images", _listed("images", images))
     known = {name: item for name, item in items.items() if names is None or name in names}
     if not known:
         raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
@@ -192,9 +192,10 @@ def segmentation_datalist(
             raise refusal(name, every, "a whole number of at least 2, or None")
     if not as_path("labels", labels).exists():
         raise refusal("labels", f"'{labels}'", "a folder or an image file")
-    known = {name: {"label": item["image"]} for name, item in _named("labels", image_datalist(labels)).items()}
+    known = {name: {"label": item["image"]} for name, item in _named("labels", _listed("labels", labels)).items()}
     items = [
-        item | {"name": name} | known.get(name, {}) for name, item in _named("images", image_datalist(images)).items()
+        item | {"name": name} | known.get(name, {})
+        for name, item in _named("images", _listed("images", images)).items()
     ]
     if part is not None:
         cases = [item for item in items if "label" in item]
