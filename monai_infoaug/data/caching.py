@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from contextlib import suppress
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
-from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 from pickle import PicklingError
 from threading import get_ident
@@ -30,7 +28,7 @@ from monai.utils.enums import TraceKeys
 from torch.utils.data import Dataset
 
 from monai_infoaug._files import save_whole
-from monai_infoaug._processes import rank, world_size
+from monai_infoaug._processes import rank, wait_for_pools, world_size
 from monai_infoaug._require import is_count, reason, refusal, to_path
 from monai_infoaug.data._item_files import files_of_item
 
@@ -91,9 +89,7 @@ def cached_dataset(
         try:
             return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
         except Exception:
-            for thread in threading.enumerate():  # those of its pool, at which Python would abort when it ends
-                if isinstance(thread, DummyProcess):
-                    thread.join(60)
+            wait_for_pools()
             raise
     if to_path("cache_dir", cache_dir).is_file():
         raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
