@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from multiprocessing.dummy import DummyProcess
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = [
     "item_generators",
     "rank",
     "unwrapped",
+    "wait_for_pools",
     "world_size",
 ]
 
@@ -145,3 +148,10 @@ def distributed_mean(total: Tensor, count: Tensor, over_processes: bool) -> Tens
         count = count.to(torch.float64, copy=True)  # the sum over the processes takes its place
         dist.all_reduce(count)
     return total * ranks / torch.where(count > 0, count, 1).to(total)
+
+
+def wait_for_pools() -> None:
+    """Wait for the threads of pools that an error has stopped: Python aborts if it ends while they are in C++."""
+    for thread in threading.enumerate():
+        if isinstance(thread, DummyProcess):
+            thread.join(60)

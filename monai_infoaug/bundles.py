@@ -292,6 +292,11 @@ def require_settings() -> None:
         for name in names.split():
             if name in plain and not is_fine(plain[name]):
                 raise refusal(name, repr(plain[name]), accepted)
+    if plain.get("modality") == "rgb" and plain.get("in_channels", 3) != 3:
+        raise refusal("in_channels", plain["in_channels"], "3 for modality 'rgb'")
+    bits, classes = plain.get("label_bits"), plain.get("classes")
+    if isinstance(bits, list) and isinstance(classes, list) and len(bits) != len(classes):
+        raise refusal("label_bits", bits, f"one bit for each of the {len(classes)} classes, or None")
     if plain.get("calibration") is not None:
         _require_own_calibration(plain)
     require_files_of(config)
@@ -368,6 +373,9 @@ def _follow_training(config: ConfigParser) -> None:
 
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What a program ends with: a line for what the package has refused, else the traceback and, last, its cause."""
+    from monai_infoaug._processes import wait_for_pools
+
+    wait_for_pools()
     why = reason(error)
     if not (isinstance(error, Exception) and why.startswith("`")):
         traceback.print_exception(kind, error, trace)

@@ -366,6 +366,23 @@ def picture(path: Path, *channels: int) -> str:
     return str(path)
 
 
+def test_photographs_want_three_channels(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(243, dtype=np.uint8).reshape(9, 9, 3), True), tmp_path / "1.png")
+    settings = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "o"), "pixdim": 1}
+    bundle_of("landmark_pretraining", **settings, modality="rgb", in_channels=3).initialize()
+    said = refused(bundle_of("landmark_pretraining", **settings, modality="rgb"))
+    assert "`in_channels` must be 3 for modality 'rgb', got 1." in said
+    said = refused(bundle_of("landmark_pretraining", **settings))
+    assert f"`data` must be of 1 channels, which `in_channels` says, got '{tmp_path}/1.png' of 3 channels." in said
+
+
+def test_overlapping_classes_have_a_bit_each(tmp_path):
+    settings = {"output_dir": str(tmp_path), "label_bits": [1, 2, 4]}
+    said = refused(bundle_of("segmentation", **settings, classes=["rim", "cup"]))
+    assert "`label_bits` must be one bit for each of the 2 classes, or None, got [1, 2, 4]." in said
+    bundle_of("segmentation", **settings, classes=["a", "b", "c"]).initialize()
+
+
 @pytest.mark.parametrize("given", [{}, {"pixdim": 1}])
 def test_pictures_without_pixdim_are_refused_before_a_bundle_begins(tmp_path, given):
     places = {"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "o")}
@@ -394,7 +411,7 @@ def test_files_that_a_run_would_end_at_are_refused_before_it_begins(tmp_path):
     assert message in refused(bundle_of("segmentation", **settings | {"spatial_dims": 3}))
     picture(tmp_path / "labels" / "b.png", 3)
     bundle_of("segmentation", **settings).initialize()  # which may be grey in three channels
-    message = f"`data` must be of 4 channels, got '{tmp_path}/images/a.png' and 2 more of 1 channels."
+    message = f"of 4 channels, which `in_channels` says, got '{tmp_path}/images/a.png' and 2 more of 1 channels."
     assert message in refused(bundle_of("segmentation", **settings, in_channels=4))
     (tmp_path / "images" / "c.png").write_bytes((tmp_path / "images" / "a.png").read_bytes()[:-9])
     assert f"got '{tmp_path}/images/c.png': it is cut off." in refused(bundle_of("segmentation", **settings))

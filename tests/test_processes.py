@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from multiprocessing.dummy import DummyProcess
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ import torch.distributed as dist
 from monai.data import Dataset
 from monai.transforms import RandGaussianNoise
 
-from monai_infoaug._processes import all_gather_interleaved
+from monai_infoaug._processes import all_gather_interleaved, wait_for_pools
 from monai_infoaug.data import own_items, seeded_loader
 from monai_infoaug.engines import join_processes, leave_processes
 from monai_infoaug.losses import (
@@ -130,3 +134,11 @@ def test_batches(parts):
         assert {tuple(item.flatten().tolist()) for share in shares for item in share} == {
             tuple(item.flatten().tolist()) for item in one
         }
+
+
+def test_threads_of_a_pool_that_was_left_are_waited_for():
+    with ThreadPool(1) as pool:
+        pool.imap(time.sleep, [0.2, 0.2])
+    assert any(isinstance(thread, DummyProcess) for thread in threading.enumerate())
+    wait_for_pools()
+    assert not any(isinstance(thread, DummyProcess) for thread in threading.enumerate())

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.utils import ensure_tuple, ensure_tuple_rep
+from monai.utils.enums import MetaKeys
 
-from monai_infoaug._require import is_count, is_number, refusal
+from monai_infoaug._require import GIVEN, OTHER_FRAME, WITHOUT_MILLIMETRES, is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
 from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.inferers import to_voxels
@@ -61,6 +62,24 @@ def outside(points: np.ndarray, image: MetaTensor) -> tuple[np.ndarray, np.ndarr
     """Points (L, D) in millimetres as voxels (L, D) of an image (C, *S), and which (L,) lie outside of it."""
     voxels = to_voxels(torch.as_tensor(points), image).numpy()
     return voxels, np.any((voxels < -0.5) | (voxels > np.array(image.shape[1:]) - 0.5), axis=1)
+
+
+def if_turned(points: np.ndarray, image: MetaTensor) -> str:
+    """What to add about points (L, D), some of which lie outside, if all lie inside once x and y run the other way."""
+    if outside(points * [-1, -1, 1][: points.shape[1]], image)[1].any():
+        return ""
+    other = "RAS" if image.meta.get(MetaKeys.SPACE) == "LPS" else "LPS"
+    return OTHER_FRAME.format(other)
+
+
+def require_millimetres(path: str | os.PathLike, pixdim: object, *sizes: object) -> None:
+    """Refuse sizes in millimetres for a picture whose millimetres nobody says.
+
+    Raises:
+        ValueError: naming ``pixdim``.
+    """
+    if pixdim is None and sizes.count(None) < len(sizes) and os.fspath(path).lower().endswith(WITHOUT_MILLIMETRES):
+        raise refusal("pixdim", f"none for '{path}'", GIVEN)
 
 
 def require_measurable(

@@ -73,7 +73,7 @@ def calibrate(
         out: JSON file; the picture has its name and the suffix ``.png``.
         modality: see :py:class:`monai_infoaug.transforms.ModalityPresetd`. None: that of the checkpoint, or guessed
             from the first image.
-        pixdim: millimetres a pixel, for PNG and JPEG. None: as the files say.
+        pixdim: millimetres a pixel, for PNG and JPEG. None: that of the checkpoint, or as the files say.
         working_pixdim: millimetres a pixel that images are resampled to first. None: those of the checkpoint, without
             which they are not.
         window: odd side of the window in voxels, see :py:class:`monai_infoaug.transforms.InformationMap`.
@@ -124,9 +124,11 @@ def calibrate(
         config = read_config(checkpoint, states=states)
         network = load_network(config, checkpoint, states).eval()
         modality, working_pixdim = modality or config.get("modality"), working_pixdim or config.get("working_pixdim")
+        pixdim = config.get("pixdim") if pixdim is None else pixdim
     generator = np.random.RandomState(seed)
     paths = [paths[k] for k in sorted(generator.permutation(len(paths))[:num_images])]
-    for fault in faults_beside(paths[0], paths, pixdim=pixdim or 1):  # whoever wants no millimetres gets pixels
+    is_in_pixels = pixdim is None and working_pixdim is None and window_mm is None
+    for fault in faults_beside(paths[0], paths, pixdim=1 if is_in_pixels else pixdim):
         raise fault
 
     images = _read(paths, pixdim, working_pixdim)
@@ -175,7 +177,7 @@ def calibrate(
         "made_from": {
             "images": [Path(path).name for path in paths],
             "modality": modality,
-            "pixdim": pixdim,
+            "pixdim": _sides(images[0]) if pixdim is working_pixdim is None else pixdim,
             "working_pixdim": working_pixdim,
             "alpha": alpha,
             "keep": keep,
@@ -187,6 +189,11 @@ def calibrate(
     beside.write(picture, png_bytes(figure, dpi=100))
     ledger.write(name, json.dumps(calibration, indent=1) + "\n")
     return calibration
+
+
+def _sides(image: MetaTensor) -> list[float]:
+    """Millimetres a voxel of an image (C, *S)."""
+    return [round(float(side), 6) for side in image.pixdim[: image.ndim - 1]]
 
 
 def _read(

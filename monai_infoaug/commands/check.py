@@ -17,9 +17,10 @@ from monai.utils.enums import MetaKeys
 
 from monai_infoaug._files import files_of
 from monai_infoaug._require import WITHOUT_MILLIMETRES, reason, refusal
-from monai_infoaug.commands._images import outside
+from monai_infoaug.commands._images import if_turned, outside
 from monai_infoaug.data import LandmarkTable, SimpleITKReader, image_datalist, image_name, read_landmarks
 from monai_infoaug.data._landmark_files import FORMATS, some
+from monai_infoaug.data.datalists import images_below
 from monai_infoaug.transforms import AssignPixdim
 
 __all__ = ["Finding", "check_data"]
@@ -204,7 +205,8 @@ class Reader:
             self.find(path, f"has landmarks of {points.shape[1]} coordinates for {dims} axes")
             return
         own = LandmarkTable(table.labels, {name: points}, space=table.space)
-        voxels, is_outside = outside(own.to(image.meta.get(MetaKeys.SPACE) or "RAS").points[name], image)
+        turned = own.to(image.meta.get(MetaKeys.SPACE) or "RAS").points[name]
+        voxels, is_outside = outside(turned, image)
         lost = [
             f"{label!r} at voxel {voxel.round(1).tolist()}"
             for label, voxel, out in zip(table.labels, voxels, is_outside, strict=True)
@@ -213,7 +215,8 @@ class Reader:
         if lost:
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
             extent = " x ".join(map(str, image.shape[1:]))
-            self.find(path, f"has landmarks outside of its {extent} voxels: {', '.join(lost[:3])}{more}")
+            hint = if_turned(turned, image)
+            self.find(path, f"has landmarks outside of its {extent} voxels: {', '.join(lost[:3])}{more}{hint}")
 
 
 def _tables(path: Path, names: Mapping[str, str], findings: list[Finding]) -> dict[str, LandmarkTable]:
@@ -269,6 +272,11 @@ def _passed_over(folder: Path, images: Sequence[str], table: str | os.PathLike |
     """What lies in the folder of the images and is none."""
     if not folder.is_dir() or str(folder) in images:
         return
+    read = {place for path in images for place in (Path(path), *Path(path).parents)}
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and str(path) not in images and path != (table and Path(table)):
+        if path.name.startswith(".") or path in read or path == (table and Path(table)):
+            continue
+        if path.is_dir() and any(images_below(path)):
+            yield Finding(str(path), "is passed over: its images lie deeper than those that are read", False)
+        else:
             yield Finding(str(path), "is passed over: no image by its name and content", False)

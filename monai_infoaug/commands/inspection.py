@@ -17,7 +17,7 @@ from torch import Tensor
 from monai_infoaug._files import ledger_for
 from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.commands import _page_pictures as pictures
-from monai_infoaug.commands._images import read_image, require_measurable, resampling
+from monai_infoaug.commands._images import read_image, require_measurable, require_millimetres, resampling
 from monai_infoaug.commands._steps import Step, as_code, as_python, run, step
 from monai_infoaug.information import tier_thresholds
 from monai_infoaug.transforms import InformationTiers, guess_modality
@@ -86,6 +86,7 @@ def inspect_image(
         raise refusal("out", out, "a file in a folder that exists")
     ledger, name = ledger_for(out)
     ledger.require_ours([name], [path])
+    require_millimetres(path, pixdim, working_pixdim, window_mm)
 
     raw, reading = read_image(path, pixdim, origin)
     dims = raw.ndim - 1

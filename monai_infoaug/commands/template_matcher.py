@@ -15,9 +15,9 @@ from monai.transforms import Compose
 from monai.utils.enums import MetaKeys
 from torch import Tensor
 
-from monai_infoaug._require import WITHOUT_MILLIMETRES, is_number, naming, refusal, require_device
+from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_number, naming, refusal, require_device
 from monai_infoaug.bundles import load_network, read_config
-from monai_infoaug.commands._images import outside
+from monai_infoaug.commands._images import if_turned, outside
 from monai_infoaug.data import landmark_datalist
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.inferers import match_points, robust_centre, to_voxels, to_world
@@ -151,7 +151,8 @@ class TemplateMatcher:
             if out:
                 pixdim = self.image.pixdim.tolist()[: len(size)]
                 extent, mm = (" x ".join(f"{x:g}" for x in axes) for axes in (size, pixdim))
-                got = f"{label!r} at {point.round(2).tolist()} mm, voxel {voxel.round(1).tolist()}"
+                place, at = (each.astype(float).round(digits).tolist() for each, digits in ((point, 2), (voxel, 1)))
+                got = f"{label!r} at {place} mm, voxel {at}{if_turned(world, self.image)}"
                 raise refusal("landmarks", got, f"inside of the template of {extent} voxels of {mm} mm")
         return voxels
 
@@ -162,7 +163,7 @@ class TemplateMatcher:
             ValueError: for a format that carries no millimetres, if the settings give none.
         """
         if self.config.get("pixdim", 1.0) is None and str(path).lower().endswith(WITHOUT_MILLIMETRES):
-            raise refusal("pixdim", "none", "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres")
+            raise refusal("pixdim", "none", GIVEN)
         return self.preprocess({"image": str(path)})["image"]
 
     @torch.no_grad()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monai.utils.enums import MetaKeys
 
-from monai_infoaug._require import is_count
+from monai_infoaug._require import OTHER_FRAME, is_count, refusal
 from monai_infoaug.data._headers import faults
 
 KEEPING = {  # transforms after which an image has the axes and channels of its file
@@ -21,6 +25,8 @@ KEEPING = {  # transforms after which an image has the axes and channels of its 
 
 def require_files_of(config: ConfigParser) -> None:
     """Refuse files that the run would end at, by the headers of those that its data sets will read.
+
+    Of the first image with landmarks the pixels are read, too: a table in another frame has all of them outside.
 
     Raises:
         ValueError: for the first kind of fault.
@@ -38,8 +44,38 @@ def require_files_of(config: ConfigParser) -> None:
         found = {name: config.get(name) for name in ("network_def::spatial_dims", "spatial_dims", "in_channels")}
         counts = {name.split("::")[-1]: value for name, value in found.items() if is_count(value)}
         dims, channels = counts.get("spatial_dims"), {"image": counts.get("in_channels"), "label": 1}
-    for fault in faults(items, dims, channels, config.get("pixdim", 1)):
+    for fault in faults(items, dims, channels, config.get("pixdim", 1), ", which `in_channels` says"):
         raise fault
+    _require_landmarks_inside(config, items)
+
+
+def _require_landmarks_inside(config: ConfigParser, items: Iterable[Any]) -> None:
+    """Refuse landmarks none of which lies in its image, by the first item that has both.
+
+    Raises:
+        ValueError: naming the image.
+    """
+    names = [step.get("_target_") for step in config.get("preprocessing_transforms") or () if isinstance(step, dict)]
+    located = "monai_infoaug.transforms.AssignPixdimd"
+    for item in items if located in names else ():
+        points = np.asarray(item.get("landmarks", ()) if isinstance(item, Mapping) else (), float)
+        if points.ndim != 2 or not np.isfinite(points).all(1).any():
+            continue
+        read = Compose(config.get_parsed_content("preprocessing_transforms")[: names.index(located) + 1])
+        image = read({"image": item["image"]})["image"]
+        if points.shape[1] == image.ndim - 1 and not _show(image, points).any():
+            other = "RAS" if image.meta.get(MetaKeys.SPACE) == "LPS" else "LPS"
+            turned = points * [-1, -1, 1][: points.shape[1]]
+            hint = OTHER_FRAME.format(other) if _show(image, turned)[np.isfinite(points).all(1)].all() else ""
+            raise refusal("landmarks", f"all outside of '{item['image']}'{hint}", "inside of their image")
+        return
+
+
+def _show(image: MetaTensor, points: np.ndarray) -> np.ndarray:
+    """Which points (L, D) in millimetres lie in an image (C, *S)."""
+    affine, dims = image.affine.double().numpy(), image.ndim - 1
+    voxels = np.linalg.solve(affine[:dims, :dims], (points - affine[:dims, -1]).T).T
+    return np.asarray(((voxels >= -0.5) & (voxels <= np.array(image.shape[1:]) - 0.5)).all(1))
 
 
 def _items_of(config: ConfigParser, start: str) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import SimpleITK as sitk
 
-from monai_infoaug._require import WITHOUT_MILLIMETRES, reason, refusal
+from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import check_dicom, is_dicom, read_header
 from monai_infoaug.data._images import require_utf_8, warn
@@ -114,16 +114,19 @@ def faults(
     dims: int | None = None,
     channels: Mapping[str, int | None] | None = None,
     pixdim: object = None,
+    saying: str = "",
 ) -> Iterator[ValueError]:
     """What is wrong with the files of a data list, as far as their headers tell: an error for each kind of fault.
 
-    A warning tells of files other than pictures for which the reader assumes that a voxel is a millimetre.
+    Where one channel is wanted, files with three are read until one shows colours. A warning tells of files other than
+    pictures for which the reader assumes that a voxel is a millimetre.
 
     Args:
         items: dictionaries with paths, or lists of paths, at ``"image"`` and ``"label"``; nothing else counts.
         dims: how many spatial axes the files are to have; None: any.
         channels: how many channels those of a key are to have.
         pixdim: millimetres a pixel, so that the files need not say it.
+        saying: what to add about where the channels of the images are said.
 
     Yields:
         Errors, to be raised or shown: of files that cannot be read, that say no millimetres, or that have other axes or
@@ -134,8 +137,12 @@ def faults(
     unlike: dict[tuple[str, str], list[str]] = {}
     why = ""
     for key, path, is_alone in dict.fromkeys(file for item in items for file in _files(item)):
+        wanted = (channels or {}).get(key) if is_alone else None
         try:
             header = image_header(path)
+            known = header.channels
+            if wanted == 1 and known == COLOURS and not unlike:  # grey in three channels is fine, colours are not
+                known = (_channels(path),)
         except (OSError, ValueError) as error:
             broken.append(path)
             why = why or reason(error).rstrip(".")
@@ -144,21 +151,28 @@ def faults(
             unsized.append(path)
         if dims is not None and dims not in header.dims:
             unlike.setdefault((f"{header.dims[0]} axes", f"of {dims} axes"), []).append(path)
-        wanted = (channels or {}).get(key)
-        if wanted is not None and is_alone and header.channels and wanted not in header.channels:
-            unlike.setdefault((f"{header.channels[-1]} channels", f"of {wanted} channels"), []).append(path)
+        if wanted is not None and known and wanted not in known:
+            accepted = f"of {wanted} channels" + (saying if key == "image" else "")
+            unlike.setdefault((f"{known[-1]} channels", accepted), []).append(path)
     if broken:
         others = f"; {_some(broken[1:])} cannot be read either" if broken[1:] else ""
         yield ValueError(f"{why}{others}.")
     pictures = [path for path in unsized if path.lower().endswith(WITHOUT_MILLIMETRES)]
     if pictures:
-        accepted = "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres"
-        yield refusal("pixdim", f"none for {_some(pictures)}", accepted)
+        yield refusal("pixdim", f"none for {_some(pictures)}", GIVEN)
     elif unsized:
         others = f", nor {'do' if unsized[2:] else 'does'} {_some(unsized[1:])}" if unsized[1:] else ""
         warn(unsized[0], f"says no spacing{others}: {ASSUMED}")
     for (got, accepted), paths in unlike.items():
         yield refusal("data", f"{_some(paths)} of {got}", accepted)
+
+
+def _channels(path: str) -> int:
+    """Channels of an image that has to be read for that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reader says them again
+        image: Any = SimpleITKReader().read(path)
+        return image.GetNumberOfComponentsPerPixel()
 
 
 def faults_beside(

@@ -28,7 +28,7 @@ from monai.utils.enums import TraceKeys
 from torch.utils.data import Dataset
 
 from monai_infoaug._files import save_whole
-from monai_infoaug._processes import rank, world_size
+from monai_infoaug._processes import rank, wait_for_pools, world_size
 from monai_infoaug._require import is_count, reason, refusal, to_path
 from monai_infoaug.data._item_files import files_of_item
 
@@ -86,7 +86,11 @@ def cached_dataset(
         raise refusal("num_workers", num_workers, "a whole number of at least 0")
     if cache_dir is None:
         progress = has_tqdm and rank() == 0
-        return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
+        try:
+            return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
+        except Exception:
+            wait_for_pools()
+            raise
     if to_path("cache_dir", cache_dir).is_file():
         raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
     dataset = _OnDisk(data, transform, cache_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from glob import escape
 from numbers import Integral
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from monai.config import PathLike
 
+from monai_infoaug._files import files_of
 from monai_infoaug._require import is_count, is_number, is_one_of, refusal
 from monai_infoaug.data._dicom import SUFFIXES as DICOM_SUFFIXES
 from monai_infoaug.data._dicom import is_dicom, is_volume, series_in
@@ -30,7 +31,8 @@ def image_datalist(dataset_dir: PathLike, pattern: str = "*") -> list[dict[str, 
     """Images of a folder as a MONAI data list.
 
     A folder whose DICOM files are the slices of one series is one image, a volume: ``dataset_dir`` itself, a folder
-    that meets the pattern, and one with files that do. Other DICOM files, also without suffix, are an image each.
+    that meets the pattern or lies in one that does, at any depth, as archives write patients, studies and series, and
+    one with files that meet it. Other DICOM files, also without suffix, are an image each.
 
     Args:
         dataset_dir: folder, or one image. What a command line makes of the names ``2024`` and ``a,b``, a number and
@@ -60,11 +62,13 @@ def _listed(argument: str, place: PathLike, pattern: str = "*") -> list[dict[str
     files = {path for path in found if path.is_file() and (has_image_suffix(path) or is_dicom(path))}
     slices = {path for path in files if not has_image_suffix(path) or path.suffix.lower() in DICOM_SUFFIXES}
     images = files - slices
-    for place in {path.parent for path in slices} | {path for path in found if path.is_dir()}:
-        images |= _dicom_images(place, None if place in found else slices)
+    folders = {below for path in found if path.is_dir() for below in _folders(path)}
+    for place in {path.parent for path in slices} | folders:
+        images |= _dicom_images(place, None if place in folders else slices)
     if len(images) == 0:
         accepted = f"a folder with images {pattern!r} of type {', '.join(IMAGE_SUFFIXES)}"
-        raise refusal(argument, f"'{folder}' without one", accepted)
+        deeper = next((f": '{path}' lies deeper" for path in images_below(folder) if path.parent != folder), "")
+        raise refusal(argument, f"'{folder}' without one{deeper}", accepted)
     return [{"image": str(path)} for path in sorted(images)]
 
 
@@ -132,7 +136,7 @@ def annotated_datalist(
         names = {image_name(file) for file in path.iterdir() if file.name.lower().endswith(tuple(FORMATS))}
     else:
         names = None  # a file of 3D Slicer is of the one image
-    items = _named("images", image_datalist(images))
+    items = _named("images", _listed("images", images))
     known = {name: item for name, item in items.items() if names is None or name in names}
     if not known:
         raise refusal("table", f"'{path}'", f"a table with an image of '{images}'")
@@ -188,9 +192,10 @@ def segmentation_datalist(
             raise refusal(name, every, "a whole number of at least 2, or None")
     if not as_path("labels", labels).exists():
         raise refusal("labels", f"'{labels}'", "a folder or an image file")
-    known = {name: {"label": item["image"]} for name, item in _named("labels", image_datalist(labels)).items()}
+    known = {name: {"label": item["image"]} for name, item in _named("labels", _listed("labels", labels)).items()}
     items = [
-        item | {"name": name} | known.get(name, {}) for name, item in _named("images", image_datalist(images)).items()
+        item | {"name": name} | known.get(name, {})
+        for name, item in _named("images", _listed("images", images)).items()
     ]
     if part is not None:
         cases = [item for item in items if "label" in item]
@@ -200,7 +205,8 @@ def segmentation_datalist(
         items = {"test": test, "val": val, "train": [item for item in items if item not in test + val]}[part]
         if part != "train" and not items:
             got = f"{part!r} with a `{part}_every` of {test_every if part == 'test' else val_every}"
-            raise refusal("part", got, f"one with cases: of the {len(cases)} with a label none is in it")
+            accepted = f"one with cases: of the {len(cases)} with a label none is in it unless `{part}_every` says so"
+            raise refusal("part", got, accepted)
         if part != "train":
             return items
     names = [item["name"] for item in items if "label" in item]
@@ -310,6 +316,19 @@ def _named(argument: str, images: Sequence[dict[str, str]]) -> dict[str, dict[st
         if known is not item:
             raise refusal(argument, f"'{known['image']}' and '{item['image']}'", "images of different names")
     return items
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """A folder and all below that are not hidden."""
+    for place, names, _ in os.walk(folder):
+        names[:] = [name for name in names if not name.startswith(".")]
+        yield Path(place)
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """Files with the suffix of an image in a folder and those below."""
+    for place in _folders(folder):
+        yield from (path for path in files_of(place) if has_image_suffix(path))
 
 
 def _dicom_images(folder: Path, met: Collection[Path] | None) -> set[Path]:

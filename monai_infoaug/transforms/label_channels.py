@@ -67,10 +67,12 @@ class LabelChannels(Shown, Transform):
         labels = plain_tensor(img, "img")
         if labels.ndim < 2 or len(labels) != 1 or labels.numel() == 0:
             raise refusal("img", f"shape {tuple(labels.shape)}", "of shape (1, *S), not empty")
+        file = getattr(img, "meta", {}).get("filename_or_obj")
+        where = f" in '{file}'" if file else ""
         if self.num_classes is not None:
-            channels = _classes(labels, self.num_classes)
+            channels = _classes(labels, self.num_classes, where)
         else:
-            channels = _parts(labels, self.bits or ())
+            channels = _parts(labels, self.bits or (), where)
         return convert_to_dst_type(channels.float(), img, dtype=torch.float32)[0]
 
 
@@ -81,18 +83,18 @@ def _are_bits(bits: object) -> bool:
     return len(set(bits)) == len(bits) > 0
 
 
-def _classes(labels: Tensor, num_classes: int) -> Tensor:
+def _classes(labels: Tensor, num_classes: int, where: str) -> Tensor:
     odd = sorted(set(labels.unique().tolist()) - set(range(num_classes)))
     if odd:
-        raise refusal("img", f"labels {odd[:5]}", f"class numbers from 0 to {num_classes - 1}")
+        raise refusal("img", f"labels {odd[:5]}{where}", f"class numbers from 0 to {num_classes - 1}")
     return one_hot(labels, num_classes, dim=0)
 
 
-def _parts(labels: Tensor, bits: Sequence[int]) -> Tensor:
+def _parts(labels: Tensor, bits: Sequence[int], where: str) -> Tensor:
     levels = labels.unique().tolist()
     odd = [level for level in levels if not float(level).is_integer() or int(level) & ~sum(bits)]
     if odd:
-        raise refusal("img", f"labels {odd[:5]}", f"made of the bits {tuple(bits)}")
+        raise refusal("img", f"labels {odd[:5]}{where}", f"made of the bits {tuple(bits)}")
     return torch.cat([labels.long() & bit != 0 for bit in bits])
 
 

@@ -50,6 +50,7 @@ def test_file_holds_what_is_returned_and_there_is_a_picture(calibrated):
     assert json.loads(out.read_text()) == json.loads(json.dumps(found))
     picture = sitk.ReadImage(out.with_suffix(".png"))
     assert min(picture.GetSize()) > 300
+    assert found["made_from"]["pixdim"] == [1.0, 1.0]  # that of the files, which a bundle compares with its own
 
 
 def test_range_and_thresholds_are_quantiles_of_all_images(images, calibrated):
@@ -150,11 +151,11 @@ def test_colours(tmp_path):
         (["--working-pixdim", "0"], "`working_pixdim` must be positive"),
         (["--working-pixdim", "nan"], "`working_pixdim` must be positive"),
         (
-            ["--working-pixdim", "1e-5"],
+            ["--pixdim", "1", "--working-pixdim", "1e-5"],
             "`working_pixdim` must be for at most 2.1e+09 voxels, got 1e-05 mm for an image",
         ),
         (["--seed", "4294967296"], "`seed` must be at least 0 and below 2 ** 32, got 4294967296"),
-        (["--working-pixdim", "9"], "`data` must be at least 33 voxels a side"),
+        (["--pixdim", "1", "--working-pixdim", "9"], "`data` must be at least 33 voxels a side"),
         (["--pixdim", "0"], "`pixdim`"),
         (["--out", "nowhere/found.json"], "`out` must be a file in a folder that exists"),
         (["--out", "picture.png"], "`out` must be"),
@@ -227,12 +228,14 @@ def test_command_passes_everything_on(images, tmp_path, capsys):
     assert str(out) in said
 
 
+SETTINGS = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.8}
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """Of an untrained network."""
-    settings = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.8}
     return save_checkpoint(
-        tmp_path_factory.mktemp("checkpoint") / "trained.pt", find_bundle("landmark_pretraining"), settings
+        tmp_path_factory.mktemp("checkpoint") / "trained.pt", find_bundle("landmark_pretraining"), SETTINGS
     )
 
 
@@ -246,11 +249,11 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
         return cuts
 
     monkeypatch.setattr(_strengths, "STRENGTHS", (4.0,))
-    plain = calibrate(images, tmp_path / "plain.json", working_pixdim=0.8)
+    plain = calibrate(images, tmp_path / "plain.json", pixdim=1, working_pixdim=0.8)
     monkeypatch.setattr(calibration, "loss_cuts", loss_cuts)
     load, loaded = torch.load, []
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
-    found = calibrate(images, tmp_path / "found.json", checkpoint=checkpoint)
+    found = calibrate(images, tmp_path / "found.json", pixdim=1, checkpoint=checkpoint)
     assert len(loaded) == 1
     made_from = found["made_from"]
     assert (made_from["modality"], made_from["working_pixdim"], made_from["checkpoint"]) == ("xray", 0.8, "trained.pt")
@@ -261,12 +264,31 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
     assert (tmp_path / "found.png").stat().st_size > (tmp_path / "plain.png").stat().st_size  # one curve more
 
 
+def test_millimetres_are_asked_for_where_they_count(images, checkpoint, tmp_path, monkeypatch):
+    given, say = [], r"`pixdim` must be given, 1 for pixels: .*, got none for '.*0.png' and 2 more"
+    out = tmp_path / "found.json"
+    for settings in ({"working_pixdim": 0.8}, {"window_mm": 3.0}, {"checkpoint": checkpoint}):
+        with pytest.raises(ValueError, match=say):
+            calibrate(images, out, **settings)
+    sized = save_checkpoint(tmp_path / "c.pt", find_bundle("landmark_pretraining"), SETTINGS | {"pixdim": 0.5})
+
+    def read(paths, pixdim, working_pixdim):
+        given.append((pixdim, working_pixdim))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "_read", read)
+    for settings in ({"checkpoint": sized}, {"checkpoint": sized, "pixdim": 0.4}, {}):
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(images, out, **settings)
+    assert given == [(0.5, 0.8), (0.4, 0.8), (None, None)]
+
+
 def test_checkpoint_of_another_network_is_refused(checkpoint, tmp_path):
     data = folder_of(
         tmp_path / "rgb", [np.stack([anatomy((90, 80), shift) for shift in (0, 1, 2)], -1)] * 2, channels=True
     )
     with pytest.raises(ValueError, match=r"`checkpoint` must be of a network for images of shape \(3, "):
-        calibrate(data, tmp_path / "found.json", "rgb", working_pixdim=1.0, checkpoint=checkpoint)
+        calibrate(data, tmp_path / "found.json", "rgb", 1.0, working_pixdim=1.0, checkpoint=checkpoint)
 
 
 def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):

@@ -12,6 +12,9 @@ from monai_infoaug.__main__ import main
 from monai_infoaug.commands.check import check_data
 from monai_infoaug.data import LandmarkTable, write_landmarks
 from tests.commands.scenes import smooth
+from tests.data.files import dicom, numbers
+
+HINT = "; all are inside as LPS, which a CSV file says in a column `space`"
 
 
 def write(
@@ -146,10 +149,28 @@ def test_landmarks_are_held_against_their_images(images, tmp_path):
     write_landmarks(tmp_path / "table.csv", LandmarkTable(["a", "b"], points, space="RAS"))
     assert said(images, landmarks=tmp_path / "table.csv") == {
         "0.mha": ["has landmarks outside of its 36 x 40 voxels: 'b' at voxel [36.0, 2.0]"],
-        "1.mha": ["has landmarks outside of its 36 x 40 voxels: 'a' at voxel [-2.0, -2.0]"],
+        "1.mha": ["has landmarks outside of its 36 x 40 voxels: 'a' at voxel [-2.0, -2.0]" + HINT],
         "2.mha": ["(has no landmarks)"],
         "table.csv": ["(has landmarks of '7', of which there is no image)"],
     }
+
+
+def test_landmarks_in_the_other_frame_are_told_so(images, tmp_path):
+    points = {"0": [[1.0, 2.0], [17.5, 19.5]], "1": [[1.0, 2.0], [-17.5, 19.5]], "2": [[1.0, 2.0], [np.nan, np.nan]]}
+    write_landmarks(tmp_path / "table.csv", LandmarkTable(["a", "b"], points))
+    found = said(images, landmarks=tmp_path / "table.csv")
+    assert [found[f"{name}.mha"][0].endswith(HINT) for name in range(3)] == [True, False, True]
+    write_landmarks(tmp_path / "table.csv", LandmarkTable(["a", "b"], {"0": points["0"]}, space="LPS"))
+    assert check_data(images / "0.mha", landmarks=tmp_path / "table.csv") == []
+
+
+def test_folders_with_images_are_read_or_said_to_be_passed_over(images):
+    for place in ("patient1", "patient2/study"):
+        dicom(images / place / "IM1", np.arange(1440, dtype=np.int16).reshape(40, 36), {0x00280030: numbers(0.5, 0.5)})
+    write(images / "more" / "a.mha")
+    (images / "empty").mkdir()
+    notes = {"more": ["(is passed over: its images lie deeper than those that are read)"]}
+    assert said(images) == notes | {"empty": ["(is passed over: no image by its name and content)"]}
 
 
 def test_landmarks_of_slicer(images, tmp_path):

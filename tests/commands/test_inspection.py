@@ -309,6 +309,8 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
         (["--origin", "2"], "`origin`"),
         (["--pixdim", "0"], "`pixdim`"),
         (["--working-pixdim", "0"], "`working_pixdim` must be positive"),
+        (["--working-pixdim", "0.5"], "`pixdim` must be given, 1 for pixels"),
+        (["--window-mm", "3"], "`pixdim` must be given, 1 for pixels"),
         (["--intensity", "loud"], "`intensity` must be one of ('published', 'rich', 'cross_contrast')"),
         (["--seed", "-1"], "`seed` must be at least 0"),
         (["--out", "nowhere/page.html"], "`out` must be a file in a folder that exists, got nowhere/page.html"),

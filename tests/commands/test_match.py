@@ -135,9 +135,10 @@ def test_one_bad_file_does_not_stop_the_rest(checkpoint, folder, capsys):
     assert list(read_landmarks(folder / "out" / "landmarks.csv").points) == ["a", "b"]
     captured = capsys.readouterr()
     ahead = [line for line in captured.err.splitlines() if line.startswith("Of the images ahead: ")]
-    assert len(ahead) == 2  # which end at files of 2 axes: those of another number, and those that cannot be read
+    assert len(ahead) == 3  # those that cannot be read, and those of other channels or axes than the template
     assert "aa_corrupt.png" in ahead[0]
-    assert "must be of 2 axes" in ahead[1]
+    assert "must be of 1 channels" in ahead[1]
+    assert "must be of 2 axes" in ahead[2]
     for path, why in failures.items():
         assert f"{path}: {why}" in captured.err
         assert "\n" not in why

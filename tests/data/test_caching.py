@@ -3,6 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from multiprocessing.dummy import DummyProcess
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.data import CacheDataset, MetaTensor, NibabelReader, PersistentDataset
-from monai.transforms import Compose, EnsureChannelFirstd, Lambdad, LoadImaged, MapTransform, RandScaleIntensityd
+from monai.transforms import (
+    Compose,
+    EnsureChannelFirstd,
+    Lambda,
+    Lambdad,
+    LoadImaged,
+    MapTransform,
+    RandScaleIntensityd,
+)
 from monai.utils import set_determinism
 
 from monai_infoaug.data import SeededDataset, SimpleITKReader, cached_dataset, image_datalist
@@ -170,3 +181,13 @@ def test_arrays_of_any_byte_order_and_numbers_of_workers(tmp_path):
 
 def unchanged(item):
     return item
+
+
+def test_a_data_set_that_fails_leaves_no_thread_behind():
+    def compute(item):
+        time.sleep(item)
+        return 1 / item
+
+    with pytest.raises(RuntimeError, match="applying transform"):
+        cached_dataset([0.0, 0.3, 0.4, 0.5], Compose([Lambda(compute)]), num_workers=2)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, DummyProcess)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_transforms_of_ones_own_may_change_axes_and_channels(tmp_path, steps, is
     settings: list[tuple[dict, str]] = [
         ({"spatial_dims": 2}, "of 2 axes, got .*a.mha' of 3 axes"),
         ({"network_def": {"spatial_dims": 2}}, "of 2 axes, got .*a.mha' of 3 axes"),
-        ({"in_channels": 1}, "of 1 channels, got .*a.mha' of 2 channels"),
+        ({"in_channels": 1}, "of 1 channels, which `in_channels` says, got .*a.mha' of 2 channels"),
     ]
     for setting, message in settings:
         given = config([{"image": str(Path(tmp_path, "a.mha"))}], steps, **setting)
@@ -86,3 +87,25 @@ def test_transforms_of_ones_own_may_change_axes_and_channels(tmp_path, steps, is
         else:
             require_files_of(given)
     require_files_of(config([{"image": str(tmp_path / "a.mha")}], steps, spatial_dims="$1 + 2", in_channels="$1 + 1"))
+
+
+def test_landmarks_in_another_frame_are_refused(tmp_path):
+    sitk.WriteImage(sitk.Image([9, 8], sitk.sitkUInt8), tmp_path / "a.mha")
+    steps = [LOAD, {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "image"}]
+    steps.append({"_target_": "monai_infoaug.transforms.AssignPixdimd", "keys": "image", "pixdim": "@pixdim"})
+
+    def require(*points, pixdim=None):
+        item = {"image": str(tmp_path / "a.mha"), "landmarks": np.array(points)}
+        require_files_of(config([{"image": item["image"]}, item], steps, pixdim=pixdim))
+
+    nan = [np.nan, np.nan]
+    for points in ([[-8.0, -7.0], [99.0, 99.0]], [nan, nan], [nan, [0.0, 0.0]], [[1.0, 2.0, 3.0]]):
+        require(*points)
+    require([8.0, 7.0], nan, pixdim=1)
+    hint = "; all are inside as LPS, which a CSV file says in a column `space`"
+    message = f"`landmarks` must be inside of their image, got all outside of '{tmp_path / 'a.mha'}'"
+    for points, more in (([[8.0, 7.0], nan], hint), ([[8.0, 7.0], [9.0, 7.0]], ""), ([[2.0, -3.0]], "")):
+        with pytest.raises(ValueError, match=f"^{re.escape(message + more)}.$"):
+            require(*points)
+    with pytest.raises(ValueError, match="; all are inside as RAS, "):
+        require([-8.0, -7.0], pixdim=1)

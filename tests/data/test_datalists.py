@@ -95,10 +95,25 @@ def test_dicom_by_its_content(tmp_path, name):
         dicom(tmp_path / "ct" / name.format(k), np.zeros((5, 4), np.int16), place((0, 0, k)))
         dicom(tmp_path / "dx" / str(k) / name.format(k), np.zeros((5, 4), np.int16))
     (tmp_path / "ct" / "README").write_text("no image")
-    assert paths(tmp_path) == ["ct"]
+    assert paths(tmp_path) == ["ct", *(f"dx/{k}/{name.format(k)}" for k in range(3))]
     assert paths(tmp_path / "ct") == ["."]
     assert paths(tmp_path / "dx") == [f"{k}/{name.format(k)}" for k in range(3)]
     assert len(paths(tmp_path, "**/*")) == 4
+
+
+def test_dicom_in_folders_of_any_depth(tmp_path):
+    slices(tmp_path / "patient1" / "study" / "series", [(0, 0, k) for k in range(3)])
+    dicom(tmp_path / "patient2" / "study" / "IM1", np.zeros((5, 4), np.int16))
+    dicom(tmp_path / "patient3" / "IM2", np.zeros((5, 4), np.int16))
+    dicom(tmp_path / "patient3" / ".trash" / "IM3", np.zeros((5, 4), np.int16))
+    images(tmp_path, "patient4/a.png")
+    assert paths(tmp_path) == ["patient1/study/series", "patient2/study/IM1", "patient3/IM2"]
+    assert paths(tmp_path, "patient3") == ["patient3/IM2"]
+    images(tmp_path, "pictures/day1/a.png")
+    with pytest.raises(ValueError, match=r"`dataset_dir` must .*pictures' without one: '.*a.png' lies deeper"):
+        image_datalist(tmp_path / "pictures")
+    with pytest.raises(ValueError, match=r"patient4' without one\.$"):
+        image_datalist(tmp_path / "patient4", "*.jpg")
 
 
 def test_radiographs_of_one_series_are_no_volume(tmp_path):

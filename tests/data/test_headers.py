@@ -130,6 +130,21 @@ def test_each_kind_of_fault_is_told_in_a_line(tmp_path):
     assert [str(fault)[:30] for fault in faults([good, {"image": pictures[0]}], pixdim=1)] == []
 
 
+def test_colours_where_one_channel_is_wanted_are_looked_at(tmp_path, monkeypatch):
+    paths = [MAKE[name](tmp_path / f"{k}.png") for k, name in enumerate(("equal.png", "rgb.png", "rgb.png"))]
+    items, looks = [{"image": path} for path in paths], []
+    read = SimpleITKReader.read
+    monkeypatch.setattr(SimpleITKReader, "read", lambda self, path: looks.append(path) or read(self, path))
+    assert list(faults(items, channels={"image": 3}, pixdim=1)) == []
+    assert list(faults(items[:1], channels={"image": 1}, pixdim=1)) == []
+    assert looks == [str(paths[0])]
+    found = [str(fault) for fault in faults(items, channels={"image": 1}, pixdim=1, saying=", as you said")]
+    assert found == [f"`data` must be of 1 channels, as you said, got '{paths[1]}' of 3 channels."]
+    assert looks == [str(path) for path in (paths[0], *paths[:2])]
+    halved(paths[0])
+    assert "it is cut off" in str(next(faults(items, channels={"image": 1}, pixdim=1)))
+
+
 def pixels_of(path: str) -> int:
     return len(Path(path).read_bytes().rpartition(b"LOCAL\n")[2])
 

@@ -74,3 +74,10 @@ def test_bits_beyond_32_and_labels_that_are_no_numbers():
         for channels in (LabelChannels(bits=bits), LabelChannels(2)):
             with pytest.raises(ValueError, match="`img` must be "):
                 channels(torch.tensor([[[0.0, odd]]]))
+
+
+def test_the_file_of_odd_labels_is_named():
+    image = MetaTensor(torch.tensor([[[0.0, 255.0]]]), meta={"filename_or_obj": "a/b.png"})
+    for transform in (LabelChannels(2), LabelChannels(bits=(1, 2))):
+        with pytest.raises(ValueError, match=r"got labels \[255.0\] in 'a/b.png'\.$"):
+            transform(image)
