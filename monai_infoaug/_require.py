@@ -109,7 +109,7 @@ def require_truth(**settings: object) -> None:
         ValueError: naming the first of them.
     """
     for name, value in settings.items():
-        if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
+        if not isinstance(value, (bool, np.bool_, Integral)) or value not in (0, 1):  # PyTorch 2.8 compiles no union
             raise refusal(name, repr(value), "true or false")
 
 

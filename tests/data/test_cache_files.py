@@ -120,11 +120,12 @@ def test_other_files_of_the_folder_stay(tmp_path):
 
 
 def run(cache: Path, temporary: Path) -> subprocess.Popen:
-    """A process that fills a cache."""
-    lines = "import sys; sys.path.insert(0, sys.argv[1]); from tests.data.test_cache_files import served, assert_right"
-    lines += "; assert_right(served(sys.argv[2], 1_000_000, int(sys.argv[3]), 0.02, sys.argv[4]))"
-    arguments = [str(Path(__file__).parents[2]), str(cache), "0", str(temporary.parent / "log")]
-    return subprocess.Popen([sys.executable, "-c", lines, *arguments], env=os.environ | {"TMPDIR": str(temporary)})
+    """A process that fills a cache, with a folder for temporary files, but for those of what is imported."""
+    lines = "import sys; sys.path.insert(0, sys.argv[1]); from tests.data.test_cache_files import *"
+    lines += "; tempfile.tempdir = sys.argv[4]"
+    lines += "; assert_right(served(sys.argv[2], 1_000_000, 0, 0.02, sys.argv[3]))"
+    arguments = [str(Path(__file__).parents[2]), str(cache), str(temporary.parent / "log"), str(temporary)]
+    return subprocess.Popen([sys.executable, "-c", lines, *arguments])
 
 
 def test_two_processes_at_once(tmp_path):
