@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from multiprocessing.dummy import DummyProcess
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -137,8 +136,11 @@ def test_batches(parts):
 
 
 def test_threads_of_a_pool_that_was_left_are_waited_for():
+    begun, may_end = threading.Event(), threading.Event()
     with ThreadPool(1) as pool:
-        pool.imap(time.sleep, [0.2, 0.2])
+        pool.apply_async(lambda: (begun.set(), may_end.wait(10)))
+        begun.wait(10)
     assert any(isinstance(thread, DummyProcess) for thread in threading.enumerate())
+    may_end.set()
     wait_for_pools()
     assert not any(isinstance(thread, DummyProcess) for thread in threading.enumerate())
