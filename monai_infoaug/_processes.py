@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from multiprocessing.dummy import DummyProcess
 from typing import Any, TypeVar
 
@@ -150,8 +151,14 @@ def distributed_mean(total: Tensor, count: Tensor, over_processes: bool) -> Tens
     return total * ranks / torch.where(count > 0, count, 1).to(total)
 
 
-def wait_for_pools() -> None:
-    """Wait for the threads of pools that an error has stopped: Python aborts if it ends while they are in C++."""
+def wait_for_pools(apart_from: Collection[threading.Thread] = (), seconds: float = 20.0) -> None:
+    """Wait for the threads of pools that an error has stopped: Python aborts if it ends while they are in C++.
+
+    Args:
+        apart_from: threads of pools that somebody else may go on with.
+        seconds: of waiting at most.
+    """
+    end = time.monotonic() + seconds
     for thread in threading.enumerate():
-        if isinstance(thread, DummyProcess):
-            thread.join(60)
+        if isinstance(thread, DummyProcess) and thread not in apart_from:
+            thread.join(max(0.0, end - time.monotonic()))

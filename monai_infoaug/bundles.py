@@ -375,9 +375,9 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
     """What a program ends with: a line for what the package has refused, else the traceback and, last, its cause."""
     from monai_infoaug._processes import wait_for_pools
 
-    wait_for_pools()
     why = reason(error)
     if not (isinstance(error, Exception) and why.startswith("`")):
         traceback.print_exception(kind, error, trace)
     if isinstance(error, Exception):
         say(f"error: {why}", sys.stderr)
+    wait_for_pools()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from pickle import PicklingError
-from threading import get_ident
 from typing import Any
 
 import monai
@@ -85,11 +85,11 @@ def cached_dataset(
     if not is_count(num_workers):
         raise refusal("num_workers", num_workers, "a whole number of at least 0")
     if cache_dir is None:
-        progress = has_tqdm and rank() == 0
+        progress, before = has_tqdm and rank() == 0, threading.enumerate()
         try:
             return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
         except Exception:
-            wait_for_pools()
+            wait_for_pools(before)
             raise
     if to_path("cache_dir", cache_dir).is_file():
         raise refusal("cache_dir", f"the file '{cache_dir}'", "a folder, or None")
@@ -145,7 +145,7 @@ class _OnDisk(PersistentDataset):
         item = self._pre_transform(deepcopy(self.data[index]))
         item = convert_to_tensor(_native(item), convert_numeric=False, track_meta=True)
         try:
-            save_whole(item, file, f".{MACHINE}-{os.getpid()}-{get_ident()}.partial")
+            save_whole(item, file, f".{MACHINE}-{os.getpid()}-{threading.get_ident()}.partial")
         except OSError as error:
             got = f"'{self.folder}' ({error.strerror})"
             raise refusal("cache_dir", got, "a folder with room that can be written to", OSError) from error
