@@ -56,6 +56,7 @@ napoleon_custom_sections = ["Shape"]
 # Other projects' names in signatures: their inventories cannot be had offline.
 nitpick_ignore_regex = [
     (r"py:.*", r"monai_infoaug\.(.*\.)?_.*"),  # private bases
+    (r"py:.*", r"monai_infoaug\.(.*\.)?[A-Z]"),  # type variables
     (r"py:.*", r"(SimpleITK|collections|ignite|matplotlib|monai|nn|np|numpy|os|pathlib|torch|typing)\..*"),
     (r"py:.*", r"(Axes|Any|Array|ArrayLike|Callable|DictConfig|Engine|Events|Figure|Hashable|Inferer|Iterable)"),
     (r"py:.*", r"(KeysCollection|Mapping|NdarrayOrTensor|PathLike|Path|Sequence|SummaryWriter|Tensor|optional)"),

@@ -70,7 +70,7 @@ def read_settings(path: str | os.PathLike, checkpoint: Mapping[str, Any] | None 
 
     Args:
         path: file of the checkpoint.
-        checkpoint: what :func:`read_checkpoint` has read from the file; None: it is read.
+        checkpoint: what ``read_checkpoint`` has read from the file; None: it is read.
 
     Returns:
         Settings by name, none if the handler was given none.
@@ -110,7 +110,7 @@ def load_weights(
         network: gets the weights, on the device it is on.
         path: checkpoint of ``ResumableCheckpoint`` or of MONAI's ``CheckpointSaver``, or a saved state dictionary.
         key: name of the network's state in a checkpoint.
-        checkpoint: what :func:`read_checkpoint` has read from the file; None: it is read.
+        checkpoint: what ``read_checkpoint`` has read from the file; None: it is read.
 
     Returns:
         ``network``.
