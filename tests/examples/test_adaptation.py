@@ -253,7 +253,7 @@ def test_bad_settings(given, target, bundle, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source_images": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"source_images": "/nowhere"}, "`images` must be a folder or an image file, got '/nowhere'"),
         ({"source_labels": "/nowhere"}, "`labels` must be a folder or an image file, got '/nowhere'"),
         ({"patch_size": 6}, "`patch_size` must be a multiple of 4"),
         ({"alike": 0.1}, "`negative and positive` must be overlaps in order"),

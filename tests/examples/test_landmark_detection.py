@@ -205,7 +205,7 @@ def test_one_shot_rounds(folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset_dir": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"dataset_dir": "/nowhere"}, "`images` must be a folder or an image file, got '/nowhere'"),
         ({"landmarks": "/nowhere.csv"}, "`path` must be a readable landmark file in UTF-8, got /nowhere.csv"),
         ({"labels": ["ring", "chin"]}, "`labels` must be in the table"),
         ({"labelled": 9}, "`labelled` must be from 1 to 4, the images with landmarks, or a share in (0, 1], got 9"),

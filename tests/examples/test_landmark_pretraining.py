@@ -151,7 +151,7 @@ def test_colour(folder):
     (folder / "out" / "checkpoint.pt").unlink()
     with pytest.raises(RuntimeError) as caught:
         run(folder, "train", modality="rgb")  # one channel by default
-    assert "must be (B, 1, *S) with 2 spatial dimensions" in fault(caught.value)
+    assert "`in_channels` must be 3 for modality 'rgb', got 1" in fault(caught.value)
 
 
 def test_training_reads_no_landmark(folder, monkeypatch):

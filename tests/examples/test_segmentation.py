@@ -281,7 +281,7 @@ def test_volumes(folder, overlay):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset_dir": "/nowhere"}, "`dataset_dir` must be a folder or an image file, got '/nowhere'"),
+        ({"dataset_dir": "/nowhere"}, "`images` must be a folder or an image file, got '/nowhere'"),
         ({"labels_dir": "/nowhere"}, "`labels` must be a folder or an image file, got '/nowhere'"),
         ({"labelled": 9}, "`labelled` must be from 1 to 8, the training cases with a label"),
         ({"classes": ["square"]}, "`img` must be class numbers from 0 to 1, got labels [2.0"),
