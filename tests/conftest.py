@@ -139,3 +139,10 @@ def in_two_processes() -> Callable[..., None]:
         torch.multiprocessing.start_processes(_with_one_thread, (function, *args), nprocs=2, start_method=method)
 
     return call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The processes of pytest-xdist have to find the same tests: no address may be part of a name."""
+    odd = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if odd:
+        raise pytest.UsageError(f"names of tests that differ from run to run: {odd[:3]}")

@@ -180,7 +180,7 @@ def test_scripts_can_be_called(name):
     torch.testing.assert_close(listed(torch.jit.load(file)(image)), expected, atol=1e-5, rtol=0)
 
 
-NUMBERS = ("3", 2.5, float("nan"), -1, True, [1, "a"], (), object())
+NUMBERS = ("3", 2.5, float("nan"), -1, True, [1, "a"], (), object)
 COUNTS = {
     "EmbeddingHeads": ("embedding_dim", "in_channels", "spatial_size", "layers", "hidden"),
     "GlobalLocalEmbeddingNet": ("scales", "roi_size", "networks"),
