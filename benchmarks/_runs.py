@@ -20,7 +20,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_infoaug._require import refusal
-from monai_infoaug.bundles import bundle_overlays, find_bundle
+from monai_infoaug.bundles import find_bundle
 
 DRAWS = 10_000  # of the bootstrap
 T = TypeVar("T")
@@ -84,14 +84,16 @@ def bundle_config(bundle: str, settings: Mapping[str, Any] | None = None) -> Con
 def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> None:
     """Run a bundle of the package, with files of its ``configs``; ``folder`` gets what it writes.
 
-    Settings of its other methods may be among those that several rows share, and are left out.
+    Settings of other methods and bundles may be among those that several rows share, and are left out.
     """
     threads = torch.get_num_threads()
-    files = [str(find_bundle(bundle) / "configs" / f"{name}.json") for name in configs]
-    others = {key for method in bundle_overlays(find_bundle(bundle)) for key in _names(find_bundle(bundle), method)}
-    others -= {key for name in configs for key in _names(find_bundle(bundle), name)}
+    files = [find_bundle(bundle) / "configs" / f"{name}.json" for name in configs]
+    others = {key for file in find_bundle(bundle).parent.glob("*/configs/*.json") for key in _names(file)}
+    others -= {key for file in files for key in _names(file)}
     settings = {key: value for key, value in settings.items() if key not in others}
-    flow = ConfigWorkflow(files, workflow_type="train", **settings, output_dir=str(folder), bundle_root=str(folder))
+    flow = ConfigWorkflow(
+        [*map(str, files)], workflow_type="train", **settings, output_dir=str(folder), bundle_root=str(folder)
+    )
     flow.initialize()
     flow.run()
     flow.finalize()
@@ -100,8 +102,8 @@ def run_bundle(bundle: str, *configs: str, folder: Path, **settings: Any) -> Non
     gc.collect()  # the loaders' workers, each with its images, end with them
 
 
-def _names(bundle: Path, config: str) -> Iterable[str]:
-    return json.loads((bundle / "configs" / f"{config}.json").read_text(encoding="utf-8"))
+def _names(config: Path) -> Iterable[str]:
+    return json.loads(config.read_text(encoding="utf-8"))
 
 
 def kept_result(

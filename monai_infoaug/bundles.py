@@ -50,7 +50,7 @@ INPUTS = {  # settings that a user has to give, and what the pages call them
     "source_labels": "SOURCE_LABELS",
 }
 UNUSED = {  # settings that a configuration may have without use: other settings that were given, or methods, replace it
-    *("bundle_root", "features", "last_layer_lr_factor", "over_processes"),
+    *("bundle_root", "dataset_dir", "features", "last_layer_lr_factor", "over_processes"),
 }
 
 
