@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Exception)
 WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")  # files that do not say how large pixels are
-OTHER_FRAME = "; all are inside as {}, which a CSV file says in a column `space`"  # added about landmarks
 GIVEN = "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres"  # what their `pixdim` has to be
 
 

@@ -6,16 +6,12 @@ import math
 import os
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from monai.data import MetaTensor
 from monai.utils import ensure_tuple, ensure_tuple_rep
-from monai.utils.enums import MetaKeys
 
-from monai_infoaug._require import GIVEN, OTHER_FRAME, WITHOUT_MILLIMETRES, is_count, is_number, refusal
+from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
 from monai_infoaug.data import SimpleITKReader
-from monai_infoaug.inferers import to_voxels
 from monai_infoaug.transforms import InformationMap, ModalityPreset
 from monai_infoaug.transforms.intensity_presets import require_preset
 
@@ -56,20 +52,6 @@ def read_image(
         steps.append(step("monai.transforms.SqueezeDimd", keys="image", dim=-1))
         item = run(steps[-1:], item)
     return item["image"], steps
-
-
-def outside(points: np.ndarray, image: MetaTensor) -> tuple[np.ndarray, np.ndarray]:
-    """Points (L, D) in millimetres as voxels (L, D) of an image (C, *S), and which (L,) lie outside of it."""
-    voxels = to_voxels(torch.as_tensor(points), image).numpy()
-    return voxels, np.any((voxels < -0.5) | (voxels > np.array(image.shape[1:]) - 0.5), axis=1)
-
-
-def if_turned(points: np.ndarray, image: MetaTensor) -> str:
-    """What to add about points (L, D), some of which lie outside, if all lie inside once x and y run the other way."""
-    if outside(points * [-1, -1, 1][: points.shape[1]], image)[1].any():
-        return ""
-    other = "RAS" if image.meta.get(MetaKeys.SPACE) == "LPS" else "LPS"
-    return OTHER_FRAME.format(other)
 
 
 def require_millimetres(path: str | os.PathLike, pixdim: object, *sizes: object) -> None:

@@ -17,15 +17,15 @@ from monai.utils.enums import MetaKeys
 
 from monai_infoaug._files import files_of
 from monai_infoaug._require import WITHOUT_MILLIMETRES, reason, refusal
-from monai_infoaug.commands._images import if_turned, outside
 from monai_infoaug.data import LandmarkTable, SimpleITKReader, image_datalist, image_name, read_landmarks
+from monai_infoaug.data._headers import ASSUMED
 from monai_infoaug.data._landmark_files import FORMATS, some
+from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.data.datalists import images_below
 from monai_infoaug.transforms import AssignPixdim
 
 __all__ = ["Finding", "check_data"]
 
-ASSUMED = "a pixel is taken as 1 mm"  # the end of the reader's warning
 SIZE, SPACING = 10, 2  # times as many voxels, as large a voxel as the median of all
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_number, naming, refusal, require_device
 from monai_infoaug.bundles import load_network, read_config
-from monai_infoaug.commands._images import if_turned, outside
 from monai_infoaug.data import landmark_datalist
+from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.inferers import match_points, robust_centre, to_voxels, to_world
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
 from monai.transforms import Compose
-from monai.utils.enums import MetaKeys
 
-from monai_infoaug._require import OTHER_FRAME, is_count, refusal
+from monai_infoaug._require import is_count, refusal
 from monai_infoaug.data._headers import faults
+from monai_infoaug.data._places import if_turned, outside
 
 KEEPING = {  # transforms after which an image has the axes and channels of its file
     *("monai.transforms.EnsureChannelFirstd", "monai.transforms.LoadImaged", "monai.transforms.Orientationd"),
@@ -61,21 +60,13 @@ def _require_landmarks_inside(config: ConfigParser, items: Iterable[Any]) -> Non
         points = np.asarray(item.get("landmarks", ()) if isinstance(item, Mapping) else (), float)
         if points.ndim != 2 or not np.isfinite(points).all(1).any():
             continue
+        points = points[np.isfinite(points).all(1)]
         read = Compose(config.get_parsed_content("preprocessing_transforms")[: names.index(located) + 1])
         image = read({"image": item["image"]})["image"]
-        if points.shape[1] == image.ndim - 1 and not _show(image, points).any():
-            other = "RAS" if image.meta.get(MetaKeys.SPACE) == "LPS" else "LPS"
-            turned = points * [-1, -1, 1][: points.shape[1]]
-            hint = OTHER_FRAME.format(other) if _show(image, turned)[np.isfinite(points).all(1)].all() else ""
-            raise refusal("landmarks", f"all outside of '{item['image']}'{hint}", "inside of their image")
+        if points.shape[1] == image.ndim - 1 and outside(points, image)[1].all():
+            got = f"all outside of '{item['image']}'{if_turned(points, image)}"
+            raise refusal("landmarks", got, "inside of their image")
         return
-
-
-def _show(image: MetaTensor, points: np.ndarray) -> np.ndarray:
-    """Which points (L, D) in millimetres lie in an image (C, *S)."""
-    affine, dims = image.affine.double().numpy(), image.ndim - 1
-    voxels = np.linalg.solve(affine[:dims, :dims], (points - affine[:dims, -1]).T).T
-    return np.asarray(((voxels >= -0.5) & (voxels <= np.array(image.shape[1:]) - 0.5)).all(1))
 
 
 def _items_of(config: ConfigParser, start: str) -> Iterator[Any]:
