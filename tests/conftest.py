@@ -5,6 +5,7 @@ And a disk that is full, and further processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -77,6 +78,17 @@ class SimulatedGPU(TorchFunctionMode):
         else:
             target = held[-1] if moves else held[0] if func in MAY_MIX else any(held)
         return tree_map_only(Tensor, lambda tensor: self.moved(tensor, target, inputs), func(*args, **kwargs))
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """A bundle's `logging.conf` gives the root logger a handler, and pytest closes its stream when the test ends."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
+        root.removeHandler(handler)
 
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
