@@ -11,16 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose
 from monai.utils.enums import MetaKeys
 from torch import Tensor
 
-from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_number, naming, refusal, require_device
-from monai_infoaug.bundles import load_network, read_config
-from monai_infoaug.data import landmark_datalist
-from monai_infoaug.data._places import if_turned, outside
-from monai_infoaug.handlers.checkpoint import read_checkpoint
-from monai_infoaug.inferers import match_points, robust_centre, to_voxels, to_world
+from monai_infoaug._require import is_number, naming, refusal
+from monai_infoaug.commands._embedding import Embedder
+from monai_infoaug.inferers import robust_centre, to_voxels, to_world
 
 __all__ = ["Match", "TemplateMatcher"]
 
@@ -78,7 +74,7 @@ class PseudoTemplate:
     points: Tensor
 
 
-class TemplateMatcher:
+class TemplateMatcher(Embedder):
     """A network, its preprocessing and the template, ready for any number of images.
 
     Args:
@@ -106,78 +102,19 @@ class TemplateMatcher:
         max_round_trip: float = 3.0,
         device: str = "cpu",
     ) -> None:
-        require_device(device)
         if not is_number(min_score, -1, 1):
             raise refusal("min_score", min_score, "a cosine, from -1 to 1")
         if not is_number(max_round_trip) or max_round_trip <= 0:
             raise refusal("max_round_trip", max_round_trip, "above 0, in voxels")
         if not Path(template).exists():
             raise refusal("template", f"'{template}'", "an image file")
-        states = read_checkpoint(checkpoint)
-        self.config = read_config(checkpoint, bundle, settings, states)
-        self.min_score, self.max_round_trip, self.device = min_score, max_round_trip, device
-        side = self.config.get("working_pixdim", 1.0)
-        if not (is_number(side) and side > 0) and not str(side).startswith(("$", "@", "%")):
-            raise refusal("working_pixdim", side, "a number above 0, in mm")
-        with naming("the bundle's configuration"):
-            self.preprocess = Compose(self.config.get_parsed_content("preprocessing_transforms"))
-        self.network = load_network(self.config, checkpoint, states).to(device).eval()
-        self.strides: Sequence[float] = self.network.strides  # type: ignore[assignment]  # checked by load_network
-        self.path, self.others = Path(template), list[PseudoTemplate]()
-        with naming(f"template {template}"):
-            self.image = self.read(template)
-            space = self.image.meta.get(MetaKeys.SPACE) or "RAS"
-            item, dims = landmark_datalist(template, landmarks, space)[0], self.image.ndim - 1
-            world = np.asarray(item["landmarks"])
-            shown = np.isfinite(world).all(1)
-            if not shown.any():
-                raise refusal(str(landmarks), "none", "a table with a landmark of the template")
-            if world.shape[1] != dims:
-                raise refusal(str(landmarks), f"{world.shape[1]} coordinates", f"{dims} a landmark")
-            self.labels = [label for label, is_shown in zip(item["labels"], shown, strict=True) if is_shown]
-            self.points = torch.as_tensor(self.inside(world[shown]), dtype=torch.float32, device=device)[None]
-            self.levels = self.embed(self.image)
+        super().__init__(checkpoint, bundle, settings, device)
+        self.min_score, self.max_round_trip, self.others = min_score, max_round_trip, list[PseudoTemplate]()
+        known = self.annotated(template, landmarks)
+        self.path, self.image, self.labels = known.path, known.image, known.labels
+        self.points, self.levels = known.points, known.levels
         with naming("the bundle's configuration"):  # its settings of the search, on one landmark
             self.search(self.levels, self.points[:, :1], self.levels, self.image)
-
-    def inside(self, world: np.ndarray) -> np.ndarray:
-        """Landmarks of the template (L, D) in voxels.
-
-        Raises:
-            ValueError: naming one that lies outside.
-        """
-        size, (voxels, is_outside) = self.image.shape[1:], outside(world, self.image)
-        for label, point, voxel, out in zip(self.labels, world, voxels, is_outside, strict=True):
-            if out:
-                pixdim = self.image.pixdim.tolist()[: len(size)]
-                extent, mm = (" x ".join(f"{x:g}" for x in axes) for axes in (size, pixdim))
-                place, at = (each.astype(float).round(digits).tolist() for each, digits in ((point, 2), (voxel, 1)))
-                got = f"{label!r} at {place} mm, voxel {at}{if_turned(world, self.image)}"
-                raise refusal("landmarks", got, f"inside of the template of {extent} voxels of {mm} mm")
-        return voxels
-
-    def read(self, path: str | os.PathLike) -> MetaTensor:
-        """Read and preprocess an image.
-
-        Raises:
-            ValueError: for a format that carries no millimetres, if the settings give none.
-        """
-        if self.config.get("pixdim", 1.0) is None and str(path).lower().endswith(WITHOUT_MILLIMETRES):
-            raise refusal("pixdim", "none", GIVEN)
-        return self.preprocess({"image": str(path)})["image"]
-
-    @torch.no_grad()
-    def embed(self, image: MetaTensor) -> list[Tensor]:
-        """Levels of the embedding of an image (C, *S)."""
-        return self.network(image.as_tensor()[None].to(self.device))
-
-    @torch.no_grad()
-    def search(
-        self, levels: Sequence[Tensor], points: Tensor, others: Sequence[Tensor], other: MetaTensor
-    ) -> tuple[Tensor, Tensor]:
-        """Where points (1, L, D) of an embedding lie in that of the image ``other``, and their scores (1, L)."""
-        given = {"weights": self.config.get("level_weights"), "patch_radius": self.config.get("patch_radius")}
-        return match_points(levels, points, others, self.strides, other.shape[1:], **given)
 
     def look(self, path: str | os.PathLike) -> tuple[float, np.ndarray]:
         """Mean score of the landmarks in an image, and where (L, D) the template alone finds them, in voxels."""
