@@ -1,0 +1,147 @@
+"""The stages of label maps: those of templates are carried to all images, and networks learn from what was carried."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_infoaug._files import digest_of, write_whole
+from monai_infoaug.commands._classes import Classes
+from monai_infoaug.commands._label_files import label_bytes, label_suffix, read_labels
+from monai_infoaug.commands._label_maps import LabelPredictor, key_of, label_file, segment_each
+from monai_infoaug.commands._stages import run_stage
+
+TRAINING = 0.9  # of a round's time; the rest is to segment
+
+
+@dataclass(frozen=True)
+class Round:
+    """A training on label maps and what it is to segment.
+
+    Args:
+        folder: of the stage.
+        settings: of the bundle ``segmentation``.
+        overlay: method of the bundle, None for the U-Net alone.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    overlay: str | None = None
+
+
+def learn_in_rounds(
+    rounds: Sequence[Round],
+    images: Mapping[Path, str],
+    sure: Mapping[str, Path],
+    carried: str | os.PathLike | None,
+    classes: Classes,
+    pool: int = 80,
+    device: str = "cpu",
+    progress: Callable[[str, float], None] | None = None,
+) -> tuple[dict[str, list[float]], dict[Path, str]]:
+    """Train networks of the bundle ``segmentation`` one after the other, each on what the one before it has found.
+
+    The label maps of the first round are those that are sure and those that were carried. Each round segments the
+    images that have no sure label map, the last one all images, into ``labels`` of its folder, with ``confidence``
+    beside. A round that was done stays so when there are more images; they are segmented, too.
+
+    Args:
+        rounds: at least one.
+        images: each image to its name.
+        sure: name to label map, of the images that have one.
+        carried: folder of :py:func:`segment_each` for the first round. None: it learns from what is sure alone.
+        classes: of the label maps.
+        pool: images without a sure label map that a round learns from, at most.
+        device: of the networks.
+        progress: is told the folder's name and the share of the round that is done.
+
+    Returns:
+        Of the last round what :py:func:`segment_each` returns.
+
+    Raises:
+        ValueError: for a round that was done with other sure label maps or settings.
+        RuntimeError: if a training fails.
+        OSError: naming the file, if the disk is full.
+    """
+    files = {name: path for path, name in images.items()}
+    before, checkpoint = None if carried is None else Path(carried), None
+    found, failures = dict[str, list[float]](), dict[Path, str]()
+    for number, each in enumerate(rounds):
+        items = _items_of(each.folder, files, sure, before, classes, pool)
+        checkpoint = _train(each, items, classes, checkpoint, _part(progress, each, 0.0, TRAINING))
+        is_last = number == len(rounds) - 1
+        due = {path: name for path, name in images.items() if is_last or name not in sure}
+        predict = LabelPredictor([checkpoint], classes, device)
+        key = key_of(checkpoint, str(classes))
+        found, failures = segment_each(predict, due, each.folder, key, _part(progress, each, TRAINING, 1 - TRAINING))
+        before = each.folder
+    return found, failures
+
+
+def _part(
+    progress: Callable[[str, float], None] | None, each: Round, start: float, length: float
+) -> Callable[[float], None] | None:
+    """What is told the share of a part of a round, and tells that of the round."""
+    return None if progress is None else lambda share: progress(each.folder.name, start + length * share)
+
+
+def _items_of(
+    folder: Path,
+    files: Mapping[str, Path],
+    sure: Mapping[str, Path],
+    before: Path | None,
+    classes: Classes,
+    pool: int,
+) -> list[dict[str, str]]:
+    """What a round learns from; if it was begun with the same sure label maps, that, for images may have come since."""
+    kept, made_of = folder / "items.json", {name: digest_of(path) for name, path in sorted(sure.items())}
+    with suppress(OSError, ValueError):
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        if content["sure"] == made_of:
+            return content["items"]
+    found = {} if before is None else {name: label_file(before, name, path) for name, path in files.items()}
+    others = [name for name in sorted(found.keys() - sure.keys()) if found[name].is_file()]
+    step = max(1, len(others) / max(1, pool))
+    chosen = [others[int(step * number)] for number in range(min(pool, len(others)))]
+    labels = {**sure, **{name: found[name] for name in chosen}}
+    folder.mkdir(parents=True, exist_ok=True)
+    items = []
+    for name, path in sorted(labels.items()):
+        label = str(_in_numbers(path, classes, label_file(folder, name, files[name], "numbered")))
+        items.append({"image": os.path.abspath(files[name]), "name": name, "label": label})
+    write_whole(kept, json.dumps({"sure": made_of, "items": items}, indent=1))
+    return items
+
+
+def _train(
+    each: Round,
+    items: Sequence[Mapping[str, str]],
+    classes: Classes,
+    init_checkpoint: Path | None,
+    progress: Callable[[float], None] | None,
+) -> Path:
+    """Train a round on items with their labels; its checkpoint."""
+    own: dict[str, Any] = {"labelled_datalist": list(items), "validate#datalist": list(items[:1]), "val_images": 1}
+    own["val_interval"] = each.settings["max_epochs"] + 1  # never: there are no labels to spare
+    if init_checkpoint is not None:
+        own["init_checkpoint"] = os.path.abspath(init_checkpoint)
+    configs = ["train"] if each.overlay is None else ["train", each.overlay]
+    settings = {**each.settings, **classes.settings, **own}
+    run_stage(each.folder, "segmentation", settings, configs, [Path(item["label"]) for item in items], progress)
+    return each.folder / "checkpoint.pt"
+
+
+def _in_numbers(path: Path, classes: Classes, file: Path) -> Path:
+    """A label map with the numbers that the bundle has for the classes: itself, or a file that is written for that."""
+    if classes.numbers == classes.values:
+        return Path(os.path.abspath(path))
+    labels = read_labels(path)
+    file.parent.mkdir(exist_ok=True)
+    numbers = classes.labels(classes.masks(labels), classes.numbers)
+    write_whole(file, label_bytes(numbers, labels, label_suffix(file)))
+    return Path(os.path.abspath(file))

@@ -1,0 +1,148 @@
+"""Rounds of segmentation networks: what each learns from, what it segments, and what is not done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+pytest.importorskip("ignite", reason="bundles need the extra train")
+pytest.importorskip("tensorboard", reason="bundles need the extra train")
+pytest.importorskip("scipy", reason="bundles need the extra train")
+
+from monai_infoaug.commands import _label_stages
+from monai_infoaug.commands._classes import Classes
+from monai_infoaug.commands._label_files import label_bytes, read_labels, read_on_grid
+from monai_infoaug.commands._label_maps import label_file, segment_each, segmented
+from monai_infoaug.commands._label_stages import Round, learn_in_rounds
+from tests.examples.bundle_runs import complete, workflow
+
+SETTINGS = {
+    "spatial_dims": 2,
+    "modality": "xray",
+    "pixdim": 0.5,
+    "working_pixdim": 0.5,
+    "roi_size": [32, 32],
+    "features": [8, 8, 8, 8, 16, 8],
+    "samples_per_epoch": 8,
+    "max_epochs": 4,
+    "learning_rate": 0.01,
+    "num_workers": 0,
+}
+BITS, NUMBERS = Classes(("square", "bar"), (1, 2), True), Classes(("square", "bar"), (4, 9), False)
+
+
+def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture (36, 40) of a bright square and a dark bar somewhere in it, and its masks (2, 36, 40)."""
+    generator = np.random.default_rng(seed)
+    masks = np.zeros((2, 36, 40), bool)
+    row, column = generator.integers(2, 14), generator.integers(2, 24)
+    masks[0, row : row + 12, column : column + 12] = True
+    row = generator.integers(28, 32)
+    masks[1, row : row + 4, 4:34] = True
+    image = 120 + 90 * masks[0] - 90 * masks[1]
+    return (image + generator.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8), masks
+
+
+@pytest.fixture
+def images(tmp_path) -> dict[Path, str]:
+    (tmp_path / "images").mkdir()
+    for seed in range(5):
+        sitk.WriteImage(sitk.GetImageFromArray(scene(seed)[0]), tmp_path / "images" / f"{seed}.png")
+    return {path: f"of_{path.stem}" for path in sorted((tmp_path / "images").iterdir())}
+
+
+def truth(path: Path, classes: Classes) -> torch.Tensor:
+    """The label map (1, x, y) of an image of :py:func:`scene`."""
+    return classes.labels(torch.tensor(scene(int(path.stem))[1].swapaxes(1, 2)))
+
+
+def annotated(folder: Path, path: Path, classes: Classes) -> Path:
+    file = folder / f"label_{path.stem}.png"
+    file.write_bytes(label_bytes(truth(path, classes), read_on_grid(path), ".png"))
+    return file
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[dict]:
+    """Settings of the bundles that are run, in this process instead of another one."""
+    runs: list[dict] = []
+
+    def run_stage(folder, bundle, settings, configs, inputs, progress):
+        made_of = [str(settings), [Path(path).read_bytes() for path in inputs]]
+        done = folder / "done.json"
+        if done.exists() and json.loads(done.read_text()) == str(made_of):
+            return
+        assert not done.exists()
+        runs.append(settings)
+        progress(0.5)
+        complete(workflow(bundle, *configs, **settings, output_dir=str(folder), bundle_root=str(folder)))
+        done.write_text(json.dumps(str(made_of)))
+
+    monkeypatch.setattr(_label_stages, "run_stage", run_stage)
+    return runs
+
+
+def dice(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return (2 * (found & expected).sum() / (found.sum() + expected.sum())).item()
+
+
+@pytest.mark.parametrize("classes", [BITS, NUMBERS])
+def test_a_round_learns_from_what_the_one_before_has_found(tmp_path, images, trained, classes):
+    first = next(iter(images))
+    sure = {images[first]: annotated(tmp_path, first, classes)}
+    rounds = [Round(tmp_path / f"{number}_round", SETTINGS) for number in (1, 2)]
+    told: dict[str, list[float]] = {}
+    note = lambda stage, share: told.setdefault(stage, []).append(share)  # noqa: E731
+    found, failures = learn_in_rounds(rounds, images, sure, None, classes, progress=note)
+    assert failures == {}
+    assert list(found) == list(images.values())
+    for path, name in images.items():
+        label = read_labels(label_file(rounds[1].folder, name, path))
+        for mask, its in zip(classes.masks(label), classes.masks(truth(path, classes)), strict=True):
+            assert dice(mask, its) > 0.6
+    assert not label_file(rounds[0].folder, images[first], first).exists()
+
+    names = [[item["name"] for item in settings["labelled_datalist"]] for settings in trained]
+    assert names == [[images[first]], sorted(images.values())]
+    used = {item["name"]: Path(item["label"]) for item in trained[1]["labelled_datalist"]}
+    for path, name in images.items():
+        kept = sure.get(name) or label_file(rounds[0].folder, name, path)
+        expected = classes.masks(read_labels(kept))
+        assert torch.equal(classes.labels(expected, classes.numbers), read_labels(used[name]).as_tensor().long())
+    assert "init_checkpoint" not in trained[0]
+    assert trained[1]["init_checkpoint"] == str(rounds[0].folder / "checkpoint.pt")
+    for stage in ("1_round", "2_round"):
+        assert told[stage] == sorted(told[stage])
+        assert (told[stage][0], told[stage][-1]) == (pytest.approx(0.45), pytest.approx(1))
+
+    before = len(trained)
+    more = scene(7)[0]
+    sitk.WriteImage(sitk.GetImageFromArray(more), tmp_path / "images" / "7.png")
+    images[tmp_path / "images" / "7.png"] = "of_7"
+    assert learn_in_rounds(rounds, images, sure, None, classes, progress=note)[0].keys() == {*images.values()}
+    assert len(trained) == before
+    assert label_file(rounds[1].folder, "of_7", "7.png").exists()
+
+
+def test_the_first_round_learns_from_some_of_what_was_carried(tmp_path, images, trained):
+    first = next(iter(images))
+
+    def carry(path):
+        grid = read_on_grid(path, 0.5)
+        masks = NUMBERS.masks(truth(path, NUMBERS))
+        return segmented(NUMBERS, masks, torch.ones(grid.shape), grid)
+
+    segment_each(carry, images, tmp_path / "carried", "key")
+    sure = {images[first]: annotated(tmp_path, first, NUMBERS)}
+    each = Round(tmp_path / "round", SETTINGS | {"max_epochs": 1})
+    learn_in_rounds([each], images, sure, tmp_path / "carried", NUMBERS, pool=2, progress=lambda *_: None)
+    items = trained[0]["labelled_datalist"]
+    assert [item["name"] for item in items] == ["of_0", "of_1", "of_3"]
+    assert trained[0]["validate#datalist"] == items[:1]
+    assert trained[0]["classes"] == ["square", "bar"]
+    assert trained[0]["val_interval"] == 2
