@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
@@ -15,37 +13,18 @@ pytest.importorskip("tensorboard", reason="bundles need the extra train")
 pytest.importorskip("scipy", reason="bundles need the extra train")
 
 from monai_infoaug.commands import _label_stages
-from monai_infoaug.commands._classes import Classes
-from monai_infoaug.commands._label_files import label_bytes, read_labels, read_on_grid
+from monai_infoaug.commands._label_files import read_labels, read_on_grid
 from monai_infoaug.commands._label_maps import label_file, segment_each, segmented
 from monai_infoaug.commands._label_stages import Round, learn_in_rounds
-from tests.examples.bundle_runs import complete, workflow
+from tests.commands.labelled_scenes import BITS, NUMBERS, TINY, annotated, dice, scene, stages_in_process, truth
 
-SETTINGS = {
+SETTINGS = TINY | {
     "spatial_dims": 2,
     "modality": "xray",
     "pixdim": 0.5,
     "working_pixdim": 0.5,
     "roi_size": [32, 32],
-    "features": [8, 8, 8, 8, 16, 8],
-    "samples_per_epoch": 8,
-    "max_epochs": 4,
-    "learning_rate": 0.01,
-    "num_workers": 0,
 }
-BITS, NUMBERS = Classes(("square", "bar"), (1, 2), True), Classes(("square", "bar"), (4, 9), False)
-
-
-def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (36, 40) of a bright square and a dark bar somewhere in it, and its masks (2, 36, 40)."""
-    generator = np.random.default_rng(seed)
-    masks = np.zeros((2, 36, 40), bool)
-    row, column = generator.integers(2, 14), generator.integers(2, 24)
-    masks[0, row : row + 12, column : column + 12] = True
-    row = generator.integers(28, 32)
-    masks[1, row : row + 4, 4:34] = True
-    image = 120 + 90 * masks[0] - 90 * masks[1]
-    return (image + generator.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8), masks
 
 
 @pytest.fixture
@@ -56,45 +35,18 @@ def images(tmp_path) -> dict[Path, str]:
     return {path: f"of_{path.stem}" for path in sorted((tmp_path / "images").iterdir())}
 
 
-def truth(path: Path, classes: Classes) -> torch.Tensor:
-    """The label map (1, x, y) of an image of :py:func:`scene`."""
-    return classes.labels(torch.tensor(scene(int(path.stem))[1].swapaxes(1, 2)))
-
-
-def annotated(folder: Path, path: Path, classes: Classes) -> Path:
-    file = folder / f"label_{path.stem}.png"
-    file.write_bytes(label_bytes(truth(path, classes), read_on_grid(path), ".png"))
-    return file
-
-
 @pytest.fixture
 def trained(monkeypatch) -> list[dict]:
     """Settings of the bundles that are run, in this process instead of another one."""
     runs: list[dict] = []
-
-    def run_stage(folder, bundle, settings, configs, inputs, progress):
-        made_of = [str(settings), [Path(path).read_bytes() for path in inputs]]
-        done = folder / "done.json"
-        if done.exists() and json.loads(done.read_text()) == str(made_of):
-            return
-        assert not done.exists()
-        runs.append(settings)
-        progress(0.5)
-        complete(workflow(bundle, *configs, **settings, output_dir=str(folder), bundle_root=str(folder)))
-        done.write_text(json.dumps(str(made_of)))
-
-    monkeypatch.setattr(_label_stages, "run_stage", run_stage)
+    monkeypatch.setattr(_label_stages, "run_stage", stages_in_process(runs))
     return runs
-
-
-def dice(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return (2 * (found & expected).sum() / (found.sum() + expected.sum())).item()
 
 
 @pytest.mark.parametrize("classes", [BITS, NUMBERS])
 def test_a_round_learns_from_what_the_one_before_has_found(tmp_path, images, trained, classes):
     first = next(iter(images))
-    sure = {images[first]: annotated(tmp_path, first, classes)}
+    sure = {images[first]: annotated(tmp_path / "label.png", first, classes)}
     rounds = [Round(tmp_path / f"{number}_round", SETTINGS) for number in (1, 2)]
     told: dict[str, list[float]] = {}
     note = lambda stage, share: told.setdefault(stage, []).append(share)  # noqa: E731
@@ -138,7 +90,7 @@ def test_the_first_round_learns_from_some_of_what_was_carried(tmp_path, images, 
         return segmented(NUMBERS, masks, torch.ones(grid.shape), grid)
 
     segment_each(carry, images, tmp_path / "carried", "key")
-    sure = {images[first]: annotated(tmp_path, first, NUMBERS)}
+    sure = {images[first]: annotated(tmp_path / "label.png", first, NUMBERS)}
     each = Round(tmp_path / "round", SETTINGS | {"max_epochs": 1})
     learn_in_rounds([each], images, sure, tmp_path / "carried", NUMBERS, pool=2, progress=lambda *_: None)
     items = trained[0]["labelled_datalist"]

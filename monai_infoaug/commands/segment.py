@@ -1,0 +1,227 @@
+"""Segment a folder of images of which a few have label maps: what ``monai-infoaug segment`` does."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from monai_infoaug._console import printable, say
+from monai_infoaug._files import Ledger
+from monai_infoaug._require import WITHOUT_MILLIMETRES, is_number, refusal, require_device
+from monai_infoaug.commands._classes import Classes, find_classes
+from monai_infoaug.commands._images import distinct_names, images_of, require_seed
+from monai_infoaug.commands._label_files import label_bytes, label_suffix, onto_grid, read_labels, read_on_grid
+from monai_infoaug.commands._label_maps import label_file
+from monai_infoaug.commands._label_plan import epochs_for, seconds_of_step, segmentation_settings
+from monai_infoaug.commands._label_stages import Round, learn_in_rounds
+from monai_infoaug.commands._plan import Plan
+from monai_infoaug.commands._stages import StagesBar
+from monai_infoaug.commands._survey import Survey, survey_images
+from monai_infoaug.data import image_name
+from monai_infoaug.engines import keep_freed_memory
+
+__all__ = ["segment_images"]
+
+TABLES = ("plan.json", "classes.json", "labels.csv")
+MOST_FOR_A_ROUND = {2: 20, 3: 10}  # label maps, by axes, with more of which a round gains nothing by our tables
+POOL = 80  # images that a round learns from, beside those with label maps
+FIRST = 0.5  # of the minutes, if there is a round
+
+
+def segment_images(
+    images: Sequence[str | os.PathLike],
+    labels: str | os.PathLike,
+    out: str | os.PathLike = "infoaug_segment",
+    names: Sequence[str] | Mapping[str, int] | str | os.PathLike | None = None,
+    pixdim: float | Sequence[float] | None = None,
+    minutes: float = 60.0,
+    device: str = "cpu",
+    seed: int = 0,
+    dry_run: bool = False,
+) -> dict[str, str]:
+    """Learn from the label maps of a few images, and segment all of them.
+
+    For each image ``NAME``, ``out`` gets its label map on its own grid, ``NAME.nii.gz`` or for a picture ``NAME.png``,
+    with the values of the given ones; these are kept as they are. ``labels.csv`` has a row an image, those first that
+    should be looked at, ``classes.json`` the names of the classes, ``plan.json`` what was decided, ``stages`` the
+    trainings with their commands.
+
+    A U-Net learns from all label maps; none is kept back. Where they are few and other images have none, a second round
+    goes on from it and learns from what it has found in these, too. After an interruption the same call goes on. With
+    more images, those that were segmented are not segmented again.
+
+    Args:
+        images: files and folders.
+        labels: folder of label maps with the names of their images, or one such file.
+        out: folder for the files, made where it is missing.
+        names: of the classes, see :py:func:`monai_infoaug.commands._classes.find_classes`.
+        pixdim: millimetres a pixel, for formats that do not say it.
+        minutes: how long all is to take on this machine, about.
+        device: device of the networks.
+        seed: of all that is drawn.
+        dry_run: stop at the plan.
+
+    Returns:
+        Image to the reason why it failed.
+
+    Raises:
+        ValueError: before anything is trained, for arguments that are out of range, label maps that are faulty or of
+            none of the images, or a file in ``out`` that is not this function's to write.
+        RuntimeError: if a training fails.
+        OSError: naming the file, if the disk is full.
+    """
+    require_device(device)
+    require_seed(seed)
+    if not (is_number(minutes) and minutes > 0):
+        raise refusal("minutes", minutes, "a number above 0")
+    named, out = distinct_names(images_of("images", images)), Path(out)
+    if os.path.realpath(out) in {os.path.realpath(given) for given in (*images, labels)}:
+        raise refusal("out", f"'{out}'", "another folder than those of the images and of the label maps")
+    sure = labels_of(named, images_of("labels", [labels]))
+    survey = survey_images(named, [path for path, name in named.items() if name in sure], pixdim)
+    classes = find_classes(sure.values(), names)
+    for path, name in survey.names.items():
+        if name in sure:
+            require_label_of(path, sure[name])
+    ledger = Ledger(out)
+    finals = {name: f"{name}{label_suffix(path)}" for path, name in survey.names.items()}
+    corrected = corrected_files(ledger, finals.values())
+    ledger.require_ours(
+        [*TABLES, *(file for file in finals.values() if file not in corrected)], [*named, *sure.values()]
+    )
+    plan = as_begun(make_plan(survey, len(sure), minutes, pixdim, device, seed), out / "plan.json")
+    say(f"Classes: {classes}. Label maps: {len(sure)} of {len(survey.names)} images.")
+    for row in plan.rows(survey):
+        say("{:16}{:24}{}".format(*row))
+    if dry_run:
+        return {}
+    out.mkdir(parents=True, exist_ok=True)
+    ledger.write("plan.json", plan.as_text())
+    ledger.write("classes.json", classes.as_text())
+
+    keep_freed_memory()
+    rounds = [
+        Round(out / "stages" / f"{number}_{name}", plan.stages[name]["settings"])
+        for number, name in enumerate(plan.stages, 1)
+    ]
+    planned = [60 * stage["minutes"] for stage in plan.stages.values()]
+    bar = StagesBar(dict(zip((each.folder.name for each in rounds), planned, strict=True)))
+    try:
+        found, failed = learn_in_rounds(rounds, survey.names, sure, None, classes, POOL, device, bar)
+    finally:
+        bar.close()
+    for path, name in survey.names.items():
+        if finals[name] in corrected:
+            say(f"{out / finals[name]} was changed since it was written: it stays so", sys.stderr)
+        elif name in sure:
+            own, grid = read_labels(sure[name], pixdim), read_on_grid(path, pixdim)
+            ledger.write(finals[name], label_bytes(onto_grid(own, grid), grid, label_suffix(path)))
+        elif name in found:
+            ledger.write(finals[name], label_file(rounds[-1].folder, name, path).read_bytes())
+    failures = {str(image): why for image, why in (survey.left_out | failed).items()}
+    ledger.write("labels.csv", _table(named, sure, found, failures, classes))
+    for file, why in failures.items():
+        say(f"{file}: {why}", sys.stderr)
+    say(f"Wrote {len(found)} label maps to {out}, {len(sure)} of them as they were given; {', '.join(TABLES)}.")
+    return failures
+
+
+def corrected_files(ledger: Ledger, files: Iterable[str]) -> set[str]:
+    """Those of some files that were written, and that somebody has changed since."""
+    written = {record.get("file") for record in ledger.records()}
+    return {file for file in files if file in written and (ledger.folder / file).exists() and not ledger.is_ours(file)}
+
+
+def labels_of(images: Mapping[Path, str], files: Sequence[Path]) -> dict[str, Path]:
+    """Name of an image to its label map, which has the same name.
+
+    Raises:
+        ValueError: for label maps of none of the images, or one of two images of that name.
+    """
+    known = {image_name(file): file for file in files}
+    found: dict[str, Path] = {}
+    for path, name in images.items():
+        for key in (name, image_name(path)):
+            if key in known:
+                found[name] = known[key]
+                break
+    if not found:
+        raise refusal("labels", f"'{files[0]}' and {len(files) - 1} more", "label maps with the names of images")
+    twice = sorted(name for name, file in found.items() if [*found.values()].count(file) > 1)
+    if twice:
+        got = f"'{found[twice[0]]}' for the images {', '.join(twice)}"
+        raise refusal("labels", got, "of one image each: name them as the segmentations will be named")
+    return found
+
+
+def require_label_of(image: Path, labels: Path) -> None:
+    """Refuse the label map of a picture that has other pixels: nothing says where it lies.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if str(image).lower().endswith(WITHOUT_MILLIMETRES):
+        sizes = [" x ".join(map(str, read_on_grid(path).shape[1:])) for path in (labels, image)]
+        if sizes[0] != sizes[1]:
+            raise refusal(
+                "labels", f"'{labels}' of {sizes[0]} pixels for '{image}' of {sizes[1]}", "as large as its image"
+            )
+
+
+def make_plan(
+    survey: Survey,
+    count: int,
+    minutes: float,
+    pixdim: float | Sequence[float] | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Plan:
+    """Decide how to learn from so many label maps."""
+    sides: Any = list(pixdim) if isinstance(pixdim, Sequence) else pixdim
+    plan = Plan(survey.dims, survey.channels, survey.modality, sides, 0.0, 1.0, minutes, device, seed, 0, POOL)
+    settings = segmentation_settings(plan.shared, survey.extent, survey.pixdim)
+    plan.working_pixdim = settings["working_pixdim"]
+    few = count < len(survey.names) and count <= MOST_FOR_A_ROUND[survey.dims]
+    seconds = seconds_of_step(settings, device)
+    for name, share in {"training": FIRST, "round": 1 - FIRST}.items() if few else {"training": 1.0}.items():
+        own = settings | epochs_for(settings, share * minutes, seconds)
+        plan.stages[name] = {"bundle": "segmentation", "settings": own, "minutes": round(share * minutes, 1)}
+    return plan
+
+
+def as_begun(plan: Plan, file: Path) -> Plan:
+    """The plan that was begun with, if the same was asked for: the machine may be slower now, images may have come."""
+    asked = ("dims", "channels", "pixdim", "minutes", "device", "seed")
+    with suppress(OSError, TypeError, ValueError):
+        before = Plan(**json.loads(file.read_text(encoding="utf-8")))
+        if all(getattr(before, name) == getattr(plan, name) for name in asked):
+            return before
+    return plan
+
+
+def _table(
+    images: Mapping[Path, str],
+    sure: Mapping[str, Path],
+    found: Mapping[str, Sequence[float]],
+    failures: Mapping[str, str],
+    classes: Classes,
+) -> str:
+    """A row an image: what failed first, then what is least confident; what was given comes last."""
+    rows = []
+    for path, name in images.items():
+        given, values = name in sure, found.get(name, ())
+        shares = ["" if given or value != value else f"{value:.3f}" for value in values] or [""] * len(classes.names)
+        least = min((float(share) for share in shares if share), default=2.0 if given else -1.0)
+        why = failures.get(str(path), "")
+        rows.append((least, [name, printable(str(path)), "given" * given, *shares, printable(why)]))
+    text = io.StringIO(newline="")
+    header = ["image", "file", "label_map", *(f"confidence {name}" for name in classes.names), "failure"]
+    csv.writer(text).writerows([header, *(row for _, row in sorted(rows, key=lambda row: row[0]))])
+    return text.getvalue()

@@ -1,0 +1,167 @@
+"""Few label maps in, segmentations of all images out: what is written, decided, refused and not done twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("ignite", reason="bundles need the extra train")
+pytest.importorskip("tensorboard", reason="bundles need the extra train")
+pytest.importorskip("scipy", reason="bundles need the extra train")
+
+from monai_infoaug.commands import _label_stages, segment
+from monai_infoaug.commands._label_files import read_labels
+from monai_infoaug.commands._survey import Survey
+from monai_infoaug.commands.segment import make_plan, segment_images
+from tests.commands.labelled_scenes import BITS, NUMBERS, TINY, annotated, dice, scene, stages_in_process, truth
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Five pictures, two of them with label maps."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for seed in range(5):
+        sitk.WriteImage(sitk.GetImageFromArray(scene(seed)[0]), tmp_path / "images" / f"{seed}.png")
+    for seed in (1, 3):
+        annotated(tmp_path / "labels" / f"{seed}.png", tmp_path / "images" / f"{seed}.png", NUMBERS)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[dict]:
+    """Settings of the trainings, which are tiny ones in this process."""
+    runs: list[dict] = []
+    monkeypatch.setattr(_label_stages, "run_stage", stages_in_process(runs, **TINY))
+    monkeypatch.setattr(segment, "seconds_of_step", lambda *_: 1.0)
+    return runs
+
+
+def run(folder: Path, **options) -> dict[str, str]:
+    given = {"names": ["square", "bar"], "pixdim": 0.5, "minutes": 10.0, **options}
+    return segment_images([folder / "images"], folder / "labels", folder / "out", **given)
+
+
+def test_all_images_are_segmented_with_the_given_values_and_names(folder, trained, capsys):
+    (folder / "images" / "bad.png").write_bytes(b"")
+    failures = run(folder)
+    assert [Path(path).name for path in failures] == ["bad.png"]
+    out, printed = folder / "out", capsys.readouterr()
+    assert "Classes: square 4, bar 9. Label maps: 2 of 5 images." in printed.out
+    assert "bad.png" in printed.err
+    for seed in range(5):
+        found, expected = read_labels(out / f"{seed}.png"), truth(Path(f"{seed}.png"), NUMBERS)
+        for mask, its in zip(NUMBERS.masks(found), NUMBERS.masks(expected), strict=True):
+            assert dice(mask, its) > (0.999 if seed in (1, 3) else 0.5)
+    content = json.loads((out / "classes.json").read_text())
+    assert content == {"classes": {"square": 4, "bar": 9}, "bits": False}
+    with (out / "labels.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["image", "file", "label_map", "confidence square", "confidence bar", "failure"]
+    assert rows[0][0] == "bad"
+    assert rows[0][-1]
+    assert [row[0] for row in rows[4:]] == ["1", "3"]
+    assert [row[2:5] for row in rows[4:]] == [["given", "", ""]] * 2
+    least = [min(map(float, row[3:5])) for row in rows[1:4]]
+    assert least == sorted(least)
+
+    learnt = [[item["name"] for item in settings["labelled_datalist"]] for settings in trained]
+    assert learnt == [["1", "3"], ["0", "1", "2", "3", "4"]]
+    assert trained[0]["classes"] == ["square", "bar"]
+    assert trained[0]["max_epochs"] == 6  # 5 minutes of steps of a second, 50 an epoch
+    assert "origin" not in trained[0]
+
+
+def test_a_second_run_does_what_is_missing(folder, trained, monkeypatch):
+    run(folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.png")}
+    monkeypatch.setattr(segment, "seconds_of_step", lambda *_: 2.0)  # the machine is slower now
+    sitk.WriteImage(sitk.GetImageFromArray(scene(8)[0]), folder / "images" / "8.png")
+    assert run(folder) == {}
+    assert len(trained) == 2
+    assert (folder / "out" / "8.png").exists()
+    stages = {path: path.stat().st_mtime_ns for path in before if "stages" in path.parts}
+    assert stages == {path: time for path, time in before.items() if path in stages}
+
+
+def test_what_somebody_has_corrected_stays(folder, trained, capsys):
+    run(folder, minutes=2)
+    (folder / "out" / "0.png").write_bytes(b"corrected")
+    assert run(folder, minutes=2) == {}
+    assert (folder / "out" / "0.png").read_bytes() == b"corrected"
+    assert "0.png was changed since it was written: it stays so" in capsys.readouterr().err
+
+
+def test_classes_that_overlap_stay_bits(folder, trained):
+    for seed in (1, 3):
+        annotated(folder / "labels" / f"{seed}.png", folder / "images" / f"{seed}.png", BITS)
+    label = read_labels(folder / "labels" / "1.png")
+    label[0, :2] = 3
+    sitk.WriteImage(sitk.Cast(sitk.GetImageFromArray(label[0].numpy().T), sitk.sitkUInt8), folder / "labels" / "1.png")
+    run(folder, minutes=2)
+    assert trained[0]["label_bits"] == [1, 2]
+    assert json.loads((folder / "out" / "classes.json").read_text())["bits"]
+    assert read_labels(folder / "out" / "1.png").equal(label)
+
+
+def test_a_dry_run_stops_at_the_plan(folder, trained, capsys):
+    assert run(folder, dry_run=True) == {}
+    assert trained == []
+    assert not (folder / "out").exists()
+    assert "round" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dims", "count", "total", "stages"),
+    [
+        (2, 5, 100, ["training", "round"]),
+        (2, 21, 100, ["training"]),
+        (2, 5, 5, ["training"]),
+        (3, 7, 100, ["training", "round"]),
+        (3, 13, 100, ["training"]),
+    ],
+)
+def test_the_recipe_follows_from_our_tables(monkeypatch, dims, count, total, stages):
+    monkeypatch.setattr(segment, "seconds_of_step", lambda *_: 0.5)
+    names = {Path(f"{number}.png"): str(number) for number in range(total)}
+    survey = Survey(names, {}, dims, 1, "mr", False, (51.2,) * dims, (0.4,) * dims)
+    plan = make_plan(survey, count, 60.0)
+    assert list(plan.stages) == stages
+    assert sum(stage["minutes"] for stage in plan.stages.values()) == pytest.approx(60)
+    steps = sum(stage["settings"]["max_epochs"] * 50 for stage in plan.stages.values())
+    assert steps == pytest.approx(7200, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (None, {"minutes": 0}, "`minutes` must be a number above 0"),
+        (None, {"pixdim": None}, "`pixdim` must be given"),
+        (None, {"names": ["a"]}, "`names` must be a name a class"),
+        (lambda f: [p.rename(p.with_name(f"of_{p.name}")) for p in (f / "labels").iterdir()], {}, "with the names of"),
+        (
+            lambda f: sitk.WriteImage(sitk.Image(9, 9, sitk.sitkUInt8), f / "labels" / "1.png"),
+            {},
+            "as large as its image",
+        ),
+        (lambda f: (f / "out").mkdir() or (f / "out" / "0.png").write_bytes(b"mine"), {}, "somebody else's"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(folder, trained, change, options, message):
+    if change:
+        change(folder)
+    with pytest.raises(ValueError, match=message):
+        run(folder, **options)
+    assert trained == []
+
+
+def test_a_label_map_of_two_images_is_refused(folder, trained):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(scene(1)[0]), folder / name / "1.png")
+    with pytest.raises(ValueError, match=r"`labels` must be of one image each: .*1.png' for the images a_1, b_1"):
+        segment_images([folder / "a", folder / "b"], folder / "labels", folder / "out", pixdim=0.5)
