@@ -57,8 +57,8 @@ def read_labels(
 def onto_grid(labels: MetaTensor, grid: MetaTensor) -> Tensor:
     """A label map (1, *S) at the voxels of another grid, 0 outside; as it is where the grids are the same."""
     dims = grid.ndim - 1
-    alike = [to_affine_nd(dims, each.affine) for each in (labels, grid)]
-    if labels.shape[1:] == grid.shape[1:] and np.allclose(*alike, atol=1e-3):
+    own, wanted = (to_affine_nd(dims, each.affine.numpy()) for each in (labels, grid))
+    if labels.shape[1:] == grid.shape[1:] and np.allclose(own, wanted, atol=1e-3):
         return plain(labels)
     return plain(ResampleToMatch(mode="nearest", padding_mode="zeros")(labels, grid))
 
