@@ -75,8 +75,18 @@ def match(args: argparse.Namespace) -> int:
         args.max_round_trip,
         args.device,
         args.consensus,
+        args.pool,
     )
     return int(bool(failures))
+
+
+def annotate(args: argparse.Namespace) -> int:
+    """Annotate images from one that is annotated."""
+    require_extra("train", "ignite", "matplotlib", "tqdm", "tensorboard")
+    from monai_infoaug.commands.annotate import annotate_images
+
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run")}
+    return int(bool(annotate_images(**given)))
 
 
 def check(args: argparse.Namespace) -> int:
@@ -141,6 +151,20 @@ def add_measuring(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
 
+def add_templates(command: argparse.ArgumentParser) -> None:
+    """The options that say what is annotated."""
+    command.add_argument(
+        "--template", required=True, action="append", metavar="IMAGE", help="annotated image, or a folder; repeatable"
+    )
+    command.add_argument(
+        "--landmarks",
+        required=True,
+        action="append",
+        metavar="TABLE",
+        help="landmarks in mm: .csv, .fcsv or .mrk.json; of several templates one .csv for all, or repeated, one each",
+    )
+
+
 def make_parser() -> argparse.ArgumentParser:
     """A command a function: ``args.run(args)``."""
     parser = argparse.ArgumentParser(
@@ -184,10 +208,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
     command.add_argument("--checkpoint", required=True, metavar="FILE", help="of a training with a bundle")
-    command.add_argument("--template", required=True, metavar="IMAGE", help="annotated image")
-    command.add_argument(
-        "--landmarks", required=True, metavar="TABLE", help="its landmarks in mm: .csv, .fcsv or .mrk.json"
-    )
+    add_templates(command)
     command.add_argument(
         "--out", default="infoaug_match", metavar="DIR", help="folder for what is written (%(default)s)"
     )
@@ -227,8 +248,48 @@ def make_parser() -> argparse.ArgumentParser:
         help="let the K images in which the template's landmarks score best vote, too, on where the landmarks of an "
         "image are (%(default)s: the template alone)",
     )
+    command.add_argument(
+        "--pool",
+        nargs="+",
+        metavar="IMAGES",
+        help="files and folders of images that may do so (all)",
+    )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     command.set_defaults(run=match)
+
+    command = commands.add_parser(
+        "annotate",
+        help="annotate a folder of images from one annotated image",
+        description="Annotate images from one that is annotated, or from a few: plan, pre-train without labels, match, "
+        "and train a detector on the matches. The folder of --out gets NAME.mrk.json for 3D Slicer and NAME.png for "
+        "each image, landmarks.csv, and review.html, on which the images that need a look come first; plan.json, to be "
+        "edited; and the stages, each with its command, to go on from by hand. Stopped and started again, it goes on. "
+        "Images that cannot be read or are unlike the others are left out, and the exit status is then 1.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
+    add_templates(command)
+    command.add_argument("--out", default="infoaug_annotated", metavar="DIR", help="folder for all of it (%(default)s)")
+    command.add_argument(
+        "--pixdim", type=plain, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it (1: pixels)"
+    )
+    command.add_argument(
+        "--origin",
+        type=plain,
+        default=0.0,
+        metavar="MM",
+        help="position of the centre of the first pixel (%(default)s)",
+    )
+    command.add_argument(
+        "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
+    )
+    command.add_argument("--plan", metavar="FILE", help="plan.json of an earlier run, perhaps edited")
+    command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
+    command.add_argument(
+        "--corrected", metavar="DIR", help="NAME.mrk.json of images that you have corrected: templates from now on"
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    command.set_defaults(run=annotate)
 
     command = commands.add_parser(
         "check",

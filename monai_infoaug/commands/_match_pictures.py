@@ -47,7 +47,8 @@ def _draw_crops(image: MetaTensor, match: Match, matcher: TemplateMatcher, title
     """For each landmark, axial crops of the template and of the volume, side by side, in radiological view."""
     from matplotlib.figure import Figure
 
-    template = _for_display(matcher.image, to_world(matcher.points, matcher.image)[0].cpu().numpy())
+    first = matcher.templates[0]
+    template = _for_display(first.image, to_world(first.points, first.image)[0].cpu().numpy())
     found, gap, columns = _for_display(image, match.world), 4, min(4, len(matcher.labels))
     half = round(CROP_MM / 2 / float(image.pixdim[0]))
     side = 2 * half + 1
@@ -57,9 +58,13 @@ def _draw_crops(image: MetaTensor, match: Match, matcher: TemplateMatcher, title
     sheet, marks = np.ones((width, height)), []
     for (volume, points), shift in ((template, 0), (found, side + 1)):
         padded = np.pad(volume.mean(0), [(half, half), (half, half), (0, 0)])
-        centres = np.clip(np.rint(points).astype(int), 0, np.array(volume.shape[1:]) - 1)
-        for (left, top), (x, y, z), point in zip(corners, centres, points, strict=True):
+        shown = np.isfinite(points).all(1)  # another template may show what the first one does not
+        centres = np.clip(np.rint(np.nan_to_num(points)).astype(int), 0, np.array(volume.shape[1:]) - 1)
+        for (left, top), (x, y, z), point, is_shown in zip(corners, centres, points, shown, strict=True):
             start = left + shift
+            if not is_shown:
+                marks.append((np.nan, np.nan))
+                continue
             sheet[start : start + side, top : top + side] = padded[x : x + side, y : y + side, z]
             marks.append((start + half + point[0] - x, top + half + point[1] - y))
     figure = Figure(figsize=(12, 12 * height / width + 0.4))

@@ -1,4 +1,4 @@
-"""Find the landmarks of one annotated template in new images: what ``monai-infoaug match`` does."""
+"""Find the landmarks of annotated templates in new images: what ``monai-infoaug match`` does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,11 @@ from monai_infoaug import __version__
 from monai_infoaug._console import printable, say
 from monai_infoaug._files import Ledger, digest_of, files_of
 from monai_infoaug._require import reason, refusal, require_counts
+from monai_infoaug.commands._images import distinct_names, images_of
 from monai_infoaug.commands._match_pictures import draw_match
 from monai_infoaug.commands._pictures import png_bytes
-from monai_infoaug.commands.template_matcher import Match, TemplateMatcher, is_same
-from monai_infoaug.data import LandmarkTable, image_datalist, image_name
+from monai_infoaug.commands.template_matcher import Match, Paths, TemplateMatcher, is_same, with_tables
+from monai_infoaug.data import LandmarkTable
 from monai_infoaug.data._headers import faults_beside
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import keep_freed_memory
@@ -39,8 +40,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def match_images(
     checkpoint: str | os.PathLike,
-    template: str | os.PathLike,
-    landmarks: str | os.PathLike,
+    template: Paths,
+    landmarks: Paths,
     images: Sequence[str | os.PathLike],
     out: str | os.PathLike = "infoaug_match",
     bundle: str | os.PathLike | None = None,
@@ -49,6 +50,7 @@ def match_images(
     max_round_trip: float = 3.0,
     device: str = "cpu",
     consensus: int = 0,
+    pool: Sequence[str | os.PathLike] | None = None,
 ) -> dict[str, str]:
     """Find the landmarks of a template in images, and write what was found.
 
@@ -61,10 +63,10 @@ def match_images(
     call goes on: images that were done with the same checkpoint, template, landmarks and settings are not done again.
     Files of others are not written over, nor are those that were changed since they were written.
 
-    With a ``consensus`` of K, the template's landmarks are first searched in all images. The K images that score best
-    are templates, too, with the landmarks that were found, and all of these have a vote on where a landmark of another
-    image is: :py:func:`monai_infoaug.inferers.robust_centre` of the votes counts. With more images, those that were
-    done are done again only if others have become templates.
+    Several templates have a vote each on where a landmark is: :py:func:`monai_infoaug.inferers.robust_centre` of the
+    votes counts. With a ``consensus`` of K, the templates' landmarks are first searched in all images of the ``pool``,
+    and the K images that score best are templates, too, with the landmarks that were found. With more images, those
+    that were done are done again only if others have become templates.
 
     A landmark is *low*, that is, somebody should look at it, if its match, searched in the template in turn, is not
     found where it came from, or if its score is below ``min_score``. How much that tells of errors on cephalometric
@@ -72,8 +74,9 @@ def match_images(
 
     Args:
         checkpoint: file of a training with a bundle that has a network and preprocessing for matching.
-        template: annotated image.
-        landmarks: its table in millimetres, see :py:func:`monai_infoaug.data.landmark_datalist`.
+        template: annotated image, several of them, or a folder of such; they need not show the same landmarks.
+        landmarks: its table in millimetres, see :py:func:`monai_infoaug.data.landmark_datalist`; of several templates
+            one for all, or one each.
         images: files and folders.
         out: folder for the files, made where it is missing.
         bundle: folder of the bundle, or its name in the package; by default the one that the checkpoint names.
@@ -83,6 +86,7 @@ def match_images(
         max_round_trip: voxels of the preprocessed template, above which a landmark is low.
         device: device of the network.
         consensus: number of images that become templates, 0 for none.
+        pool: files and folders of the images that may become templates; None: all ``images``.
 
     Returns:
         Image to the reason why it failed.
@@ -93,22 +97,19 @@ def match_images(
         OSError: naming the file, if the disk is full.
     """
     require_counts(0, consensus=consensus)
-    for given in images:
-        if not Path(given).exists():
-            raise refusal("images", f"'{given}'", "files and folders")
-    paths = list(dict.fromkeys(Path(item["image"]) for given in images for item in image_datalist(given)))
-    if len(paths) == 0:
-        raise refusal("images", "none", "files and folders")
+    paths = images_of("images", images)
     out = Path(out)
     if os.path.realpath(out) in {os.path.realpath(given) for given in images}:
         raise refusal("out", f"'{out}'", "another folder than that of the images, which pictures would be taken for")
     matcher = TemplateMatcher(checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device)
     ledger, names = Ledger(out), distinct_names(paths)
-    key, inputs = _key(matcher, checkpoint, template, landmarks), [*paths, checkpoint, template, landmarks]
+    templates, tables = zip(*with_tables(template, landmarks), strict=True)
+    read = [checkpoint, *templates, *dict.fromkeys(tables)]
+    key, inputs = _key(matcher, *read), [*paths, *read]
     if consensus:
         ledger.require_ours(TABLES, inputs)
         _require_writable(out)
-        key = _add_templates(matcher, ledger, key, names, consensus)
+        key = _add_templates(matcher, ledger, key, names if pool is None else images_of("pool", pool), consensus)
     found = _found_before(ledger, key, names)
     to_write = [file for name in names.values() if name not in found for file in _files(name)]
     ledger.require_ours([*to_write, *TABLES], inputs)
@@ -120,7 +121,7 @@ def match_images(
     before = len(found)
     failures: dict[str, str] = {}
     ahead = [path for path, name in names.items() if name not in found]
-    for fault in faults_beside(template, ahead, matcher.config.get("pixdim", 1)) if len(ahead) > 1 else ():
+    for fault in faults_beside(templates[0], ahead, matcher.config.get("pixdim", 1)) if len(ahead) > 1 else ():
         _warn(f"Of the images ahead: {fault}")
     due = 0.0  # when the tables are to be written again
     for path, name in tqdm(names.items(), "Matching", unit="image", disable=None):
@@ -156,7 +157,7 @@ def _require_writable(out: Path) -> None:
         raise refusal("out", f"'{out}'", "a folder that can be written to")
 
 
-def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, names: Mapping[Path, str], count: int) -> str:
+def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, paths: Iterable[Path], count: int) -> str:
     """Make the images in which the template's landmarks score best templates, too; what tells matches of these all.
 
     What the template scores is kept; an image that fails has no score, and its failure is told later.
@@ -165,8 +166,8 @@ def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, names: Ma
         (record["image"], str(record["stamp"])): record for record in ledger.records() if record.get("look") == key
     }
     scored = []
-    for path in tqdm(names, "Choosing", unit="image", disable=None):
-        if is_same(matcher.path, path):
+    for path in tqdm(paths, "Choosing", unit="image", disable=None):
+        if any(is_same(template.path, path) for template in matcher.templates):
             continue
         with suppress(ValueError, RuntimeError, OSError):
             known = {"look": key, "image": os.path.abspath(path), "stamp": _stamp(path)}
@@ -182,26 +183,6 @@ def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, names: Ma
     for _, path, record in best:
         matcher.add(path, np.array(record["points"]))
     return _hash([key, *([record["image"], record["stamp"], record["points"]] for *_, record in best)])
-
-
-def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name of each image: without folder, or with all below the common one where two files have the same name.
-
-    Example:
-        >>> list(distinct_names([Path("scans/1/t1.nii.gz"), Path("scans/2/t1.nii.gz")]).values())
-        ['1_t1', '2_t1']
-    """
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    within = [path.absolute().relative_to(root) for path in paths]
-    for names in (
-        [image_name(path) for path in within],
-        ["_".join([*path.parts[:-1], image_name(path)]) for path in within],
-        ["_".join(path.parts) for path in within],
-        [f"{number}_{path.name}" for number, path in enumerate(within)],
-    ):
-        if len({name.casefold() for name in names}) == len(names):  # there are file systems that do not tell case
-            break
-    return dict(zip(paths, map(printable, names), strict=True))
 
 
 def _warn(line: str) -> None:

@@ -1,12 +1,12 @@
-"""A trained network with an annotated template, which finds the template's landmarks in other images."""
+"""A trained network with annotated templates, which finds their landmarks in other images."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,10 +15,14 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor
 
 from monai_infoaug._require import is_number, naming, refusal
-from monai_infoaug.commands._embedding import Embedder
+from monai_infoaug.commands._embedding import Embedder, Template
+from monai_infoaug.data import image_datalist
 from monai_infoaug.inferers import robust_centre, to_voxels, to_world
+from monai_infoaug.inferers.votes import Consensus
 
 __all__ = ["Match", "TemplateMatcher"]
+
+Paths: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,31 +64,32 @@ class Match:
 
 
 @dataclass(frozen=True, eq=False)
-class PseudoTemplate:
-    """An image whose landmarks nobody has annotated, but which have been found so well that it serves as a template.
+class Voter:
+    """An image with landmarks, annotated or found so well that it serves as a template.
 
     Args:
-        path: its file, which has no vote on itself.
+        path: its file.
+        image: preprocessed (C, *S).
         levels: levels of its embedding.
-        points: (1, L, D) the landmarks found, in voxels.
+        points: (1, L, D) landmarks in its voxels, NaN for those that it does not show.
     """
 
     path: Path
+    image: MetaTensor
     levels: Sequence[Tensor]
     points: Tensor
 
 
 class TemplateMatcher(Embedder):
-    """A network, its preprocessing and the template, ready for any number of images.
+    """A network, its preprocessing and the templates, ready for any number of images.
 
     Args:
         checkpoint, template, landmarks, bundle, settings, min_score, max_round_trip, device: see
             :py:func:`monai_infoaug.commands.match.match_images`.
 
     Attributes:
-        labels: names of the L landmarks that the template shows.
-        image: the preprocessed template (C, *S).
-        points: (1, L, D) landmarks in its voxels.
+        labels: names of the L landmarks that the templates show.
+        templates: the annotated ones; each has a vote on every landmark that it shows.
         others: pseudo-templates, which have a vote on other images; none at first.
 
     Raises:
@@ -94,8 +99,8 @@ class TemplateMatcher(Embedder):
     def __init__(
         self,
         checkpoint: str | os.PathLike,
-        template: str | os.PathLike,
-        landmarks: str | os.PathLike,
+        template: Paths,
+        landmarks: Paths,
         bundle: str | os.PathLike | None = None,
         settings: Mapping[str, Any] | None = None,
         min_score: float = -1.0,
@@ -106,51 +111,108 @@ class TemplateMatcher(Embedder):
             raise refusal("min_score", min_score, "a cosine, from -1 to 1")
         if not is_number(max_round_trip) or max_round_trip <= 0:
             raise refusal("max_round_trip", max_round_trip, "above 0, in voxels")
-        if not Path(template).exists():
-            raise refusal("template", f"'{template}'", "an image file")
+        given = with_tables(template, landmarks)
         super().__init__(checkpoint, bundle, settings, device)
-        self.min_score, self.max_round_trip, self.others = min_score, max_round_trip, list[PseudoTemplate]()
-        known = self.annotated(template, landmarks)
-        self.path, self.image, self.labels = known.path, known.image, known.labels
-        self.points, self.levels = known.points, known.levels
+        self.min_score, self.max_round_trip, self.others = min_score, max_round_trip, list[Voter]()
+        known = [self.annotated(path, table) for path, table in given]
+        self.labels = list(dict.fromkeys(label for each in known for label in each.labels))
+        self.templates = [Voter(each.path, each.image, each.levels, self._in_order(each)) for each in known]
+        first = known[0]
         with naming("the bundle's configuration"):  # its settings of the search, on one landmark
-            self.search(self.levels, self.points[:, :1], self.levels, self.image)
+            self.search(first.levels, first.points[:, :1], first.levels, first.image)
+
+    def _in_order(self, template: Template) -> Tensor:
+        """Landmarks (1, L, D) of a template, NaN where it lacks one that others show."""
+        points = template.points.new_full((1, len(self.labels), template.points.shape[-1]), torch.nan)
+        points[:, [self.labels.index(label) for label in template.labels]] = template.points
+        return points
 
     def look(self, path: str | os.PathLike) -> tuple[float, np.ndarray]:
-        """Mean score of the landmarks in an image, and where (L, D) the template alone finds them, in voxels."""
+        """Mean score of the landmarks in an image, and where (L, D) the templates alone find them, in voxels."""
         image = self.read(path)
-        found, scores = self.search(self.levels, self.points, self.embed(image), image)
-        return scores.mean().item(), found[0].double().cpu().numpy()
+        found, _ = self._agreed(self.templates, self.embed(image), image)
+        return found.scores.mean().item(), to_voxels(found.points, image)[0].double().cpu().numpy()
 
     def add(self, path: str | os.PathLike, points: np.ndarray) -> None:
         """Make an image a template, too, with the landmarks (L, D) that :py:meth:`look` has found in it."""
         known = torch.as_tensor(points, dtype=torch.float32, device=self.device)[None]
-        self.others.append(PseudoTemplate(Path(path), self.embed(self.read(path)), known))
+        image = self.read(path)
+        self.others.append(Voter(Path(path), image, self.embed(image), known))
+
+    def _agreed(
+        self, voters: Sequence[Voter], levels: Sequence[Tensor], image: MetaTensor
+    ) -> tuple[Consensus, list[Voter]]:
+        """What voters agree on in an image (C, *S), of which these are the levels, and the voters, the best first."""
+        votes = [self.search(voter.levels, voter.points, levels, image) for voter in voters]
+        places, scores = map(torch.stack, zip(*votes, strict=True))
+        order = scores.nanmean((1, 2)).argsort(descending=True)
+        agreed = robust_centre(torch.stack([to_world(place, image) for place in places]), scores)
+        return agreed, [voters[i] for i in order.tolist()]
 
     @torch.no_grad()
     def __call__(self, image: MetaTensor, path: str | os.PathLike | None = None) -> Match:
         """Find the landmarks in a preprocessed image (C, *S), which was read from a file.
 
-        With pseudo-templates, all have a vote; on the template, where the landmarks are known, it votes alone.
+        All templates have a vote; on landmarks of a template, which are known, it votes alone.
         """
         levels = self.embed(image)
-        found, scores = self.search(self.levels, self.points, levels, image)
-        agreed = {}
-        if self.others:
-            voters = [] if is_same(self.path, path) else [o for o in self.others if not is_same(o.path, path)]
-            votes = [(found, scores), *(self.search(o.levels, o.points, levels, image) for o in voters)]
-            places, all_scores = map(torch.stack, zip(*votes, strict=True))
-            centre = robust_centre(torch.stack([to_world(place, image) for place in places]), all_scores)
-            found, scores = to_voxels(centre.points, image), centre.scores
-            agreed = {
-                "spreads": centre.spreads[0].double().cpu().numpy().round(4),
-                "votes": centre.votes[0].cpu().numpy(),
-            }
-        back, _ = self.search(levels, found, self.levels, self.image)
-        trips = (back - self.points).norm(dim=-1)
+        itself = [voter for voter in self.templates if is_same(voter.path, path)]
+        voters = [*self.templates, *(voter for voter in self.others if not is_same(voter.path, path))]
+        if itself:
+            unknown = itself[0].points.isnan()
+            others = [replace(each, points=each.points.where(unknown, torch.nan)) for each in voters]
+            voters = [itself[0], *(each for each in others if bool(each.points.isfinite().any()))]
+        agreed, order = self._agreed(voters, levels, image)
+        found, scores = to_voxels(agreed.points, image), agreed.scores
+        known = [*itself, *self.templates] if itself else [voter for voter in order if voter in self.templates]
+        trips = self._round_trips(found, levels, known)
         low = (trips > self.max_round_trip) | (scores < self.min_score)
-        world, score, trip = (x[0].double().cpu().numpy().round(4) for x in (to_world(found, image), scores, trips))
-        return Match(world, image.meta.get(MetaKeys.SPACE), score, trip, low[0].cpu().numpy(), **agreed)
+        world, score, trip = (x[0].double().cpu().numpy().round(4) for x in (agreed.points, scores, trips))
+        match = Match(world, image.meta.get(MetaKeys.SPACE), score, trip, low[0].cpu().numpy())
+        if len(self.templates) + len(self.others) == 1:
+            return match
+        return replace(
+            match, spreads=agreed.spreads[0].double().cpu().numpy().round(4), votes=agreed.votes[0].cpu().numpy()
+        )
+
+    def _round_trips(self, found: Tensor, levels: Sequence[Tensor], templates: Sequence[Voter]) -> Tensor:
+        """How far landmarks (1, L, D) are from where they came from, when the first template with each is searched."""
+        trips = found.new_full(found.shape[:2], torch.nan)
+        for template in templates:
+            here = trips.isnan() & template.points.isfinite().all(-1)
+            if bool(here.any()):
+                sought = found.where(here[..., None], torch.nan)
+                back, _ = self.search(levels, sought, template.levels, template.image)
+                trips = torch.where(here, (back - template.points).norm(dim=-1), trips)
+        return trips.nan_to_num(torch.inf)
+
+
+def with_tables(
+    template: str | os.PathLike | Sequence[str | os.PathLike],
+    landmarks: str | os.PathLike | Sequence[str | os.PathLike],
+) -> list[tuple[str | os.PathLike, str | os.PathLike]]:
+    """Templates, each with its table of landmarks.
+
+    Args:
+        template: annotated image, or several of them, or a folder of such.
+        landmarks: one table for all, or one each.
+
+    Raises:
+        ValueError: for templates that do not exist or are none, or another number of tables.
+    """
+    given = [template] if isinstance(template, str | os.PathLike) else list(template)
+    tables = [landmarks] if isinstance(landmarks, str | os.PathLike) else list(landmarks)
+    for path in given:
+        if not Path(path).exists():
+            raise refusal("template", f"'{path}'", "an image file")
+    paths: list[str | os.PathLike] = [item["image"] for path in given for item in image_datalist(path)]
+    if not paths:
+        raise refusal("template", "none", "an image file")
+    if len(tables) not in (1, len(paths)):
+        raise refusal("landmarks", f"{len(tables)} tables for {len(paths)} templates", "one for all, or one each")
+    if len(tables) == 1 and len(paths) > 1 and str(tables[0]).lower().endswith((".fcsv", ".mrk.json")):
+        raise refusal("landmarks", f"'{tables[0]}' for {len(paths)} templates", "a .csv for all, or a file each")
+    return list(zip(paths, tables * (len(paths) if len(tables) == 1 else 1), strict=True))
 
 
 def is_same(path: Path, other: str | os.PathLike | None) -> bool:

@@ -19,7 +19,8 @@ pytest.importorskip("matplotlib", reason="matching draws with matplotlib")
 
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import copy_bundle, find_bundle
-from monai_infoaug.commands.match import distinct_names, match_images
+from monai_infoaug.commands._images import distinct_names
+from monai_infoaug.commands.match import match_images
 from monai_infoaug.commands.template_matcher import TemplateMatcher
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 from tests.commands.scenes import save_checkpoint, smooth

@@ -82,7 +82,7 @@ def test_the_best_scored_images_vote_too(checkpoint, folder, read, capsys):
     levels = {name: matcher.embed(matcher.read(folder / "images" / f"{name}.png")) for name in voters}
     for name, its in {"a": (), "b": ("c",), "c": ("b",), "d": ("b", "c")}.items():
         image = matcher.read(folder / "images" / f"{name}.png")
-        found = [matcher.search(matcher.levels, matcher.points, matcher.embed(image), image)]
+        found = [matcher.search(matcher.templates[0].levels, matcher.templates[0].points, matcher.embed(image), image)]
         for voter in its:
             points = torch.as_tensor(voters[voter]).float()[None]
             found.append(matcher.search(levels[voter], points, matcher.embed(image), image))

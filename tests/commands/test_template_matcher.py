@@ -37,7 +37,7 @@ def given(checkpoint, tmp_path) -> dict:
 def test_a_template_is_found_in_itself(given):
     matcher = TemplateMatcher(**given)
     assert matcher.labels == ["p", "q", "r"]
-    torch.testing.assert_close(matcher.points, torch.tensor(POINTS[None] / 0.5).float())
+    torch.testing.assert_close(matcher.templates[0].points, torch.tensor(POINTS[None] / 0.5).float())
     match = matcher(matcher.read(given["template"]))
     np.testing.assert_allclose(match.world, POINTS, atol=0.6)
     assert match.space == "LPS"
@@ -84,7 +84,7 @@ def test_real_images(checkpoint):
     itself = matcher(matcher.read(CEPH / "train" / "115.jpg"))
     assert np.linalg.norm(itself.world - truth.points["115"], axis=1).max() < 5  # 4 pixels, without training
     other = matcher(matcher.read(CEPH / "train" / "121.jpg"))
-    assert isinstance(matcher.image, MetaTensor)
+    assert isinstance(matcher.templates[0].image, MetaTensor)
     assert matcher.labels == list(truth.labels)
     assert np.isfinite(other.world).all()
     assert other.scores.mean() < itself.scores.mean()

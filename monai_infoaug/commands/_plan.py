@@ -1,0 +1,249 @@
+"""What `annotate` is going to do: decided from the images, written down, editable."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_infoaug._require import are_counts, is_count, is_number, refusal
+from monai_infoaug.bundles import find_bundle
+from monai_infoaug.commands._survey import Survey
+from monai_infoaug.engines import half_precision, has_fast_half
+
+LONGEST = 384  # pixels along the longest axis of a working image, in 2D
+VOXELS = 160**3  # of a working volume at most, so that training fits into 16 GiB
+SIDE = 32  # a multiple of which the bundles want views to be
+SAMPLES = 100  # of an epoch of a detector
+FEWEST = 10  # images, below which pre-training has little to learn from
+PART = 4  # of a batch that the time of a step is measured on
+LOADING = 1.25  # how much longer a step takes than the network alone, since the same cores make the images
+BATCHES = {"landmark_pretraining": 8, "landmark_matching_3d": 1, "landmark_detection": 4, "segmentation": 2}
+SHARES = {  # of the minutes
+    "pretraining": 0.25,
+    "matching": 0.2,
+    "round1": 0.2,
+    "round2": 0.3,
+    "prediction": 0.05,
+}
+SHARES_OF_MATCHING = {"pretraining": 0.6, "matching": 0.4}  # in 3D, where nothing is trained on the matches
+
+
+@dataclass
+class Plan:
+    """What is going to be done, and with which settings.
+
+    Args:
+        dims: spatial axes of the images.
+        channels: channels of the images.
+        modality: "ct", "mr", "xray" or "rgb".
+        pixdim: millimetres a pixel, for images that do not say it; None: as the files say.
+        origin: millimetres of the first pixel's centre, with ``pixdim``.
+        working_pixdim: millimetres a voxel that is worked at.
+        minutes: how long all stages are to take, about.
+        device: where the networks are.
+        seed: seed of all that is drawn.
+        consensus: images that become templates, too.
+        pool: images that the template is matched into to learn from, at most.
+        stages: stage to its bundle, its own settings, and the minutes that it is planned to take.
+    """
+
+    dims: int
+    channels: int
+    modality: str
+    pixdim: float | list[float] | None
+    origin: float | list[float]
+    working_pixdim: float
+    minutes: float
+    device: str
+    seed: int
+    consensus: int = 6
+    pool: int = 80
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Settings that all bundles have."""
+        return {
+            "modality": self.modality,
+            "in_channels": self.channels,
+            "pixdim": self.pixdim,
+            "origin": self.origin,
+            "working_pixdim": self.working_pixdim,
+            "seed": self.seed,
+        } | ({} if self.device == "cpu" else {"device": f"$torch.device('{self.device}')"})
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """All settings of a stage's bundle."""
+        return self.shared | self.stages[stage]["settings"]
+
+    def as_text(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def rows(self, survey: Survey) -> Iterator[tuple[str, str, str]]:
+        """What is decided, the value, and why."""
+        said = "as the files say" if survey.modality_said else "a guess from channels, axes and grey levels"
+        extent = " x ".join(f"{side:.0f}" for side in survey.extent)
+        yield "images", f"{len(survey.names)}", f"{len(survey.left_out)} left out"
+        yield "axes, channels", f"{self.dims}D, {self.channels}", "of most images"
+        yield "modality", self.modality, said
+        given = "as given" if self.pixdim is not None else "as the files say"
+        yield "pixel", " x ".join(f"{side:g}" for side in survey.pixdim) + " mm", given
+        yield "working pixel", f"{self.working_pixdim:g} mm", f"for images of {extent} mm"
+        for name, stage in self.stages.items():
+            own = stage["settings"]
+            how = f"{own['max_epochs']} epochs" if "max_epochs" in own else stage["bundle"]
+            yield name, f"{stage['minutes']:.0f} min", how if "max_epochs" not in own else f"{stage['bundle']}, {how}"
+
+
+def make_plan(
+    survey: Survey,
+    kinds: Sequence[str],
+    labels: Sequence[str],
+    minutes: float = 60.0,
+    pixdim: float | list[float] | None = None,
+    origin: float | list[float] = 0.0,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Plan:
+    """Decide what suits images.
+
+    Args:
+        survey: what they are.
+        kinds: what is annotated: "landmarks", "labels" or both.
+        labels: names of the landmarks.
+        minutes: how long all is to take on this machine.
+        pixdim: see :py:class:`Plan`.
+        origin: see :py:class:`Plan`.
+        device: see :py:class:`Plan`.
+        seed: see :py:class:`Plan`.
+
+    Returns:
+        The plan, with as many epochs as the measured time of a step allows.
+
+    Raises:
+        ValueError: for ``minutes`` that are no number above 0.
+    """
+    if not (is_number(minutes) and minutes > 0):
+        raise refusal("minutes", minutes, "a number above 0")
+    longest = max(survey.extent) / LONGEST
+    if survey.dims == 3:
+        longest = max(min(survey.pixdim), (math.prod(survey.extent) / VOXELS) ** (1 / 3))
+    side = float(f"{longest:.3g}")
+    plan = Plan(survey.dims, survey.channels, survey.modality, pixdim, origin, side, minutes, device, seed)
+    size = [_multiple(extent / side) for extent in survey.extent]
+    half = [_multiple(length / 2) for length in size]
+    if plan.dims == 2:
+        _add(plan, "pretraining", "landmark_pretraining", {"view_size": half}, len(survey.names))
+        plan.stages["matching"] = {"bundle": "landmark_pretraining", "settings": {}}
+        if "landmarks" in kinds:
+            own = {"labels": list(labels), "image_size": size, "samples_per_epoch": SAMPLES, "val_images": 1}
+            for name in ("round1", "round2"):
+                _add(plan, name, "landmark_detection", own, SAMPLES)
+            plan.stages["prediction"] = {"bundle": "landmark_detection", "settings": {}}
+    else:
+        view = [min(48, _multiple(length, 16)) for length in size]
+        small = [_multiple(length / 4, 16) for length in size]
+        own = {"view_size": view, "global_view_size": small, "num_points": 300}
+        _add(plan, "pretraining", "landmark_matching_3d", own, len(survey.names) * max(1, 25 // len(survey.names)))
+        plan.stages["matching"] = {"bundle": "landmark_matching_3d", "settings": {}}
+    shares = SHARES if "round1" in plan.stages else SHARES_OF_MATCHING
+    for name, stage in plan.stages.items():
+        stage["minutes"] = round(minutes * shares[name], 1)
+        if "step" in stage:
+            steps = 60 * stage["minutes"] / stage.pop("step")
+            stage["settings"]["max_epochs"] = max(2, round(steps / stage.pop("steps")))
+            stage["settings"]["val_interval"] = stage["settings"]["max_epochs"]
+    return plan
+
+
+def _multiple(length: float, of: int = SIDE) -> int:
+    """The least multiple that is not below a length."""
+    return of * max(1, math.ceil(length / of - 0.05))
+
+
+def _add(plan: Plan, name: str, bundle: str, own: Mapping[str, Any], items: int) -> None:
+    """Add a training, with the seconds of a step and the steps of an epoch."""
+    same = next((stage for stage in plan.stages.values() if stage["bundle"] == bundle and "step" in stage), None)
+    seconds = same["step"] if same else _seconds(bundle, plan.shared | dict(own), plan.device)
+    steps = max(1, items // BATCHES[bundle])
+    plan.stages[name] = {"bundle": bundle, "settings": dict(own), "step": seconds, "steps": steps}
+
+
+def _seconds(bundle: str, settings: Mapping[str, Any], device: str) -> float:
+    """How long a step of training takes: measured on noise, with the network and sizes of the bundle."""
+    from monai.bundle import ConfigParser
+
+    config = ConfigParser()
+    config.read_config(find_bundle(bundle) / "configs" / "train.json")
+    config.update({name: value for name, value in settings.items() if name in config.get()})
+    config.get_parsed_content("imports")
+    network = config.get_parsed_content("network_def").to(device).train()
+    own, count = config.get(), max(1, int(config.get("batch_size")) // PART)
+    channels = int(config.get("in_channels"))
+    if bundle == "landmark_pretraining":  # two views of the image, and two of it at half the resolution
+        parts = [(network.networks[i], (2 * count, channels, *own["view_size"])) for i in (0, 1)]
+    elif bundle == "landmark_matching_3d":
+        sizes = own["view_size"], own["global_view_size"]
+        parts = [(net, (2 * count, channels, *size)) for net, size in zip(network.networks, sizes, strict=True)]
+    else:
+        parts = [(network, (count, channels, *own["image_size"]))]
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        for net, shape in parts:
+            with half_precision(device, has_fast_half(device)):
+                out = net(torch.rand(shape, device=device))
+            sum(each.float().square().mean() for each in (out if isinstance(out, list | tuple) else [out])).backward()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
+    return LOADING * min(took) * int(config.get("batch_size")) / count
+
+
+def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:
+    """Read a plan that was written before, perhaps edited.
+
+    Raises:
+        ValueError: naming what is missing, unknown, of another kind, or does not fit the images.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise refusal("plan", f"'{path}': {error}", "a plan.json of `annotate`") from error
+    names = [each.name for each in fields(Plan)]
+    if not isinstance(content, dict) or set(content) != set(names):
+        got = sorted(set(content) ^ set(names)) if isinstance(content, dict) else type(content).__name__
+        raise refusal("plan", f"'{path}' with {got} too many or missing", f"one with {', '.join(names)}")
+    plan = Plan(**content)
+    given = plan.pixdim is None or all(is_number(side) and side > 0 for side in _listed(plan.pixdim))
+    for name, is_fine, accepted in (
+        ("dims", plan.dims == survey.dims, f"{survey.dims}, as the images have"),
+        ("channels", plan.channels == survey.channels, f"{survey.channels}, as the images have"),
+        ("modality", (plan.modality == "rgb") == (survey.channels == 3), "rgb for three channels, else another one"),
+        ("pixdim", given, "millimetres above 0, or null"),
+        ("working_pixdim", is_number(plan.working_pixdim) and plan.working_pixdim > 0, "millimetres above 0"),
+        ("minutes", is_number(plan.minutes) and plan.minutes > 0, "a number above 0"),
+        ("seed", is_count(plan.seed), "a whole number of at least 0"),
+        ("consensus, pool", are_counts([plan.consensus, plan.pool]), "whole numbers of at least 0"),
+        ("stages", isinstance(plan.stages, dict) and "pretraining" in plan.stages, "those that `annotate` wrote"),
+    ):
+        if not is_fine:
+            raise refusal(f"{name} of '{path}'", getattr(plan, name.split(",")[0]), accepted)
+    for name, stage in plan.stages.items():
+        if not (isinstance(stage, dict) and {"bundle", "settings", "minutes"} == set(stage)):
+            raise refusal(f"stage {name} of '{path}'", stage, "one with bundle, settings, minutes")
+        find_bundle(stage["bundle"])
+    return plan
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

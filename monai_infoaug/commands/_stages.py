@@ -1,0 +1,210 @@
+"""Stages of a command that are runs of our bundles, each in a folder from which an expert goes on by hand."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from monai_infoaug._files import digest_of, write_whole
+from monai_infoaug._require import refusal
+from monai_infoaug.bundles import copy_bundle
+
+SECONDS = 0.5  # between two looks at a stage's log
+TAIL = 4096  # bytes of a log that are looked at
+COUNT = re.compile(rb"(?:\[(\d+)/(\d+)\]: )?\[(\d+)/(\d+)\]")  # of Ignite's progress bar: epochs, iterations
+ENVIRONMENT = {  # else big tensors map and unmap memory all the time, and waiting threads take the loaders' time
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+class StagesBar:
+    """One progress bar over stages whose seconds are planned.
+
+    Args:
+        seconds: name of each stage to the seconds that it is planned to take.
+    """
+
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self.seconds, self.done = dict(seconds), dict.fromkeys(seconds, 0.0)
+        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+        self.bar = tqdm(total=sum(self.seconds.values()), bar_format=form, disable=None)
+
+    def __call__(self, stage: str, share: float) -> None:
+        """Show which share of a stage is done."""
+        planned = self.seconds.get(stage, 0.0)
+        ahead = planned * min(share, 1.0) - self.done.get(stage, 0.0)
+        if ahead > 0:
+            self.done[stage] = self.done.get(stage, 0.0) + ahead
+            self.bar.update(ahead)
+        self.bar.set_description_str(stage, refresh=True)
+
+    def skip(self, stage: str) -> None:
+        """Leave out a stage that was done before."""
+        self.bar.total -= self.seconds.pop(stage, 0.0)
+        self.bar.refresh()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+
+def run_stage(
+    folder: str | os.PathLike,
+    bundle: str,
+    settings: Mapping[str, Any],
+    configs: Sequence[str] = ("train",),
+    inputs: Sequence[str | os.PathLike] = (),
+    progress: Callable[[float], None] | None = None,
+) -> bool:
+    """Run a bundle in a process of its own, as a user would: from a copy of it, by a command that is written beside.
+
+    ``folder`` gets the bundle's copy ``bundle``, the settings ``NAME.json`` of MONAI's ``--args_file``, the command
+    ``NAME.sh``, the output of the run ``NAME.log``, and ``NAME.done.json`` once it has ended well; NAME is that of the
+    last of the ``configs``. Killed and called again, a training goes on from its last checkpoint; with inputs of other
+    content it begins anew.
+
+    Args:
+        folder: folder of the stage, which need not exist.
+        bundle: name of a bundle of the package.
+        settings: of the bundle, plain values; ``output_dir`` is ``folder`` if they do not say another one.
+        configs: names of files in its ``configs``.
+        inputs: files and folders on which the result depends, such as labels.
+        progress: is told the share of the iterations that are done.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        ValueError: if the stage was begun with other settings.
+        RuntimeError: with the last line of its output, if the bundle fails.
+        OSError: naming the file, if the disk is full.
+    """
+    folder = Path(os.path.abspath(folder))
+    name, place = configs[-1], folder / "bundle"
+    own = {"config_file": [f"configs/{each}.json" for each in configs], "bundle_root": str(folder)}
+    arguments = {**own, "output_dir": str(folder), **settings}
+    made_of = {"settings": arguments, "inputs": [digest_of(path) for path in inputs]}
+    made_of = json.loads(json.dumps(made_of))
+    if _content(folder / f"{name}.done.json") == made_of:
+        return False
+    begun = _content(folder / f"{name}.begun.json") or made_of
+    if begun["settings"] != made_of["settings"]:
+        raise refusal("plan", f"other settings than '{folder}' was begun with", "the same, or another `out`")
+    if begun["inputs"] != made_of["inputs"]:
+        for file in folder.glob("checkpoint*"):
+            file.unlink()
+        shutil.rmtree(folder / "events", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (place / "configs").is_dir():
+        copy_bundle(bundle, place)
+    write_whole(folder / f"{name}.json", json.dumps(arguments, indent=2) + "\n")
+    write_whole(folder / f"{name}.begun.json", json.dumps(made_of))
+    command = ["python", "-m", "monai.bundle", "run", "--args_file", f"../{name}.json"]
+    run_command(folder, name, command, place, progress)
+    write_whole(folder / f"{name}.done.json", json.dumps(made_of))
+    return True
+
+
+def run_command(
+    folder: Path,
+    name: str,
+    command: Sequence[str],
+    place: Path,
+    progress: Callable[[float], None] | None = None,
+    share: Callable[[], float] | None = None,
+) -> None:
+    """Run a Python program in a process that ends with this one; ``NAME.sh`` is the command, ``NAME.log`` its output.
+
+    Args:
+        folder: folder of the two files.
+        name: their name.
+        command: program and arguments, the first one "python".
+        place: working folder.
+        progress: is told the share that is done.
+        share: says it; None: the last counts in the log do.
+
+    Raises:
+        RuntimeError: with the last line of the output, if the program fails.
+        OSError: naming the file, if the disk is full.
+    """
+    log, within = folder / f"{name}.log", os.path.relpath(place, folder)
+    write_whole(folder / f"{name}.sh", f'#!/bin/sh\ncd "$(dirname "$0")/{within}" && {shlex.join(command)}\n')
+    with open(log, "ab") as file, _process(command, place, file) as process:
+        while process.poll() is None:
+            time.sleep(SECONDS)
+            done = share() if share is not None else _share(log)
+            if progress is not None and done is not None:
+                progress(done)
+    if process.returncode:
+        raise RuntimeError(f"`{name}.sh` in '{folder}' ended with: {_last_line(log)}; '{log}' has all of it.")
+
+
+def _content(file: Path) -> Any:
+    """What a JSON file says; None if there is none."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _process(command: Sequence[str], place: Path, log: Any) -> Iterator[subprocess.Popen]:
+    """A process that ends with this one, even if that is killed: the next one would write into the same folder."""
+    environment = ENVIRONMENT | os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *command[1:]],
+        cwd=place,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # calls one C function
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _share(log: Path) -> float | None:
+    """The share of its iterations that a run has done, by its log."""
+    with open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        found = deque(COUNT.finditer(file.read()), 1)
+    if not found:
+        return None
+    epoch, epochs, iteration, iterations = (int(each or 1) for each in found[0].groups())
+    return (epoch - 1 + iteration / iterations) / epochs
+
+
+def _last_line(log: Path) -> str:
+    """What a process said last."""
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    said = [line for line in lines if line.strip()]
+    return next((line for line in reversed(said) if line.startswith("error: ")), said[-1] if said else "nothing")
