@@ -56,6 +56,7 @@ def run(folder, *more):
     main(["--data", str(folder / "squares"), "--out", str(folder / "out"), "--epochs", "4", "--pool", "3", *more])
 
 
+@pytest.mark.slow
 def test_every_row_is_made_once_and_printed(folder, capsys, monkeypatch):
     runs = []
     monkeypatch.setattr(_label_stages, "run_stage", stages_in_process(runs, **TINY))
