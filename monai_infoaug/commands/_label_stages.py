@@ -12,10 +12,12 @@ from typing import Any
 
 from monai_infoaug._files import digest_of, write_whole
 from monai_infoaug.commands._classes import Classes
+from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._label_files import label_bytes, label_suffix, read_labels
-from monai_infoaug.commands._label_maps import LabelPredictor, key_of, label_file, segment_each
+from monai_infoaug.commands._label_maps import LabelCarrier, LabelPredictor, key_of, label_file, segment_each
 from monai_infoaug.commands._stages import run_stage
 
+DATALIST = "datalist.json"  # of a round, in the form of the Medical Segmentation Decathlon
 TRAINING = 0.9  # of a round's time; the rest is to segment
 
 
@@ -34,6 +36,44 @@ class Round:
     overlay: str | None = None
 
 
+def carry_labels_to(
+    folder: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    images: Mapping[Path, str],
+    sure: Mapping[str, Path],
+    classes: Classes,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> tuple[dict[str, list[float]], dict[Path, str]]:
+    """Carry label maps to images by a network that has learnt without labels.
+
+    Args:
+        folder: of the stage.
+        checkpoint: of a training with a bundle that has a network for matching.
+        images: each image to its name, with those whose label maps are carried.
+        sure: name to label map of these.
+        classes: of the label maps.
+        settings: of the checkpoint's bundle, such as ``pixdim`` and ``origin``.
+        device: of the network.
+        progress: is told the share of the images that are done.
+
+    Returns:
+        What :py:func:`monai_infoaug.commands._label_maps.segment_each` returns.
+
+    Raises:
+        ValueError: for a faulty checkpoint, image or label map of those that are carried.
+        OSError: naming the file, if the disk is full.
+    """
+    carrier = LabelCarrier(Embedder(checkpoint, settings=settings, device=device), classes)
+    templates = {path: sure[name] for path, name in images.items() if name in sure}
+    for path, labels in templates.items():
+        carrier.add(path, labels)
+    files = [file for pair in sorted(templates.items()) for file in pair]
+    key = key_of(Path(checkpoint), *files, classes.as_text(), dict(settings or {}))
+    return segment_each(carrier, images, folder, key, progress)
+
+
 def learn_in_rounds(
     rounds: Sequence[Round],
     images: Mapping[Path, str],
@@ -48,7 +88,8 @@ def learn_in_rounds(
 
     The label maps of the first round are those that are sure and those that were carried. Each round segments the
     images that have no sure label map, the last one all images, into ``labels`` of its folder, with ``confidence``
-    beside. A round that was done stays so when there are more images; they are segmented, too.
+    beside. A round that was done stays so when there are more images, which are segmented, too; with other sure label
+    maps it begins anew.
 
     Args:
         rounds: at least one.
@@ -64,7 +105,7 @@ def learn_in_rounds(
         Of the last round what :py:func:`segment_each` returns.
 
     Raises:
-        ValueError: for a round that was done with other sure label maps or settings.
+        ValueError: for a round that was begun with other settings.
         RuntimeError: if a training fails.
         OSError: naming the file, if the disk is full.
     """
@@ -72,8 +113,8 @@ def learn_in_rounds(
     before, checkpoint = None if carried is None else Path(carried), None
     found, failures = dict[str, list[float]](), dict[Path, str]()
     for number, each in enumerate(rounds):
-        items = _items_of(each.folder, files, sure, before, classes, pool)
-        checkpoint = _train(each, items, classes, checkpoint, _part(progress, each, 0.0, TRAINING))
+        datalist = _datalist_of(each.folder, files, sure, before, classes, pool)
+        checkpoint = _train(each, datalist, classes, checkpoint, _part(progress, each, 0.0, TRAINING))
         is_last = number == len(rounds) - 1
         due = {path: name for path, name in images.items() if is_last or name not in sure}
         predict = LabelPredictor([checkpoint], classes, device)
@@ -90,20 +131,19 @@ def _part(
     return None if progress is None else lambda share: progress(each.folder.name, start + length * share)
 
 
-def _items_of(
+def _datalist_of(
     folder: Path,
     files: Mapping[str, Path],
     sure: Mapping[str, Path],
     before: Path | None,
     classes: Classes,
     pool: int,
-) -> list[dict[str, str]]:
-    """What a round learns from; if it was begun with the same sure label maps, that, for images may have come since."""
-    kept, made_of = folder / "items.json", {name: digest_of(path) for name, path in sorted(sure.items())}
+) -> Path:
+    """MONAI's data list of what a round learns from; the same one if it was begun with the same sure label maps."""
+    file, made_of = Path(os.path.abspath(folder), DATALIST), {name: digest_of(sure[name]) for name in sorted(sure)}
     with suppress(OSError, ValueError):
-        content = json.loads(kept.read_text(encoding="utf-8"))
-        if content["sure"] == made_of:
-            return content["items"]
+        if json.loads(file.read_text(encoding="utf-8"))["sure"] == made_of:
+            return file  # images may have come since
     found = {} if before is None else {name: label_file(before, name, path) for name, path in files.items()}
     others = [name for name in sorted(found.keys() - sure.keys()) if found[name].is_file()]
     step = max(1, len(others) / max(1, pool))
@@ -114,25 +154,28 @@ def _items_of(
     for name, path in sorted(labels.items()):
         label = str(_in_numbers(path, classes, label_file(folder, name, files[name], "numbered")))
         items.append({"image": os.path.abspath(files[name]), "name": name, "label": label})
-    write_whole(kept, json.dumps({"sure": made_of, "items": items}, indent=1))
-    return items
+    write_whole(file, json.dumps({"sure": made_of, "training": items}, indent=1))
+    return file
 
 
 def _train(
     each: Round,
-    items: Sequence[Mapping[str, str]],
+    datalist: Path,
     classes: Classes,
     init_checkpoint: Path | None,
     progress: Callable[[float], None] | None,
 ) -> Path:
-    """Train a round on items with their labels; its checkpoint."""
-    own: dict[str, Any] = {"labelled_datalist": list(items), "validate#datalist": list(items[:1]), "val_images": 1}
+    """Train a round on a data list; its checkpoint."""
+    reader = {"_target_": "monai.data.load_decathlon_datalist", "data_list_file_path": str(datalist)}
+    own: dict[str, Any] = {"labelled_datalist": reader, "validate#datalist": "$@labelled_datalist[:1]", "val_images": 1}
     own["val_interval"] = each.settings["max_epochs"] + 1  # never: there are no labels to spare
     if init_checkpoint is not None:
         own["init_checkpoint"] = os.path.abspath(init_checkpoint)
     configs = ["train"] if each.overlay is None else ["train", each.overlay]
+    labels = [Path(item["label"]) for item in json.loads(datalist.read_text(encoding="utf-8"))["training"]]
     settings = {**each.settings, **classes.settings, **own}
-    run_stage(each.folder, "segmentation", settings, configs, [Path(item["label"]) for item in items], progress)
+    inputs = [datalist, *labels, *([] if init_checkpoint is None else [init_checkpoint])]
+    run_stage(each.folder, "segmentation", settings, configs, inputs, progress)
     return each.folder / "checkpoint.pt"
 
 

@@ -73,7 +73,7 @@ def test_every_row_is_made_once_and_printed(folder, capsys, monkeypatch):
     mean = {row["row"]: row["dice"] for row in last["table"]}
     for other in ROWS[:-1]:
         assert last["differences"][f"annotate - {other}"][0] == pytest.approx(mean["annotate"] - mean[other], abs=2e-4)
-    learnt = [[item["name"] for item in settings["labelled_datalist"]] for settings in runs]
+    learnt = [[item["name"] for item in settings["items"]] for settings in runs]
     assert learnt == [["1"], ["0", "1", "2", "4"], ["6"], ["0", "1", "2", "6"]]  # 3 and 7 are for testing
 
     before = len(runs)

@@ -59,9 +59,9 @@ def test_a_round_learns_from_what_the_one_before_has_found(tmp_path, images, tra
             assert dice(mask, its) > 0.6
     assert not label_file(rounds[0].folder, images[first], first).exists()
 
-    names = [[item["name"] for item in settings["labelled_datalist"]] for settings in trained]
+    names = [[item["name"] for item in settings["items"]] for settings in trained]
     assert names == [[images[first]], sorted(images.values())]
-    used = {item["name"]: Path(item["label"]) for item in trained[1]["labelled_datalist"]}
+    used = {item["name"]: Path(item["label"]) for item in trained[1]["items"]}
     for path, name in images.items():
         kept = sure.get(name) or label_file(rounds[0].folder, name, path)
         expected = classes.masks(read_labels(kept))
@@ -80,6 +80,14 @@ def test_a_round_learns_from_what_the_one_before_has_found(tmp_path, images, tra
     assert len(trained) == before
     assert label_file(rounds[1].folder, "of_7", "7.png").exists()
 
+    other = list(images)[2]
+    sure[images[other]] = annotated(tmp_path / "other.png", other, classes)
+    learn_in_rounds(rounds, images, sure, None, classes, progress=note)
+    assert [[item["name"] for item in settings["items"]] for settings in trained[before:]] == [
+        ["of_0", "of_2"],
+        sorted(images.values()),
+    ]
+
 
 def test_the_first_round_learns_from_some_of_what_was_carried(tmp_path, images, trained):
     first = next(iter(images))
@@ -93,8 +101,49 @@ def test_the_first_round_learns_from_some_of_what_was_carried(tmp_path, images, 
     sure = {images[first]: annotated(tmp_path / "label.png", first, NUMBERS)}
     each = Round(tmp_path / "round", SETTINGS | {"max_epochs": 1})
     learn_in_rounds([each], images, sure, tmp_path / "carried", NUMBERS, pool=2, progress=lambda *_: None)
-    items = trained[0]["labelled_datalist"]
+    items = trained[0]["items"]
     assert [item["name"] for item in items] == ["of_0", "of_1", "of_3"]
-    assert trained[0]["validate#datalist"] == items[:1]
     assert trained[0]["classes"] == ["square", "bar"]
     assert trained[0]["val_interval"] == 2
+
+
+def test_label_maps_are_carried_once_and_again_from_others(tmp_path, images, monkeypatch):
+    added: list[tuple[str, str]] = []
+    seen: list[str] = []
+
+    class Carrier:
+        def __init__(self, embedder, classes):
+            assert embedder == (tmp_path / "c.pt", {"pixdim": 0.5}, "cpu")
+            added.clear()
+
+        def add(self, path, labels):
+            added.append((path.stem, labels.stem))
+
+        def __call__(self, path):
+            seen.append(path.stem)
+            grid = read_on_grid(path, 0.5)
+            return segmented(BITS, BITS.masks(truth(path, BITS)), torch.ones(grid.shape), grid)
+
+    monkeypatch.setattr(_label_stages, "LabelCarrier", Carrier)
+    monkeypatch.setattr(_label_stages, "Embedder", lambda path, settings, device: (path, settings, device))
+    (tmp_path / "c.pt").write_bytes(b"1")
+    sure = {"of_1": annotated(tmp_path / "label.png", list(images)[1], BITS)}
+
+    def carry() -> None:
+        found, failures = _label_stages.carry_labels_to(
+            tmp_path / "carried", tmp_path / "c.pt", images, sure, BITS, {"pixdim": 0.5}
+        )
+        assert list(found) == list(images.values())
+        assert failures == {}
+
+    carry()
+    assert added == [("1", "label")]
+    carry()
+    assert seen == ["0", "1", "2", "3", "4"]
+    sure["of_3"] = annotated(tmp_path / "other.png", list(images)[3], BITS)
+    carry()
+    assert added == [("1", "label"), ("3", "other")]
+    assert len(seen) == 10
+    (tmp_path / "c.pt").write_bytes(b"2")
+    carry()
+    assert len(seen) == 15

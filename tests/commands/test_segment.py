@@ -69,7 +69,7 @@ def test_all_images_are_segmented_with_the_given_values_and_names(folder, traine
     least = [min(map(float, row[3:5])) for row in rows[1:4]]
     assert least == sorted(least)
 
-    learnt = [[item["name"] for item in settings["labelled_datalist"]] for settings in trained]
+    learnt = [[item["name"] for item in settings["items"]] for settings in trained]
     assert learnt == [["1", "3"], ["0", "1", "2", "3", "4"]]
     assert trained[0]["classes"] == ["square", "bar"]
     assert trained[0]["max_epochs"] == 6  # 5 minutes of steps of a second, 50 an epoch
