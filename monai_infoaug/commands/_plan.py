@@ -24,7 +24,7 @@ SIDE = 32  # a multiple of which the bundles want views to be
 SAMPLES = 100  # of an epoch of a detector
 FEWEST = 10  # images, below which pre-training has little to learn from
 PART = 4  # of a batch that the time of a step is measured on
-LOADING = 1.25  # how much longer a step takes than the network alone, since the same cores make the images
+LOADING = 1.25  # how much longer a step takes than the network alone: loss, optimizer, and waiting for images
 BATCHES = {"landmark_pretraining": 8, "landmark_matching_3d": 1, "landmark_detection": 4, "segmentation": 2}
 SHARES = {  # of the minutes
     "pretraining": 0.25,
@@ -196,17 +196,23 @@ def _seconds(bundle: str, settings: Mapping[str, Any], device: str) -> float:
         parts = [(net, (2 * count, channels, *size)) for net, size in zip(network.networks, sizes, strict=True)]
     else:
         parts = [(network, (count, channels, *own["image_size"]))]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for cores which other work has would tell nothing
     took = []
-    for _ in range(2):
-        start = time.perf_counter()
-        for net, shape in parts:
-            with half_precision(device, has_fast_half(device)):
-                out = net(torch.rand(shape, device=device))
-            sum(each.float().square().mean() for each in (out if isinstance(out, list | tuple) else [out])).backward()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - start)
-    return LOADING * min(took) * int(config.get("batch_size")) / count
+    try:
+        for _ in range(2):
+            start = time.process_time() if device == "cpu" else time.perf_counter()
+            for net, shape in parts:
+                with half_precision(device, has_fast_half(device)):
+                    out = net(torch.rand(shape, device=device))
+                sum(x.float().square().mean() for x in (out if isinstance(out, list | tuple) else [out])).backward()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            took.append((time.process_time() if device == "cpu" else time.perf_counter()) - start)
+    finally:
+        torch.set_num_threads(threads)
+    cores = max(1, min(threads, (os.cpu_count() or 1) - int(own["num_workers"]))) if device == "cpu" else 1
+    return LOADING * min(took) * int(own["batch_size"]) / count / cores
 
 
 def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:

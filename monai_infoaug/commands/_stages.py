@@ -48,17 +48,12 @@ class StagesBar:
 
     def __call__(self, stage: str, share: float) -> None:
         """Show which share of a stage is done."""
-        planned = self.seconds.get(stage, 0.0)
-        ahead = planned * min(share, 1.0) - self.done.get(stage, 0.0)
-        if ahead > 0:
-            self.done[stage] = self.done.get(stage, 0.0) + ahead
-            self.bar.update(ahead)
+        if stage in self.seconds:
+            ahead = self.seconds[stage] * min(share, 1.0) - self.done[stage]
+            if ahead > 0:
+                self.done[stage] += ahead
+                self.bar.update(ahead)
         self.bar.set_description_str(stage, refresh=True)
-
-    def skip(self, stage: str) -> None:
-        """Leave out a stage that was done before."""
-        self.bar.total -= self.seconds.pop(stage, 0.0)
-        self.bar.refresh()
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -46,6 +46,6 @@ def save_checkpoint(path: Path, bundle: Path, settings: dict) -> Path:
     torch.manual_seed(0)
     config = ConfigParser()
     config.read_config(bundle / "configs" / "train.json")
-    config["features"] = settings["features"]
+    config.update({"features": settings["features"]} if "features" in settings else {})
     torch.save({"network": config.get_parsed_content("network_def").state_dict(), "settings": settings}, path)
     return path

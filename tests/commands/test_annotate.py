@@ -1,0 +1,210 @@
+"""From a folder and one annotated image to an annotated folder; the trainings are stood in for, all else is real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("ignite", reason="annotating needs the extra train")
+pytest.importorskip("tqdm", reason="annotating needs the extra train")
+pytest.importorskip("matplotlib", reason="annotating draws with matplotlib")
+
+from monai_infoaug.__main__ import main
+from monai_infoaug.bundles import find_bundle
+from monai_infoaug.commands import _landmark_stages, _plan, _stages
+from monai_infoaug.commands.annotate import annotate_images
+from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from tests.commands.scenes import save_checkpoint, smooth
+
+LABELS, POINTS = ("sella", "nasion", "chin"), np.array([[10.0, 8.0], [20.5, 30.25], [28.0, 15.0]])
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Pictures of 40 x 36 mm with the same content, the landmarks of the first one, and a file that is no picture."""
+    (tmp_path / "images").mkdir()
+    for name in "abcd":
+        add(tmp_path, name)
+    (tmp_path / "images" / "bad.png").write_text("no picture")
+    write_landmarks(tmp_path / "table.csv", LandmarkTable(LABELS, {"a": POINTS}))
+    return tmp_path
+
+
+def add(folder: Path, name: str) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(smooth(0, (72, 80))), folder / "images" / f"{name}.png")
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list[str]:
+    """Which stages are run. Pre-training gives an untrained network, a detector what it has learnt and 0.1 mm more."""
+    made: list[str] = []
+
+    def run(folder, name, command, place, progress=None, share=None):
+        made.append(f"{folder.name} {name}")
+        if name == "match":
+            assert main(command[3:]) == 0
+            assert share() > 0
+            return
+        settings = json.loads((folder / f"{name}.json").read_text())
+        if name == "inference":
+            learnt = read_landmarks(Path(settings["output_dir"], "labels.csv"))
+            place_of = np.nanmean(list(learnt.points.values()), axis=0) + 0.1
+            names = [Path(item["image"]).stem for item in settings["dataset#data"]]
+            made[-1] = f"{Path(settings['output_dir']).name} {' '.join(names)}"
+            points, scores = (dict.fromkeys(names, value) for value in (place_of, np.full(len(place_of), 0.9)))
+            write_landmarks(folder / "landmarks_mm.csv", LandmarkTable(learnt.labels, points, scores, "LPS"))
+            return
+        assert Path(settings["dataset_dir"]).is_dir()
+        bundle = json.loads((place / "configs" / "train.json").read_text())["settings"]["bundle"]
+        if bundle == "landmark_detection":
+            Path(settings["output_dir"], "checkpoint.pt").write_text("weights")
+        else:
+            kept = {name: settings[name] for name in ("modality", "working_pixdim")} | {"bundle": bundle}
+            kept |= {"features": [32] * 5} if bundle == "landmark_pretraining" else {"roi_size": [64] * 3}
+            save_checkpoint(folder / "checkpoint.pt", find_bundle(bundle), kept)
+
+    monkeypatch.setattr(_stages, "run_command", run)
+    monkeypatch.setattr(_landmark_stages, "run_command", run)
+    monkeypatch.setattr(_plan, "_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(_plan, "LONGEST", 80)
+    return made
+
+
+def annotate(folder: Path, **options) -> dict[str, str]:
+    given = {"template": folder / "images" / "a.png", "landmarks": folder / "table.csv", "out": folder / "out"}
+    return annotate_images([folder / "images"], **{**given, "pixdim": 0.5, "minutes": 1, **options})
+
+
+def test_every_image_is_annotated(runs, folder, capsys):
+    assert [Path(path).name for path in annotate(folder)] == ["bad.png"]
+    rounds = [f"{stage} {what}" for stage in ("3_round1", "4_round2") for what in ("train", "a b c d")]
+    assert runs == ["1_pretraining train", "2_matching match", *rounds]
+    out, names = folder / "out", "abcd"
+    written = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    files = {f"{name}{end}" for name in names for end in (".mrk.json", ".png")}
+    assert written == files | {"landmarks.csv", "review.html", "plan.json", "stages"}
+    table = read_landmarks(out / "landmarks.csv")
+    np.testing.assert_allclose(table.points["a"], POINTS, atol=1e-4)  # as somebody has annotated it
+    np.testing.assert_allclose(table.points["c"], POINTS + 0.175, atol=0.05)  # rounds of 0.1, the second of 4 images
+    for name in names:
+        found = read_landmarks(out / f"{name}.mrk.json").to("LPS")
+        np.testing.assert_allclose(found.points[name][:, :2], table.points[name], atol=1e-3)
+    printed = capsys.readouterr()
+    assert "bad.png: left out: " in printed.err
+    assert "4 images are few" in printed.err
+    assert "pretraining" in printed.out
+    page = (out / "review.html").read_text()
+    assert all(label in page for label in LABELS)
+
+
+def test_what_is_done_is_not_done_again(runs, folder):
+    annotate(folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").iterdir() if path.suffix in (".json", ".png")}
+    runs.clear()
+    annotate(folder)
+    assert runs == ["2_matching match"]  # which does nothing but look
+    assert {path: path.stat().st_mtime_ns for path in before if path.name != "plan.json"} == {
+        path: time for path, time in before.items() if path.name != "plan.json"
+    }
+
+
+def test_more_images_are_found_by_the_networks_that_are_there(runs, folder):
+    annotate(folder)
+    add(folder, "e")
+    runs.clear()
+    annotate(folder)
+    assert runs == ["2_matching match", "3_round1 e", "4_round2 e"]
+    assert (folder / "out" / "e.mrk.json").exists()
+    assert sorted(read_landmarks(folder / "out" / "landmarks.csv").points) == list("abcde")
+
+
+def test_what_somebody_corrects_is_a_template(runs, folder):
+    annotate(folder)
+    (folder / "corrected").mkdir()
+    moved = POINTS + np.array([1.0, -1.0])
+    write_landmarks(folder / "corrected" / "b.mrk.json", LandmarkTable(LABELS, {"b": moved}, space="LPS"))
+    own = (folder / "out" / "b.mrk.json").read_bytes()
+    (folder / "out" / "d.mrk.json").write_text("mine")
+    runs.clear()
+    annotate(folder, corrected=folder / "corrected")
+    assert runs[0] == "2_matching match"
+    assert runs[1:] == ["3_round1 train", "3_round1 a b c d", "4_round2 train", "4_round2 a b c d"]
+    table = read_landmarks(folder / "out" / "landmarks.csv")
+    np.testing.assert_allclose(table.points["b"], moved, atol=1e-4)
+    assert (folder / "out" / "b.mrk.json").read_bytes() != own
+    assert (folder / "out" / "d.mrk.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stage", ["1_pretraining", "2_matching", "3_round1", "found1", "4_round2"])
+def test_a_kill_in_any_stage_loses_nothing(runs, folder, monkeypatch, stage):
+    usual, stopped = _stages.run_command, []
+
+    def stop(place, *args, **kwargs):
+        if place.name == stage and not stopped:
+            stopped.append(stage)
+            raise KeyboardInterrupt
+        return usual(place, *args, **kwargs)
+
+    monkeypatch.setattr(_stages, "run_command", stop)
+    monkeypatch.setattr(_landmark_stages, "run_command", stop)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(folder)
+    annotate(folder)
+    assert len(runs) - runs.count("2_matching match") == 5  # each of the others once
+    assert sorted(read_landmarks(folder / "out" / "landmarks.csv").points) == list("abcd")
+
+
+def test_markups_of_a_volume_are_where_its_affine_says(runs, folder):
+    """Two volumes of the same voxels, not as high as wide; the second one lies elsewhere, turned."""
+    volumes, spacing = folder / "volumes", np.array([1.0, 1.0, 2.0])
+    volumes.mkdir()
+    voxels = np.array([[10.0, 20.0, 12.0], [30.5, 12.0, 7.0]])
+    turn, origin = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]), np.array([5.0, -7.0, 9.0])
+    for name, direction, start in (("a", np.eye(3), np.zeros(3)), ("b", turn, origin)):
+        image = sitk.GetImageFromArray(smooth(0, (24, 44, 48)))
+        image.SetDirection(direction.flatten().tolist())
+        image.SetSpacing(spacing.tolist())
+        image.SetOrigin(start.tolist())
+        sitk.WriteImage(image, volumes / f"{name}.nii.gz")
+    write_landmarks(folder / "table.csv", LandmarkTable(["p", "q"], {"a": voxels * spacing}, space="LPS"))
+    out = folder / "out3d"
+    assert annotate_images([volumes], volumes / "a.nii.gz", folder / "table.csv", out, minutes=1) == {}
+    assert runs == ["1_pretraining train", "2_matching match"]
+    found = read_landmarks(out / "b.mrk.json").to("LPS").points["b"]
+    np.testing.assert_allclose(found, (voxels * spacing) @ turn.T + origin, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "images/none.png"}, r"`template` must be an image file, got '.*none\.png'"),
+        ({"landmarks": "pixels.csv"}, r"`landmarks` must be millimetres .*they lie inside as pixels: multiply them"),
+        ({"landmarks": "other.csv"}, r"other\.csv.*'a'"),
+        ({"pixdim": None}, r"`pixdim` must be .*, got none for"),
+        ({"corrected": "images"}, r"`corrected` must be a folder with files NAME\.mrk\.json"),
+        ({"out": "images"}, r"`out` must be another folder than that of the images"),
+        ({"minutes": -1}, r"`minutes` must be a number above 0"),
+    ],
+)
+def test_bad_input_before_anything_is_computed(runs, folder, options, message):
+    write_landmarks(folder / "pixels.csv", LandmarkTable(LABELS, {"a": POINTS / 0.5 + np.array([0, 9])}))
+    write_landmarks(folder / "other.csv", LandmarkTable(LABELS, {"z": POINTS}))
+    options = {k: folder / v if isinstance(v, str) else v for k, v in options.items()}
+    with pytest.raises(ValueError, match=message):
+        annotate(folder, **options)
+    assert runs == []
+
+
+def test_a_dry_run_stops_at_the_plan_which_may_be_edited(runs, folder, capsys):
+    annotate(folder, dry_run=True)
+    assert runs == []
+    plan = json.loads((folder / "out" / "plan.json").read_text())
+    plan["consensus"] = 1
+    (folder / "edited.json").write_text(json.dumps(plan))
+    annotate(folder, plan=folder / "edited.json")
+    assert json.loads((folder / "out" / "plan.json").read_text()) == plan
+    assert "--consensus 1 " in capsys.readouterr().out or runs
