@@ -48,7 +48,7 @@ def room(module: str) -> str:
 
 def imports(file: Path) -> set[str]:
     """Every module that a file imports, within functions too."""
-    nodes = list(ast.walk(ast.parse(file.read_text())))
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), "imports are absolute"
     found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     for node in (node for node in nodes if isinstance(node, ast.ImportFrom)):
@@ -133,7 +133,7 @@ def test_optional_packages_are_not_loaded_on_import(file):
         return  # `_entropy_numba` is itself loaded on demand
     at_once = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
-        for node in ast.parse(file.read_text()).body
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
     assert not at_once & optional

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from monai.utils.enums import MetaKeys
 from monai_infoaug._files import files_of
 from monai_infoaug._require import WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import LandmarkTable, SimpleITKReader, image_datalist, image_name, read_landmarks
+from monai_infoaug.data._grids import Grid, in_words, misfit
 from monai_infoaug.data._headers import ASSUMED
 from monai_infoaug.data._landmark_files import FORMATS, some
 from monai_infoaug.data._places import if_turned, outside
@@ -48,13 +49,7 @@ class Look(NamedTuple):
 
     path: str
     channels: int
-    shape: tuple[int, ...]
-    affine: np.ndarray
-    spacing: tuple[float, ...] | None  # None: the file says no millimetres
-
-    def says(self, sides: Iterable[float]) -> str:
-        """Sides, as a person reads them."""
-        return " x ".join(f"{side:.4g}" for side in sides)
+    grid: Grid
 
 
 def check_data(
@@ -114,7 +109,7 @@ def check_data(
         looks.append(read.look(path, image))
         if name in known:
             read.compare_label(known[name], looks[-1])
-        if name in tables and looks[-1].spacing is not None:
+        if name in tables and looks[-1].grid.affine is not None:
             read.compare_landmarks(path, image, tables[name])
     for name, path in known.items():
         if name not in names:
@@ -160,17 +155,17 @@ class Reader:
     def look(self, path: str, image: MetaTensor) -> Look:
         """What is to be remembered of an image; what is wrong with itself is found."""
         dims = image.ndim - 1
-        sides = tuple(image.pixdim[:dims].tolist())
+        grid = Grid(tuple(image.shape[1:]), image.affine.numpy())
         is_sized = not any(found.path == path and found.text.endswith(ASSUMED) for found in self.findings)
         if not self.is_sized and path.lower().endswith(WITHOUT_MILLIMETRES):
             is_sized = False
             self.find(path, "says no millimetres: give `pixdim`, 1 for pixels")
-        axes = image.affine.numpy()[:dims, :dims] / np.asarray(sides)
+        axes = grid.matrix[:-1, :-1] / grid.spacing
         if np.abs(axes.T @ axes - np.eye(dims)).max() > 1e-3:
             self.find(path, "is tilted: its axes are not at right angles")
         if image.min() == image.max():
             self.find(path, f"shows nothing: all its values are {image.min():g}")
-        return Look(path, len(image), tuple(image.shape[1:]), image.affine.numpy(), sides if is_sized else None)
+        return Look(path, len(image), grid if is_sized else grid._replace(affine=None))
 
     def compare_label(self, path: str, image: Look) -> None:
         """Read a label and find what does not go with its image."""
@@ -185,15 +180,8 @@ class Reader:
             self.find(path, f"is a label with {look.channels} channels instead of 1")
         if not label.eq(label.round()).all():
             self.find(path, "is a label with values that are no whole numbers")
-        if look.shape != image.shape:
-            self.find(path, f"has {look.says(look.shape)} voxels, its image {look.says(image.shape)}")
-        elif image.spacing and not look.spacing:
-            self.find(path, "says no millimetres, as its image does")
-        elif look.spacing and image.spacing:
-            if not np.allclose(look.spacing, image.spacing, rtol=1e-3):
-                self.find(path, f"has voxels of {look.says(look.spacing)} mm, its image {look.says(image.spacing)} mm")
-            elif not np.allclose(look.affine, image.affine, rtol=1e-3, atol=0.05 * min(image.spacing)):
-                self.find(path, "lies or is turned otherwise than its image")
+        if unlike := misfit(look.grid, image.grid):
+            self.find(path, unlike)
 
     def compare_landmarks(self, path: str, image: MetaTensor, table: LandmarkTable) -> None:
         """Find landmarks that lie outside of their image."""
@@ -250,22 +238,22 @@ def _unlike(looks: Sequence[Look]) -> Iterator[Finding]:
     """Images that are unlike the others."""
     if not looks:
         return
-    for kind, of in (("axes", lambda look: len(look.shape)), ("channels", lambda look: look.channels)):
+    for kind, of in (("axes", lambda look: len(look.grid.shape)), ("channels", lambda look: look.channels)):
         usual = Counter(map(of, looks)).most_common(1)[0][0]
         for look in looks:
             if of(look) != usual:
                 yield Finding(look.path, f"has {of(look)} {kind}, most have {usual}")
         looks = [look for look in looks if of(look) == usual]
-    voxels = median_low(float(np.prod(look.shape)) for look in looks)
+    voxels = median_low(float(np.prod(look.grid.shape)) for look in looks)
     for look in looks:
-        if not 1 / SIZE < np.prod(look.shape) / voxels < SIZE:
-            yield Finding(look.path, f"has {look.says(look.shape)} voxels, most about {voxels:.0f} in all")
-    sized = [(look, look.spacing) for look in looks if look.spacing is not None]
+        if not 1 / SIZE < np.prod(look.grid.shape) / voxels < SIZE:
+            yield Finding(look.path, f"has {in_words(look.grid.shape)} voxels, most about {voxels:.0f} in all")
+    sized = [(look, look.grid.spacing) for look in looks if look.grid.affine is not None]
     if sized:
         sides = [median_low(column) for column in zip(*(spacing for _, spacing in sized), strict=True)]
         for look, spacing in sized:
             if any(not 1 / SPACING < side / usual < SPACING for side, usual in zip(spacing, sides, strict=True)):
-                yield Finding(look.path, f"has voxels of {look.says(spacing)} mm, others of {look.says(sides)} mm")
+                yield Finding(look.path, f"has voxels of {in_words(spacing)} mm, others of {in_words(sides)} mm")
 
 
 def _passed_over(folder: Path, images: Sequence[str], table: str | os.PathLike | None) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
+from monai.utils import ensure_tuple
 
 from monai_infoaug._require import is_count, refusal
 from monai_infoaug.data._headers import faults
@@ -20,6 +21,7 @@ KEEPING = {  # transforms after which an image has the axes and channels of its 
     *("monai.transforms.Spacingd", "monai_infoaug.transforms.AssignPixdimd"),
     "monai_infoaug.transforms.ModalityPresetd",
 }
+RESAMPLING = ("monai.transforms.ResampleToMatchd", "monai.transforms.Spacingd")
 
 
 def require_files_of(config: ConfigParser) -> None:
@@ -34,16 +36,19 @@ def require_files_of(config: ConfigParser) -> None:
     steps = [step if isinstance(step, dict) else {} for step in steps]
     if "SimpleITKReader" not in repr(steps):
         return
-    items = list(_items_of(config, "run"))
+    reached = _reached(config, "run")
+    items = [item for name, entry in reached.items() for item in _items_of(config, name, entry)]
     template = config.get("template")
     if isinstance(template, str) and Path(template).exists():
         items.append({"image": template})
-    dims = channels = None
+    dims = channels = is_resampled = None
     if "channel_dim" not in repr(steps) and all(step.get("_target_") in KEEPING for step in steps):
         found = {name: config.get(name) for name in ("network_def::spatial_dims", "spatial_dims", "in_channels")}
         counts = {name.split("::")[-1]: value for name, value in found.items() if is_count(value)}
         dims, channels = counts.get("spatial_dims"), {"image": counts.get("in_channels"), "label": 1}
-    for fault in faults(items, dims, channels, config.get("pixdim", 1), ", which `in_channels` says"):
+        is_resampled = any(_resamples_labels(entry) for entry in [*reached.values(), *steps])
+    saying = ", which `in_channels` says"
+    for fault in faults(items, dims, channels, config.get("pixdim", 1), saying, is_resampled):
         raise fault
     _require_landmarks_inside(config, items)
 
@@ -69,15 +74,27 @@ def _require_landmarks_inside(config: ConfigParser, items: Iterable[Any]) -> Non
         return
 
 
-def _items_of(config: ConfigParser, start: str) -> Iterator[Any]:
-    """Items of the data sets that an entry of a configuration leads to, as far as they can be listed yet."""
-    seen, due = {start}, [start]
+def _reached(config: ConfigParser, start: str) -> dict[str, Any]:
+    """Entries of a configuration that an entry leads to, by name, as far as they can be found yet."""
+    reached, due = {}, [start]
     while due:
         name = due.pop()
         with suppress(Exception):  # whoever needs it says what is wrong
-            entry = config[name]
-            found = config.ref_resolver.find_refs_in_config(entry, name).keys() - seen
-            seen |= found
-            due += sorted(found)
-            if isinstance(entry, dict) and {"_target_", "data"} <= entry.keys():
-                yield from list(config.get_parsed_content(f"{name}::data"))
+            reached[name] = config[name]
+            found = config.ref_resolver.find_refs_in_config(reached[name], name).keys()
+            due += sorted(found - reached.keys() - {*due})
+    return reached
+
+
+def _items_of(config: ConfigParser, name: str, entry: Any) -> Iterator[Any]:
+    """Items of an entry that is a data set, as far as they can be listed yet."""
+    if isinstance(entry, dict) and {"_target_", "data"} <= entry.keys():
+        with suppress(Exception):  # whoever needs it says what is wrong
+            yield from list(config.get_parsed_content(f"{name}::data"))
+
+
+def _resamples_labels(entry: Any) -> bool:
+    """Whether an entry is a transform that resamples labels."""
+    if not isinstance(entry, dict) or entry.get("_target_") not in RESAMPLING:
+        return False
+    return "label" in ensure_tuple(entry.get("keys"))

@@ -309,10 +309,7 @@ def read_dicom(headers: Sequence[Dicom], **kwargs: Any) -> sitk.Image:
     affine = check_dicom(headers)
     if image.GetSize()[2:] == (1,):
         image = copy_metadata(image, image[:, :, 0])
-        plane = np.eye(4)
-        plane[:3, :3] = first.axes * [*(first.spacing or (1, 1)), 1]
-        plane[:3, 3] = first.positions[0] if first.positions is not None else 0
-        set_affine(image, plane_affine(plane, first.path))
+        set_affine(image, affine_of_plane(first))
         return image
     if affine is None:
         image.SetSpacing([*(first.spacing or (1.0, 1.0)), image.GetSpacing()[2]])
@@ -320,6 +317,14 @@ def read_dicom(headers: Sequence[Dicom], **kwargs: Any) -> sitk.Image:
         return image
     set_affine(image, affine)
     return image
+
+
+def affine_of_plane(header: Dicom) -> np.ndarray:
+    """Affine (3, 3) in LPS of a file of one frame."""
+    plane = np.eye(4)
+    plane[:3, :3] = header.axes * [*(header.spacing or (1, 1)), 1]
+    plane[:3, 3] = header.positions[0] if header.positions is not None else 0
+    return plane_affine(plane, header.path)
 
 
 def check_dicom(headers: Sequence[Dicom]) -> np.ndarray | None:

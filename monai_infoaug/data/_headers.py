@@ -11,12 +11,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import SimpleITK as sitk
 
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import _nifti
-from monai_infoaug.data._dicom import check_dicom, is_dicom, read_header
-from monai_infoaug.data._images import require_utf_8, warn
+from monai_infoaug.data._dicom import affine_of_plane, check_dicom, is_dicom, read_header
+from monai_infoaug.data._grids import Grid, misfit, shows_its_place
+from monai_infoaug.data._images import affine_of, require_utf_8, warn
 from monai_infoaug.data._pictures import check_picture, is_picture
 from monai_infoaug.data._text_headers import is_whole_nrrd, require_nrrd_in_millimetres, require_whole_meta_image
 from monai_infoaug.data.simpleitk_reader import SimpleITKReader, open_header
@@ -33,11 +35,13 @@ class Header(NamedTuple):
         dims: how many spatial axes it may be meant to have: a volume of one slice may be a plane.
         channels: how many it may have once it is read. Empty: not known.
         is_sized: whether it says how large a voxel is.
+        grid: where its voxels lie, without axes of one voxel. None: not known.
     """
 
     dims: tuple[int, ...]
     channels: tuple[int, ...]
     is_sized: bool
+    grid: Grid | None
 
 
 def image_header(path: str | PathLike[str]) -> Header:
@@ -50,56 +54,64 @@ def image_header(path: str | PathLike[str]) -> Header:
         ValueError: as the reader, for what is wrong with the header, or for a file that is cut off.
     """
     path = Path(path)
-    size: Sequence[int] = ()
+    shape: tuple[int, ...] = ()
+    affine: np.ndarray | None = None
     channels: tuple[int, ...] = ()
     is_whole = False
     with warnings.catch_warnings(record=True) as caught:  # the reader says them when the file is read
         warnings.simplefilter("always")
         require_utf_8(path)
         if path.is_dir() or is_dicom(path):
-            size, channels, is_whole = _of_dicom(path)
+            shape, affine, channels, is_whole = _of_dicom(path)
         elif path.is_file():
-            size, channels, is_whole = _of_file(path)
+            shape, affine, channels, is_whole = _of_file(path)
         if not is_whole:
             SimpleITKReader().read(path)
     is_sized = not any(str(warning.message).endswith(f"{ASSUMED}.") for warning in caught)
-    dims = (2, 3) if size[2:] == (1,) else (len(size),)
-    return Header(dims, channels, is_sized and not path.name.lower().endswith(WITHOUT_MILLIMETRES))
+    is_sized = is_sized and not path.name.lower().endswith(WITHOUT_MILLIMETRES)
+    dims = (2, 3) if shape[2:] == (1,) else (len(shape),)
+    grid = None if affine is None else Grid(shape[:2] if dims == (2, 3) else shape, affine if is_sized else None)
+    return Header(dims, channels, is_sized, grid)
 
 
-def _of_dicom(path: Path) -> tuple[Sequence[int], tuple[int, ...], bool]:
-    """Size along the spatial axes, channels, and whether the file seems to be whole."""
+Facts = tuple[tuple[int, ...], np.ndarray | None, tuple[int, ...], bool]
+
+
+def _of_dicom(path: Path) -> Facts:
+    """Shape, affine in LPS if it is known, channels, and whether the file seems to be whole."""
     headers = SimpleITKReader().series(path) if path.is_dir() else [read_header(path)]
-    check_dicom(headers)
+    affine = check_dicom(headers)
     columns, rows, samples = headers[0].size
     slices = sum(header.frames for header in headers)
-    size = (columns, rows, slices) if slices > 1 else (columns, rows)
-    return size, COLOURS if samples > 1 else (1,), all(header.pixels for header in headers)
+    if slices == 1:
+        affine = affine_of_plane(headers[0])
+    shape = (columns, rows, slices) if slices > 1 else (columns, rows)
+    return shape, affine, COLOURS if samples > 1 else (1,), all(header.pixels for header in headers)
 
 
-def _of_file(path: Path) -> tuple[Sequence[int], tuple[int, ...], bool]:
+def _of_file(path: Path) -> Facts:
     """As :func:`_of_dicom`."""
     name, is_whole = path.name.lower(), True
     with open(path, "rb") as file:
         head = file.read(4)
     if name.endswith(_nifti.SUFFIXES):
-        size, components, is_whole = _nifti.nifti_header(path)
+        shape, affine, components, is_whole = _nifti.nifti_header(path)
     elif is_picture(head) and not check_picture(path):
-        return (1, 1), COLOURS, True  # of a kind that Pillow reads
+        return (1, 1), None, COLOURS, True  # of a kind that Pillow reads
     else:
         if name.endswith((".mha", ".mhd")):
             require_whole_meta_image(path)
         elif name.endswith((".nrrd", ".nhdr")):
             require_nrrd_in_millimetres(path)
         header = open_header(path)
-        size, components = header.GetSize(), header.GetNumberOfComponents()
+        shape, affine, components = header.GetSize(), affine_of(header), header.GetNumberOfComponents()
         if name.endswith(".nrrd"):
-            is_whole = is_whole_nrrd(path, math.prod(size) * components * _bytes(header))
+            is_whole = is_whole_nrrd(path, math.prod(shape) * components * _bytes(header))
         if is_picture(head):
-            return size, COLOURS if components > 1 else (1,), True
-    if len(size) > 3:  # the axis after those of space is that of the channels
-        return size[:3], (size[3],) if components == 1 and len(size) == 4 else (), is_whole
-    return size, (components,), is_whole
+            return shape, affine, COLOURS if components > 1 else (1,), True
+    if len(shape) > 3:  # the axis after those of space is that of the channels
+        return shape[:3], affine, (shape[3],) if components == 1 and len(shape) == 4 else (), is_whole
+    return shape, affine, (components,), is_whole
 
 
 def _bytes(header: sitk.ImageFileReader) -> int:
@@ -115,6 +127,7 @@ def faults(
     channels: Mapping[str, int | None] | None = None,
     pixdim: object = None,
     saying: str = "",
+    is_resampled: bool | None = None,
 ) -> Iterator[ValueError]:
     """What is wrong with the files of a data list, as far as their headers tell: an error for each kind of fault.
 
@@ -127,14 +140,18 @@ def faults(
         channels: how many channels those of a key are to have.
         pixdim: millimetres a pixel, so that the files need not say it.
         saying: what to add about where the channels of the images are said.
+        is_resampled: whether labels will be resampled to their images; then a warning tells of those on another grid
+            that shows the same place. None: grids do not count.
 
     Yields:
         Errors, to be raised or shown: of files that cannot be read, that say no millimetres, or that have other axes or
-        channels.
+        channels, and of labels that do not lie on the grid of their image.
     """
+    items = list(items)
     broken: list[str] = []
     unsized: list[str] = []
     unlike: dict[tuple[str, str], list[str]] = {}
+    grids: dict[str, Grid | None] = {}
     why = ""
     for key, path, is_alone in dict.fromkeys(file for item in items for file in _files(item)):
         wanted = (channels or {}).get(key) if is_alone else None
@@ -147,6 +164,7 @@ def faults(
             broken.append(path)
             why = why or reason(error).rstrip(".")
             continue
+        grids[path] = header.grid if pixdim is None or header.grid is None else header.grid._replace(affine=None)
         if pixdim is None and not header.is_sized:
             unsized.append(path)
         if dims is not None and dims not in header.dims:
@@ -165,6 +183,26 @@ def faults(
         warn(unsized[0], f"says no spacing{others}: {ASSUMED}")
     for (got, accepted), paths in unlike.items():
         yield refusal("data", f"{_some(paths)} of {got}", accepted)
+    if is_resampled is not None and not unlike:
+        yield from _unlike_images(items, grids, is_resampled)
+
+
+def _unlike_images(items: Iterable[Any], grids: Mapping[str, Grid | None], is_resampled: bool) -> Iterator[ValueError]:
+    """What is wrong with the grids of labels; a warning of those that are brought to that of their image."""
+    wrong: dict[str, str] = {}
+    other: dict[str, str] = {}
+    for item in items:
+        files = {key: path for key, path, is_alone in _files(item) if is_alone}
+        label, image = (grids.get(files.get(key, "")) for key in ("label", "image"))
+        if label is not None and image is not None and (text := misfit(label, image)):
+            (other if is_resampled and shows_its_place(label, image) else wrong)[files["label"]] = text
+    if wrong:
+        path, text = next(iter(wrong.items()))
+        more = f", and {len(wrong) - 1} more" * (len(wrong) > 1)
+        yield refusal("label", f"'{path}', which {text}{more}", "on the grid of its image")
+    if other:
+        path, text = next(iter(other.items()))
+        warn(path, f"{text}: it is resampled to its image" + f", and so are {len(other) - 1} more" * (len(other) > 1))
 
 
 def _channels(path: str) -> int:

@@ -54,6 +54,16 @@ def image_of(array: np.ndarray, components: bool = False) -> sitk.Image:
     return sitk.GetImageFromArray(zyx, isVector=components)
 
 
+def affine_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """Affine in LPS, of three axes at most."""
+    dims = min(image.GetDimension(), 3)
+    direction = np.reshape(image.GetDirection(), [image.GetDimension()] * 2)[:dims, :dims]
+    affine = np.eye(dims + 1)
+    affine[:dims, :dims] = direction * image.GetSpacing()[:dims]
+    affine[:dims, -1] = image.GetOrigin()[:dims]
+    return affine
+
+
 def set_affine(image: sitk.Image, affine: np.ndarray) -> None:
     """Set the geometry of an image from an affine in LPS, sheared or not."""
     dims = len(affine) - 1

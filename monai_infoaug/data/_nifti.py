@@ -41,24 +41,22 @@ def read_nifti(path: Path) -> sitk.Image:
     array, components = _arranged(array, image)
     if array.ndim < 2 or array.ndim > 5 or 0 in array.shape:
         raise refused(path, f"of shape {array.shape}", "an image of 2 to 5 axes")
-    if array.ndim - components == 2:
-        affine = plane_affine(affine, path)
     out = image_of(array, components)
-    set_affine(out, np.diag([-1.0, -1.0, *[1.0] * (len(affine) - 2)]) @ affine)  # from RAS to LPS
+    set_affine(out, _in_lps(affine, array.ndim - components, path))
     for key, value in _fields(image.header).items():
         out.SetMetaData(key, value)
     return out
 
 
-def nifti_header(path: Path) -> tuple[tuple[int, ...], int, bool]:
-    """Shape, components and whether the file is as long as it has to be, from the header.
+def nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, int, bool]:
+    """Shape, affine in LPS, components and whether the file is as long as it has to be, from the header.
 
     Raises:
         ValueError: for a header that is broken, or whose affine cannot be inverted.
     """
     try:
         image: Any = nib.load(path)
-        _affine(image, path)
+        affine = _affine(image, path)
         shape, vector = _shape(image)
         kind, pixels = image.get_data_dtype(), Path(image.file_map["image"].filename)
         end, is_packed = image.dataobj.offset + math.prod(image.shape) * kind.itemsize, pixels.suffix.lower() == ".gz"
@@ -67,7 +65,7 @@ def nifti_header(path: Path) -> tuple[tuple[int, ...], int, bool]:
         if str(error).startswith("`"):
             raise
         raise unreadable(path, error) from error
-    return shape, image.shape[-1] if vector else len(kind.names or "1"), is_whole
+    return shape, _in_lps(affine, len(shape), path), image.shape[-1] if vector else len(kind.names or "1"), is_whole
 
 
 def _shape(image: Any) -> tuple[tuple[int, ...], bool]:
@@ -115,6 +113,13 @@ def _affine(image: Any, path: Path) -> np.ndarray:
         warn(path, f"is in {units}: turned into millimetres, where nibabel keeps the numbers")
         affine[:3] *= factor
     return affine
+
+
+def _in_lps(affine: np.ndarray, dims: int, path: Path) -> np.ndarray:
+    """An affine in RAS, for a plane that of its own axes, in LPS."""
+    if dims == 2:
+        affine = plane_affine(affine, path)
+    return np.diag([-1.0, -1.0, *[1.0] * (len(affine) - 2)]) @ affine
 
 
 def _source(header: Any) -> str:

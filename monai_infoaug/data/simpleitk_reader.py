@@ -17,7 +17,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from monai_infoaug._require import WITHOUT_MILLIMETRES, is_count, is_one_of, refusal, require_truth, to_path
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import Dicom, in_order, is_dicom, read_dicom, read_header, series_in
-from monai_infoaug.data._images import copy_metadata, require_utf_8, unreadable, warn
+from monai_infoaug.data._images import affine_of, copy_metadata, require_utf_8, unreadable, warn
 from monai_infoaug.data._pictures import is_picture, read_picture
 from monai_infoaug.data._text_headers import require_nrrd_in_millimetres, require_whole_meta_image
 
@@ -184,11 +184,8 @@ class SimpleITKReader(ImageReader):
 
     def _geometry(self, image: sitk.Image) -> dict[str, Any]:
         """Affine and spatial shape, of three axes at most."""
-        dims = min(image.GetDimension(), 3)
-        direction = np.reshape(image.GetDirection(), [image.GetDimension()] * 2)[:dims, :dims]
-        affine = np.eye(dims + 1)
-        affine[:dims, :dims] = direction * image.GetSpacing()[:dims]
-        affine[:dims, -1] = image.GetOrigin()[:dims]
+        affine = affine_of(image)
+        dims = len(affine) - 1
         if self.affine_lps_to_ras:
             affine = orientation_ras_lps(affine)
         size = list(image.GetSize())

@@ -89,6 +89,28 @@ def test_transforms_of_ones_own_may_change_axes_and_channels(tmp_path, steps, is
     require_files_of(config([{"image": str(tmp_path / "a.mha")}], steps, spatial_dims="$1 + 2", in_channels="$1 + 1"))
 
 
+@pytest.mark.parametrize("spacing", [None, "monai.transforms.ResampleToMatchd", "monai.transforms.Spacingd"])
+def test_labels_on_another_grid_are_refused_unless_they_are_resampled(tmp_path, spacing):
+    for name, side in (("image", 1.0), ("label", 2.0)):
+        plane = sitk.Image([int(18 / side)] * 2, sitk.sitkUInt8)
+        plane.SetSpacing([side] * 2)
+        plane.SetOrigin([side / 2] * 2)
+        sitk.WriteImage(plane, tmp_path / f"{name}.mha")
+    item = {name: str(tmp_path / f"{name}.mha") for name in ("image", "label")}
+    labels = {"_target_": spacing, "keys": ["image", "label"]} if spacing else None
+    message = r"label\.mha', which has 9 x 9 voxels, its image 18 x 18\.$"
+    for pixdim in (None, 0.5):
+        given = config([item], resampled=labels, run=["$len(@loader)", "@resampled"], pixdim=pixdim)
+        if spacing and pixdim is None:
+            with pytest.warns(UserWarning, match="it is resampled to its image"):
+                require_files_of(given)
+        else:
+            with pytest.raises(ValueError, match=message):
+                require_files_of(given)
+    own = {"_target_": "monai.transforms.Lambdad", "keys": "label", "func": "$lambda x: x.repeat(1, 2, 2)"}
+    require_files_of(config([item], label_transforms=[own], pixdim=0.5))
+
+
 def test_landmarks_in_another_frame_are_refused(tmp_path):
     sitk.WriteImage(sitk.Image([9, 8], sitk.sitkUInt8), tmp_path / "a.mha")
     steps = [LOAD, {"_target_": "monai.transforms.EnsureChannelFirstd", "keys": "image"}]

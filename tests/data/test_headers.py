@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.data._grids import Grid
 from monai_infoaug.data._headers import Header, faults, image_header
 from tests.data.files import DEFLATED, dicom, halved, numbers, place, png, slices
 
@@ -69,6 +70,17 @@ def test_the_header_is_that_of_the_image(tmp_path, monkeypatch, name):
     assert (array.shape[-1] if array.ndim > dims else 1) in header.channels
     assert (len(header.channels) > 1) == (name in ("rgb.png", "equal.png", "alpha.png", "a.bmp", "colours.dcm"))
     assert header.is_sized == (path.suffix not in (".png", ".jpg", ".bmp", ".tif"))
+    if name in ("alpha.png", "time.nii.gz"):
+        return  # of which Pillow knows the size, and whose affine has a row of time
+    assert header.grid is not None
+    sides = [side for side in meta["spatial_shape"].tolist() if side > 1]
+    assert header.grid.shape == tuple(sides)
+    if header.is_sized:
+        axes = [*range(len(sides)), -1]
+        expected = np.diag([-1.0, -1, *[1.0] * (dims - 1)]) @ meta["affine"]  # from RAS to LPS
+        np.testing.assert_allclose(header.grid.matrix, expected[np.ix_(axes, axes)], atol=1e-6)
+    else:
+        assert header.grid.affine is None
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if name != "alpha.png"])
@@ -107,7 +119,7 @@ def test_files_without_header(tmp_path):
 
 def test_dicom_that_says_no_spacing(tmp_path):
     path = dicom(tmp_path / "a.dcm", VOLUME[0], {0x00280030: None})
-    assert image_header(path) == Header((2,), (1,), False)
+    assert image_header(path) == Header((2,), (1,), False, Grid((6, 7)[::-1], None))
     assert image_header(dicom(tmp_path / "b.dcm", VOLUME[0], {0x00280030: numbers(2, 2)} | place((0, 0, 0)))).is_sized
 
 
@@ -143,6 +155,38 @@ def test_colours_where_one_channel_is_wanted_are_looked_at(tmp_path, monkeypatch
     assert looks == [str(path) for path in (paths[0], *paths[:2])]
     halved(paths[0])
     assert "it is cut off" in str(next(faults(items, channels={"image": 1}, pixdim=1)))
+
+
+def test_labels_that_are_not_on_the_grid_of_their_image(tmp_path):
+    def item(name: str, origin: float, spacing: float = 1.0, shape: tuple[int, ...] = (5, 6, 7)) -> dict[str, str]:
+        for key, given in (("image", (0, 1.0, (5, 6, 7))), ("label", (origin, spacing, shape))):
+            volume = sitk.GetImageFromArray(np.zeros(given[2], np.uint8))
+            volume.SetOrigin([given[0]] * 3)
+            volume.SetSpacing([given[1]] * 3)
+            volume.SetDirection([0, 1, 0, 0.6, 0, -0.8, 0.8, 0, 0.6])
+            sitk.WriteImage(volume, tmp_path / f"{name}_{key}.nrrd")
+        return {key: str(tmp_path / f"{name}_{key}.nrrd") for key in ("image", "label")}
+
+    good, moved, shrunk = item("good", 0), item("moved", 2), item("shrunk", 0, 0.7)
+    cut, lost = item("cut", 0, shape=(5, 6, 3)), item("lost", 50, shape=(5, 6, 3))
+    stacked = {"image": good["image"], "label": [good["label"], lost["label"]]}
+    said = "`label` must be on the grid of its image, got "
+    for is_resampled, expected in (
+        (None, []),
+        (True, [f"{said}'{moved['label']}', which lies or is turned otherwise than its image, and 2 more."]),
+        (False, [f"{said}'{moved['label']}', which lies or is turned otherwise than its image, and 3 more."]),
+    ):
+        items = [good, moved, shrunk, lost, stacked, {"label": lost["label"]}, good, moved]
+        items += [] if is_resampled else [cut]
+        assert [str(fault) for fault in faults(iter(items), 3, is_resampled=is_resampled)] == expected
+    text = "cut_label.nrrd' has 3 x 6 x 5 voxels, its image 7 x 6 x 5: it is resampled to its image.$"
+    with pytest.warns(UserWarning, match=text) as caught:
+        assert list(faults([good, cut], is_resampled=True)) == []
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="it is resampled to its image, and so are 1 more.$"):
+        assert list(faults([cut, item("coarse", 0, 2.0, (3, 3, 4))], is_resampled=True)) == []
+    assert list(faults([moved], pixdim=1, is_resampled=True)) == []  # which takes its place from nothing
+    assert "has 3 x 6 x 5 voxels, its" in str(next(faults([cut], pixdim=1, is_resampled=True)))
 
 
 def pixels_of(path: str) -> int:

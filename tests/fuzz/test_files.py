@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from monai.transforms import LoadImage
 
 from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.data._grids import Grid, misfit, shows_its_place
+from monai_infoaug.data._headers import image_header
 from tests.data.files import dicom
 from tests.fuzz.fuzzing import REFUSED, as_numpy, fuzz, odd_values, outcome, seeds
 
@@ -72,6 +75,30 @@ def test_nifti_is_read_as_by_nibabel(content, gz, tmp_path_factory):
     np.testing.assert_allclose(as_numpy(found).reshape(values.shape), values, rtol=1e-5, atol=1e-4)
     if len(found.affine) == 4 and found.meta["spatial_shape"].size == 3:
         np.testing.assert_allclose(as_numpy(found.affine), affine, rtol=1e-4, atol=1e-3)
+    header = image_header(path)
+    assert tuple(found.meta["spatial_shape"].tolist()) in (header.grid.shape, (*header.grid.shape, 1))
+    place = Grid(header.grid.shape, np.diag([-1, -1, *[1] * (len(found.affine) - 2)]) @ as_numpy(found.affine))
+    np.testing.assert_allclose(header.grid.matrix, place.matrix, rtol=1e-4, atol=1e-3)
+
+
+@fuzz(data=st.data(), seed=seeds)
+def test_a_label_of_another_resolution_or_extent_shows_its_place_but_one_that_was_moved_does_not(data, seed):
+    random, dims = np.random.default_rng(seed), data.draw(st.sampled_from([2, 3]))
+    size, affine = random.integers(4, 30, dims), np.eye(4)
+    affine[:dims, :dims] = np.linalg.qr(random.normal(size=(dims, dims)))[0] * random.uniform(0.2, 4, dims)
+    affine[:3, 3] = random.normal(size=3) * 100
+    image, change, order = Grid(tuple(size.tolist()), affine), np.eye(4), random.permutation(dims)
+    start = random.integers(0, size - 2)
+    extent = random.integers(2, size - start + 1)
+    factor = random.choice([0.5, 1, 1.7, 3], dims)  # of a voxel of the label to one of the image
+    shape = np.ceil(extent / factor).astype(int)[order]
+    change[:dims, :dims] = np.diag(factor)[:, order]
+    change[:dims, 3] = start + factor / 2 - 0.5  # the outer corners lie in one place
+    label = Grid(tuple(shape.tolist()), affine @ change)
+    assert outcome(lambda: shows_its_place(label, image)) or shape.tolist() in [list(p) for p in permutations(size)]
+    assert outcome(lambda: misfit(label, image)) != "" or np.allclose(label.matrix, image.matrix)
+    change[:dims, 3] += (size + 2 * factor) * random.choice([-1, 1])
+    assert not outcome(lambda: shows_its_place(label._replace(affine=affine @ change), image))
 
 
 PNGS = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]
