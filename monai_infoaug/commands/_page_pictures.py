@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from base64 import b64encode
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import SimpleITK
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import io_orientation
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from monai_infoaug.commands._pictures import data_url
 from monai_infoaug.commands._steps import Step, build
 from monai_infoaug.information import TIERS
 from monai_infoaug.transforms import RandTierIntensity
@@ -65,8 +62,8 @@ def mosaics(volumes: Mapping[str, Tensor], top: float, index: int) -> dict[str, 
     slices = list(range(index % every, image.shape[1], every))
     columns = math.ceil(math.sqrt(len(slices)))
     return {
-        "image": _png(_tiled(_bytes(image[:, slices]), columns)),
-        "levels": _png(_tiled(levels[:, slices], columns)),
+        "image": data_url(_tiled(_bytes(image[:, slices]), columns)),
+        "levels": data_url(_tiled(levels[:, slices], columns)),
         "size": tuple(image.shape[2:]),
         "columns": columns,
         "slices": slices,
@@ -90,7 +87,7 @@ def samples(plane: Mapping[str, Tensor], intensity: str, seed: int) -> list[list
 
 def sample(image: Tensor) -> str:
     """An image (C, X, Y) with at most ``MAX_SAMPLE`` pixels a side."""
-    return _png(_bytes(avg_pool2d(image, reduction(image))))
+    return data_url(_bytes(avg_pool2d(image, reduction(image))))
 
 
 def reduction(image: Tensor) -> int:
@@ -104,8 +101,8 @@ def pair(views: Step, plane: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
     density, valid = item["sampling_view1"], item["points_valid"]
     points = torch.cat([item["points_view1"], item["points_view2"], item["points_tier"][:, None]], 1)[valid]
     return {
-        "views": [_png(_bytes(item[f"image_view{k}"])) for k in (1, 2)],
-        "sampling": _png(_bytes(density / density.max().clamp_min(torch.finfo().tiny))),
+        "views": [data_url(_bytes(item[f"image_view{k}"])) for k in (1, 2)],
+        "sampling": data_url(_bytes(density / density.max().clamp_min(torch.finfo().tiny))),
         "size": tuple(density.shape[1:]),
         "points": [[round(x, 2) for x in point] for point in points.tolist()],
     }
@@ -127,15 +124,3 @@ def _tiled(slices: Tensor, columns: int) -> Tensor:
 
 def _bytes(image: Tensor) -> Tensor:
     return (255 * image).round().clamp(0, 255).to(torch.uint8)
-
-
-def _png(image: Tensor) -> str:
-    """A picture (1 or 3, X, Y) uint8 as a data URL."""
-    pixels = image.movedim(0, -1).transpose(0, 1).contiguous().numpy()
-    if len(image) == 1:
-        pixels = pixels[..., 0]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "image.png")
-        picture = SimpleITK.GetImageFromArray(pixels, isVector=len(image) == 3)
-        SimpleITK.WriteImage(picture, str(path), useCompression=True)
-        return "data:image/png;base64," + b64encode(path.read_bytes()).decode()

@@ -1,10 +1,16 @@
-"""Figures as files."""
+"""Figures and arrays as files."""
 
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
+from base64 import b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import SimpleITK
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,3 +23,16 @@ def png_bytes(figure: Figure, dpi: int) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: a box stands for it
         figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()
+
+
+def data_url(image: Tensor, quality: int | None = None) -> str:
+    """A picture (1, 3 or 4, X, Y) uint8 as a data URL: JPEG of a quality up to 100, PNG without."""
+    pixels = image.movedim(0, -1).transpose(0, 1).contiguous().numpy()
+    kind, level = ("png", -1) if quality is None else ("jpeg", quality)
+    if len(image) == 1:
+        pixels = pixels[..., 0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"image.{kind}")
+        picture = SimpleITK.GetImageFromArray(pixels, isVector=len(image) > 1)
+        SimpleITK.WriteImage(picture, str(path), useCompression=True, compressionLevel=level)
+        return f"data:image/{kind};base64," + b64encode(path.read_bytes()).decode()
