@@ -5,6 +5,7 @@ And a disk that is full, and further processes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -78,6 +79,12 @@ class SimulatedGPU(TorchFunctionMode):
         else:
             target = held[-1] if moves else held[0] if func in MAY_MIX else any(held)
         return tree_map_only(Tensor, lambda tensor: self.moved(tensor, target, inputs), func(*args, **kwargs))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there before the first test, modules and thousands of tests, out of every collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

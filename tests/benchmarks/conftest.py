@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from monai_infoaug.data import LandmarkTable, write_landmarks
+from tests.examples import bundle_runs  # noqa: F401  # what MONAI looks for in all of its modules it looks for once
 
 
 def picture(seed: int) -> np.ndarray:
