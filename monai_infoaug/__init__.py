@@ -8,6 +8,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 __all__ = [
+    "bundles",
     "commands",
     "data",
     "engines",
@@ -24,6 +25,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Import a sub-package when it is first asked for, so that nothing is loaded that a user does not use."""
-    if name in {*__all__, "bundles"}:
+    if name in __all__:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -54,7 +54,7 @@ def test_each_quoted_line_is_one_of_the_package():
 
 
 def test_each_line_that_files_commands_and_bundles_meet_is_on_the_page():
-    names, pieces = said(("data/", "commands/", "handlers/", "bundles.py", "_files.py"))
+    names, pieces = said(("data/", "commands/", "handlers/", "bundles/", "_files.py"))
     assert len(names) > 40
     assert sorted(name for name in names if not re.search(rf"`+(?:[^`]*\b)?{re.escape(name)}\b", PAGE)) == []
     words = re.sub(r"\s+", " ", PAGE.replace("``", ""))

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from monai.bundle import ConfigParser
 
-from monai_infoaug.data._config_files import require_files_of
+from monai_infoaug.bundles._config_files import require_files_of
 
 LOAD = {
     "_target_": "monai.transforms.LoadImaged",

@@ -1,0 +1,95 @@
+"""The configuration and the network of a checkpoint that a bundle has trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_infoaug._require import naming, refusal
+from monai_infoaug.bundles.finding import bundle_overlays, find_bundle
+
+if TYPE_CHECKING:  # MONAI takes seconds that listing and copying need not wait
+    from monai.bundle import ConfigParser
+    from torch import nn
+
+__all__ = ["load_network", "read_config"]
+
+
+def read_config(
+    checkpoint: str | os.PathLike,
+    bundle: str | os.PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    states: Mapping[str, Any] | None = None,
+) -> ConfigParser:
+    """Configuration of the bundle that trained a checkpoint, with the checkpoint's settings, then one's own.
+
+    It is ``train.json``, and over it the overlay that the checkpoint names, if it does.
+
+    Args:
+        checkpoint: file; it may name a bundle of the package and give settings.
+        bundle: folder of a bundle or name of one of the package; by default the one that the checkpoint names.
+        settings: plain values for settings at the top level of the configuration.
+        states: what :func:`monai_infoaug.handlers.checkpoint.read_checkpoint` has read from the file; None: it is read.
+
+    Returns:
+        The configuration, not parsed, its imports done.
+
+    Raises:
+        ValueError: for an unreadable checkpoint, an unknown bundle or overlay, or a setting that the bundle does not
+            have or that is no plain value.
+    """
+    from monai.bundle import ConfigParser
+
+    from monai_infoaug.handlers.checkpoint import is_plain, read_settings, require_plain
+
+    kept, given = read_settings(checkpoint, states), dict(settings or {})
+    require_plain(given)
+    name, overlay = kept.pop("bundle", "landmark_pretraining"), kept.pop("overlay", None)
+    folder = Path(name if bundle is None else bundle)
+    if bundle is None or not (folder / "configs" / "train.json").is_file():
+        folder = find_bundle(str(folder))
+    overlays = bundle_overlays(folder)
+    if overlay is not None and overlay not in overlays:
+        accepted = f"one of {', '.join(overlays)}" if overlays else f"none, for the bundle {folder.name} has none"
+        raise refusal(f"overlay of {checkpoint}", repr(overlay), accepted)
+    config = ConfigParser()
+    config.read_config([folder / "configs" / f"{each}.json" for each in ("train", overlay) if each is not None])
+    names = [key for key, value in config.get().items() if is_plain(value)]
+    for source, values in ((f"settings of {checkpoint}", kept), ("settings", given)):
+        for key, value in values.items():
+            if key not in names:
+                near = "".join(f": {name} may be meant" for name in get_close_matches(key, names, 1))
+                raise refusal(source, repr(key) + near, f"among those of the bundle: {', '.join(names)}")
+            config[key] = value
+    if "imports" in config:
+        config.get_parsed_content("imports")
+    return config
+
+
+def load_network(
+    config: ConfigParser, checkpoint: str | os.PathLike, states: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The embedding network of a configuration, with the weights of a checkpoint.
+
+    Args:
+        config: configuration of :func:`read_config`.
+        checkpoint: file.
+        states: what :func:`monai_infoaug.handlers.checkpoint.read_checkpoint` has read from the file; None: it is read.
+
+    Returns:
+        ``network_def`` of the configuration; it has ``strides``.
+
+    Raises:
+        ValueError: for a configuration without one, or a checkpoint of another network.
+    """
+    from monai_infoaug.handlers.checkpoint import load_weights
+
+    with naming("the bundle's configuration"):
+        network = config.get_parsed_content("network_def")
+    if not hasattr(network, "strides"):
+        got, accepted = f"one of a {type(network).__name__}", "a checkpoint of an embedding network with `strides`"
+        raise refusal(str(checkpoint), got, accepted)
+    return load_weights(network, checkpoint, checkpoint=states)
