@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from monai_infoaug._files import Ledger
 from monai_infoaug.commands._embedding import Embedder
+from monai_infoaug.commands._judgement import Found, judge
 from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._review import Reviewed, draw_reviewed, review_card, review_page
-from monai_infoaug.commands.template_matcher import Match
 from monai_infoaug.data import LandmarkTable
+from monai_infoaug.data._grids import Grid
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.inferers import to_voxels
 
@@ -32,26 +33,35 @@ class Annotation:
     Args:
         name: what its files are called, without suffix.
         path: the image.
-        space: how the axes run, "RAS" or "LPS"; None: as the image's affine.
-        match: what the templates and pseudo-templates agree on; None where they were not asked.
-        world: (L, D) landmarks in millimetres.
+        space: how its axes run, "RAS" or "LPS".
+        grid: where its voxels lie.
+        world: (L, D) landmarks in millimetres; NaN, here and below, where nothing is known.
         scores: (L,) how sure the last stage is of them.
         sure: whether somebody has annotated it.
-        earlier: (L, D) what the detector of the round before has found; None without one.
+        matches: (L, D) what the templates and pseudo-templates agree on.
+        spreads: (L,) millimetres between their votes.
+        earlier: (L, D) what the detector of the round before has found.
     """
 
     name: str
     path: Path
-    space: str | None
-    match: Match | None
+    space: str
+    grid: Grid
     world: np.ndarray
     scores: np.ndarray
     sure: bool
-    earlier: np.ndarray | None = None
+    matches: np.ndarray
+    spreads: np.ndarray
+    earlier: np.ndarray
 
 
 def write_annotations(
-    annotations: Sequence[Annotation], labels: Sequence[str], ledger: Ledger, embedder: Embedder, notes: Sequence[str]
+    annotations: Sequence[Annotation],
+    labels: Sequence[str],
+    ledger: Ledger,
+    embedder: Embedder,
+    detected: bool,
+    notes: Sequence[str],
 ) -> None:
     """Write what was found in images, with how wrong it may be; images whose files are as they would be stay.
 
@@ -60,9 +70,10 @@ def write_annotations(
         labels: names of the L landmarks.
         ledger: of the folder.
         embedder: reads images.
+        detected: whether a detector has found the landmarks, not matching.
         notes: lines about the data set, for the page.
     """
-    errors, absent = judge(annotations)
+    errors, absent = _judged(annotations, detected, float(embedder.config.get("working_pixdim")))
     kept = {record["card"]["name"]: record for record in ledger.records() if "card" in record}
     cards = []
     for each, its_errors, its_absent in zip(tqdm(annotations, "Writing", disable=None), errors, absent, strict=True):
@@ -91,16 +102,22 @@ def write_annotations(
     ledger.write(PAGE, review_page(cards, labels, {}, f"Review of {ledger.folder.name}", notes))
 
 
-def judge(annotations: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray]:
+def _judged(annotations: Sequence[Annotation], detected: bool, voxel: float) -> tuple[np.ndarray, np.ndarray]:
     """Errors (N, L) in millimetres that 90 % of such landmarks are within, and which (N, L) are absent."""
-    shape = len(annotations), len(annotations[0].world)
-    return np.full(shape, 3.0), np.zeros(shape, bool)
+    names = ("world", "scores", "matches", "spreads", "earlier", "sure")
+    world, scores, matches, spreads, earlier, sure = (
+        np.array([getattr(a, name) for a in annotations]) for name in names
+    )
+    found = Found(world, scores, detected, matches if detected else None, spreads, earlier if detected else None)
+    errors, absent = judge(found, world[sure.argmax()], voxel, [each.grid for each in annotations])
+    missing = np.isnan(world).any(-1)  # what somebody has annotated is right, and what not is absent
+    return np.where(sure[:, None] | missing, np.nan, errors), np.where(sure[:, None], missing, absent | missing)
 
 
 def _remark(error: float, absent: bool, sure: bool) -> str:
     if sure:
         return "annotated"
-    return "absent" if absent else f"expected within {error:.1f} mm"
+    return "absent" if absent else f"90 % of such are within {error:.1f} mm"
 
 
 def _table(annotations: Sequence[Annotation], labels: Sequence[str], errors: np.ndarray, absent: np.ndarray) -> str:
@@ -113,5 +130,6 @@ def _table(annotations: Sequence[Annotation], labels: Sequence[str], errors: np.
         scores = np.nan_to_num(each.scores)
         for label, place, score, error, gone in zip(labels, each.world, scores, its_errors, its_absent, strict=True):
             cells = [""] * len(axes) if gone or np.isnan(place).any() else place.round(4).tolist()
-            writer.writerow([each.name, label, *cells, f"{score:.4f}", each.space or "", f"{error:.2f}", int(gone)])
+            expected = "" if np.isnan(error) else f"{error:.2f}"
+            writer.writerow([each.name, label, *cells, f"{score:.4f}", each.space, expected, int(gone)])
     return text.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from monai_infoaug._files import RECORD, Ledger, write_whole
+from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug.commands._annotated import Annotation
 from monai_infoaug.commands._plan import Plan
-from monai_infoaug.commands._stages import run_command, run_stage
-from monai_infoaug.commands._survey import link_images
+from monai_infoaug.commands._stages import last_line, run_command, run_stage
+from monai_infoaug.commands._survey import Survey, link_images
 from monai_infoaug.commands.template_matcher import Match
 from monai_infoaug.data import LandmarkTable, image_name, landmark_datalist, read_landmarks
 from monai_infoaug.data.landmarks import landmark_text
@@ -52,7 +53,7 @@ class LandmarkStages:
 
     Args:
         plan: what is to be done.
-        names: each image to its name.
+        survey: the images.
         images: folder with a link a name to each; the stages' folders lie beside.
         known: what somebody has annotated.
         labels: names of the L landmarks.
@@ -62,13 +63,13 @@ class LandmarkStages:
     def __init__(
         self,
         plan: Plan,
-        names: Mapping[Path, str],
+        survey: Survey,
         images: Path,
         known: Sequence[Sure],
         labels: Sequence[str],
         bar: Any,
     ) -> None:
-        self.plan, self.names, self.images, self.known = plan, names, images, known
+        self.plan, self.survey, self.names, self.images, self.known = plan, survey, survey.names, images, known
         self.labels, self.bar, self.folder = list(labels), bar, images.parent
 
     def run(self, checkpoint: Path) -> list[Annotation]:
@@ -82,10 +83,13 @@ class LandmarkStages:
         """
         matched = self._matched(checkpoint)
         found: list[LandmarkTable] = []
-        for name in (name for name in self.plan.stages if name.startswith("round")):
+        for name in self._rounds():
             self._train(name, self._labels_of(name, matched, found), checkpoint)
             found.append(self._detected(name))
         return [self._annotation(path, name, matched, found) for path, name in self.names.items()]
+
+    def _rounds(self) -> list[str]:
+        return [name for name in self.plan.stages if name.startswith("round")]
 
     def _progress(self, stage: str) -> Callable[[float], None]:
         return lambda share: self.bar(stage, share)
@@ -103,34 +107,30 @@ class LandmarkStages:
 
     def _matched(self, checkpoint: Path) -> dict[str, Match]:
         """Matches of the templates in the images that are learnt from."""
-        folder, pool = self.folder / "2_matching", self._pool()
-        there = {name: path for path, name in self.names.items() if name in {*pool, *(k.name for k in self.known)}}
-        images = link_images({path: name for name, path in there.items()}, self.folder / "pool")
-        folder.mkdir(exist_ok=True)
+        folder, pool = self.folder / "2_matching", {*self._pool(), *(each.name for each in self.known)}
+        learnt_from = link_images({path: name for path, name in self.names.items() if name in pool}, folder / "pool")
+        images = learnt_from if self._rounds() else self.images  # a detector finds the landmarks of all others
+        sought = [name for name in self.names.values() if name in pool or not self._rounds()]
         command = ["python", "-m", "monai_infoaug", "match", str(images), "--checkpoint", str(checkpoint)]
         for each in self.known:
             command += ["--template", os.path.abspath(each.path), "--landmarks", os.path.abspath(each.table)]
-        command += ["--out", str(folder / "found"), "--consensus", str(min(self.plan.consensus, len(there) - 1))]
+        command += ["--consensus", str(min(self.plan.consensus, len(pool) - 1)), "--pool", str(learnt_from)]
         if self.plan.pixdim is not None:
             command += [f"--pixdim={json.dumps(self.plan.pixdim)}", f"--origin={json.dumps(self.plan.origin)}"]
-        command += ["--device", self.plan.device]
-        records = folder / "found" / RECORD
+        command += ["--out", str(folder / "found"), "--device", self.plan.device]
+        ledger, summary = Ledger(folder / "found"), folder / "found" / "summary.csv"
 
         def share() -> float:
-            text = records.read_text(encoding="utf-8") if records.exists() else ""
-            return (text.count('"look"') + 3 * text.count('"match"')) / 4 / len(there)
+            kinds = [kind for record in ledger.records() for kind in ("look", "match") if kind in record]
+            return (kinds.count("look") / len(pool) + 3 * kinds.count("match") / len(sought)) / 4
 
-        try:
-            run_command(folder, "match", command, folder, self._progress("matching"), share)
-        except RuntimeError:
-            if not list((folder / "found").glob("*.mrk.json")):
-                raise
+        run_command(folder, "match", command, folder, self._progress("matching"), share, accepted=(0, 1))
+        rows = list(csv.DictReader(summary.read_text(encoding="utf-8").splitlines())) if summary.exists() else []
+        if {row["image"] for row in rows} < {*sought}:  # an image may fail, but not what all of them share
+            raise RuntimeError(f"`match.sh` in '{folder}' ended with: {last_line(folder / 'match.log')}")
         self.bar("matching", 1.0)
-        found = {}
-        for record in Ledger(folder / "found").records():
-            if "match" in record:
-                found[record["name"]] = Match.from_json(record)
-        return found
+        found = {record["name"]: Match.from_json(record) for record in ledger.records() if "match" in record}
+        return {row["image"]: found[row["image"]] for row in rows if not row["failure"]}
 
     def _labels_of(self, stage: str, matched: Mapping[str, Match], found: Sequence[LandmarkTable]) -> Path:
         """Table that a round learns from: what somebody has annotated, and what was found in the other images."""
@@ -205,20 +205,33 @@ class LandmarkStages:
     def _annotation(
         self, path: Path, name: str, matched: Mapping[str, Match], found: Sequence[LandmarkTable]
     ) -> Annotation:
-        """What is known of an image."""
+        """What is known of an image, its landmarks in its own frame."""
+        grid, space, nothing = self.survey.grids[path], self.survey.spaces[path], np.full(len(self.labels), np.nan)
+        nowhere = np.full((len(self.labels), self.plan.dims), np.nan)
+        tables = [table.to(space) for table in found]
         match = matched.get(name)
-        sure = next((each for each in self.known if each.name == name), None)
-        if found:
-            space = found[-1].space
-            world, scores = found[-1].points[name], (found[-1].scores or {})[name]
+        matches = nowhere if match is None else match.world
+        spreads = nothing if match is None or match.spreads is None else match.spreads
+        earlier = tables[-2].points[name] if tables[1:] else nowhere
+        if tables:
+            world, scores = tables[-1].points[name], (tables[-1].scores or {})[name]
         else:
-            if match is None:
-                return Annotation(name, path, None, None, np.empty((0, self.plan.dims)), np.empty(0), sure is not None)
-            space, world, scores = match.space, match.world, match.scores
+            world, scores = matches, nothing if match is None else match.scores
+        sure = next((each for each in self.known if each.name == name), None)
         if sure is not None:
-            world = sure.landmarks(space or "RAS", self.labels)[1]
-        earlier = found[-2].points.get(name) if len(found) > 1 else None
-        return Annotation(name, path, space, match, world, scores, sure is not None, earlier)
+            world = sure.landmarks(space, self.labels)[1]
+        return Annotation(
+            name,
+            path,
+            space,
+            grid,
+            world,
+            scores,
+            sure is not None,
+            matches,
+            nothing if spreads is None else spreads,
+            earlier,
+        )
 
 
 def _link(folder: Path, name: str) -> str:

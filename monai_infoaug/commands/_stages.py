@@ -124,6 +124,7 @@ def run_command(
     place: Path,
     progress: Callable[[float], None] | None = None,
     share: Callable[[], float] | None = None,
+    accepted: Sequence[int] = (0,),
 ) -> None:
     """Run a Python program in a process that ends with this one; ``NAME.sh`` is the command, ``NAME.log`` its output.
 
@@ -134,6 +135,7 @@ def run_command(
         place: working folder.
         progress: is told the share that is done.
         share: says it; None: the last counts in the log do.
+        accepted: exit statuses that are no failure.
 
     Raises:
         RuntimeError: with the last line of the output, if the program fails.
@@ -147,8 +149,8 @@ def run_command(
             done = share() if share is not None else _share(log)
             if progress is not None and done is not None:
                 progress(done)
-    if process.returncode:
-        raise RuntimeError(f"`{name}.sh` in '{folder}' ended with: {_last_line(log)}; '{log}' has all of it.")
+    if process.returncode not in accepted:
+        raise RuntimeError(f"`{name}.sh` in '{folder}' ended with: {last_line(log)}; '{log}' has all of it.")
 
 
 def _content(file: Path) -> Any:
@@ -198,7 +200,7 @@ def _share(log: Path) -> float | None:
     return (epoch - 1 + iteration / iterations) / epochs
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """What a process said last."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     said = [line for line in lines if line.strip()]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from monai.utils.enums import MetaKeys
 from tqdm import tqdm
 
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.commands._images import read_image
 from monai_infoaug.data._dicom import MODALITY, is_dicom, read_header
+from monai_infoaug.data._grids import Grid
 from monai_infoaug.transforms import guess_modality
 
 UNLIKE = 2.0  # times larger or smaller along an axis than usual is another kind of image
@@ -35,6 +37,8 @@ class Survey:
         modality_said: whether the files say it; else it is guessed.
         extent: median extent in millimetres along each axis.
         pixdim: median millimetres of a voxel along each axis.
+        grids: where the voxels of each image lie.
+        spaces: how the axes of each image run, "RAS" or "LPS".
     """
 
     names: dict[Path, str]
@@ -45,11 +49,15 @@ class Survey:
     modality_said: bool
     extent: tuple[float, ...]
     pixdim: tuple[float, ...]
+    grids: dict[Path, Grid] = field(default_factory=dict)
+    spaces: dict[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Image:
-    shape: tuple[int, ...]  # with channels
+    grid: Grid
+    space: str
+    channels: int
     extent: tuple[float, ...]
     pixdim: tuple[float, ...]
     modality: str
@@ -57,7 +65,7 @@ class _Image:
 
     @property
     def kind(self) -> tuple[int, int]:
-        return len(self.shape) - 1, self.shape[0]
+        return len(self.grid.shape), self.channels
 
 
 def survey_images(
@@ -120,6 +128,8 @@ def survey_images(
         said,
         tuple(float(side) for side in extent),
         tuple(float(side) for side in usual),
+        {path: found[path].grid for path in names if path not in left_out},
+        {path: found[path].space for path in names if path not in left_out},
     )
 
 
@@ -128,7 +138,9 @@ def _looked_at(path: Path, pixdim: float | Sequence[float] | None, origin: float
     said = _said_modality(path) if len(image) == 1 else None
     sides = tuple(float(side) for side in image.pixdim[: image.ndim - 1])
     extent = tuple(length * side for length, side in zip(image.shape[1:], sides, strict=True))
-    return _Image(tuple(image.shape), extent, sides, said or guess_modality(image), said is not None)
+    grid = Grid(tuple(image.shape[1:]), image.affine.double().numpy())
+    space = image.meta.get(MetaKeys.SPACE) or "RAS"
+    return _Image(grid, space, len(image), extent, sides, said or guess_modality(image), said is not None)
 
 
 def _said_modality(path: Path) -> str | None:

@@ -174,12 +174,13 @@ def _run(plan: Plan, survey: Survey, known: Sequence[Sure], labels: Sequence[str
         place, bundle = folder / "1_pretraining", plan.stages["pretraining"]["bundle"]
         run_stage(place, bundle, settings, progress=lambda share: bar("pretraining", share))
         bar("pretraining", 1.0)
-        found = LandmarkStages(plan, survey.names, images, known, labels, bar).run(place / "checkpoint.pt")
+        found = LandmarkStages(plan, survey, images, known, labels, bar).run(place / "checkpoint.pt")
     finally:
         bar.close()
     embedder = Embedder(
         place / "checkpoint.pt", settings={"pixdim": plan.pixdim, "origin": plan.origin}, device=plan.device
     )
     notes = [f"Templates: {', '.join(each.name for each in known)}."]
-    write_annotations(found, labels, ledger, embedder, notes)
+    detected = any(name.startswith("round") for name in plan.stages)
+    write_annotations(found, labels, ledger, embedder, detected, notes)
     say(f"Annotated {len(found)} images in {ledger.folder}: look at {ledger.folder / 'review.html'} first.")

@@ -65,7 +65,7 @@ def runs(monkeypatch) -> list[dict]:
     """What is run, in place of running it."""
     made: list[dict] = []
 
-    def run(folder, name, command, place, progress=None, share=None):
+    def run(folder, name, command, place, progress=None, share=None, accepted=(0,)):
         assert command == ["python", "-m", "monai.bundle", "run", "--args_file", f"../{name}.json"]
         assert (place / "configs" / "train.json").is_file()
         made.append(json.loads((folder / f"{name}.json").read_text()))
