@@ -234,7 +234,7 @@ class LabelPropagator(Inferer):
     Example:
         >>> from monai_infoaug.networks import PixelEmbeddingNet
         >>> image = torch.rand(1, 64, 64)
-        >>> propagator = LabelPropagator(image, (image > 0.5).byte())
+        >>> propagator = LabelPropagator(image, (image > 0.5).byte(), count=50)
         >>> found = propagator(image[None], PixelEmbeddingNet())
         >>> found["labels"].shape, found["confidence"].shape
         (torch.Size([1, 1, 64, 64]), torch.Size([1, 1, 64, 64]))

@@ -122,6 +122,7 @@ def test_more_images_are_found_by_the_networks_that_are_there(runs, folder):
     assert sorted(read_landmarks(folder / "out" / "landmarks.csv").points) == list("abcde")
 
 
+@pytest.mark.slow
 def test_what_somebody_corrects_is_a_template(runs, folder):
     annotate(folder)
     (folder / "corrected").mkdir()
@@ -139,6 +140,7 @@ def test_what_somebody_corrects_is_a_template(runs, folder):
     assert (folder / "out" / "d.mrk.json").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["1_pretraining", "2_matching", "3_round1", "found1", "4_round2"])
 def test_a_kill_in_any_stage_loses_nothing(runs, folder, monkeypatch, stage):
     usual, stopped = _stages.run_command, []
@@ -158,6 +160,7 @@ def test_a_kill_in_any_stage_loses_nothing(runs, folder, monkeypatch, stage):
     assert sorted(read_landmarks(folder / "out" / "landmarks.csv").points) == list("abcd")
 
 
+@pytest.mark.slow
 def test_markups_of_a_volume_are_where_its_affine_says(runs, folder):
     """Two volumes of the same voxels, not as high as wide; the second one lies elsewhere, turned."""
     volumes, spacing = folder / "volumes", np.array([1.0, 1.0, 2.0])

@@ -367,6 +367,7 @@ def test_a_second_run_goes_on_and_keeps_what_was_corrected(checkpoint, folder, c
     assert (out / "a.mrk.json").read_bytes() == corrected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["checkpoint", "landmarks", "settings", "limit", "image", "missing"])
 def test_what_has_changed_is_done_again(checkpoint, folder, calls, change):
     run(checkpoint, folder)

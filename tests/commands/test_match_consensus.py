@@ -70,6 +70,7 @@ def read(monkeypatch) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_the_best_scored_images_vote_too(checkpoint, folder, read, capsys):
     failures = run(checkpoint, folder, 2)
     assert [Path(path).name for path in failures] == ["bad.png"]
@@ -106,6 +107,7 @@ def test_without_it_nothing_changes(checkpoint, folder, read):
     assert set(found.as_json()) == {"world", "space", "scores", "round_trips", "low"}
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on_as_long_as_the_templates_are_the_same(checkpoint, folder, read, monkeypatch):
     looked, usual = [], TemplateMatcher.look
     monkeypatch.setattr(TemplateMatcher, "look", lambda self, path: looked.append(Path(path).stem) or usual(self, path))
@@ -129,6 +131,7 @@ def test_a_second_run_goes_on_as_long_as_the_templates_are_the_same(checkpoint, 
     assert read == ["+g", "+b", "a", "b", "c", "d", "e", "f", "g"]
 
 
+@pytest.mark.slow
 def test_a_kill_while_choosing_loses_one_image(checkpoint, folder, monkeypatch):
     looked, usual = [], TemplateMatcher.look
 
@@ -147,6 +150,7 @@ def test_a_kill_while_choosing_loses_one_image(checkpoint, folder, monkeypatch):
     assert looked == ["b", "bad", "c", "d", "again", "bad", "d", "e"]
 
 
+@pytest.mark.slow
 def test_fewer_images_than_wanted_are_said(checkpoint, folder, capsys):
     run(checkpoint, folder, 9, images=[folder / "images" / name for name in ("a.png", "b.png", "d.png")])
     assert "The consensus is of 2 images beside the template: there are no more." in capsys.readouterr().err

@@ -46,6 +46,7 @@ def test_a_template_is_found_in_itself(given):
     assert not match.low.any()
 
 
+@pytest.mark.slow
 def test_low_is_what_comes_back_elsewhere_or_scores_too_little(given, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), tmp_path / "other.png")
     matches = []

@@ -49,6 +49,7 @@ def assert_right(dataset):
         assert (value == item).all()
 
 
+@pytest.mark.slow
 def test_no_bit_goes_wrong_unseen(tmp_path):
     values = {"image": MetaTensor(torch.arange(5.0), meta={"shape": np.ones(2)}), "name": "a", "folder": Path("b")}
     cached_dataset([values], Compose([RandFlip(0.0)]), tmp_path / "cache")
@@ -98,6 +99,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, damage):
         assert len(list(tmp_path.iterdir())) == len(ITEMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers, full_disk):
     with full_disk(5000), pytest.raises(OSError, match="`cache_dir` must be a folder with room") as caught:
@@ -128,6 +130,7 @@ def run(cache: Path, temporary: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", lines, *arguments])
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     (tmp_path / "temporary").mkdir()
     processes = [run(tmp_path / "cache", tmp_path / "temporary") for _ in range(2)]
@@ -136,6 +139,7 @@ def test_two_processes_at_once(tmp_path):
     assert_right(served(tmp_path / "cache", 1_000_000, 0, 0.02, str(tmp_path / "log")))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_while_it_fills_it_goes_on_and_leaves_nothing(tmp_path):
     cache, temporary = tmp_path / "cache", tmp_path / "temporary"

@@ -146,6 +146,7 @@ def test_a_changed_file_is_read_again(images, tmp_path):
     assert len(list(cache.iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_another_run_finds_the_same_items(images, tmp_path):
     """Keys do not hang on the process: not on the order of sets, not on where objects lie."""
     lines = [

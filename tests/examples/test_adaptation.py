@@ -206,6 +206,7 @@ def test_every_stage_goes_on_where_it_was_stopped(given, target, bundle):
     torch.testing.assert_close(*states, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "fundus").exists(), reason="the fundus photographs are not at hand")
 @every
 def test_photographs(tmp_path, bundle):

@@ -109,6 +109,7 @@ def test_learns_overlapping_classes_from_a_few_pictures(folder, overlay):
         assert min(by_hand) > 0.8
 
 
+@pytest.mark.slow
 @every
 def test_no_label_but_those_allowed_is_read(folder, overlay):
     """Pre-training and fine-tuning run where the other labels are no images at all."""
@@ -137,6 +138,7 @@ def test_every_stage_goes_on_where_it_was_stopped(folder, overlay):
     torch.testing.assert_close(*states, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @every_network
 def test_a_round_learns_from_segmentations_of_unlabelled_training_cases_alone(folder, overlay):
     settings = {"labelled": ["01", "05"], "label_bits": [1, 2]}

@@ -63,6 +63,7 @@ def dice(found: torch.Tensor, truth: torch.Tensor) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_an_exact_embedding_gives_the_true_map_and_the_labels(size):
     truth, net = warped(size), Places()
@@ -93,6 +94,7 @@ def test_an_exact_embedding_gives_the_true_map_and_the_labels(size):
     assert confidence[~right].mean() < 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_labels_come_onto_the_original_grid(dims):
     """The image was resampled from a rotated anisotropic grid, the label map has a grid of its own."""
@@ -222,6 +224,7 @@ def test_labels_are_carried_voxel_by_voxel(dims, count, monkeypatch):
         assert confidence[(0, *index)].item() == pytest.approx(sure[shares.argmax()], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_nothing_in_common_gives_little_confidence():
     size, net = SIZES[0], Places()
     template = grid_of(size)
@@ -231,6 +234,7 @@ def test_nothing_in_common_gives_little_confidence():
     assert other < 0.8 * sure
 
 
+@pytest.mark.slow
 def test_batches_and_several_templates():
     size, net, few = (40, 36), Places(), {"patch_radius": 4.0, "count": 80}
     template, other = grid_of(size), warped(size, bend=1.0)
