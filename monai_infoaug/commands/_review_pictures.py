@@ -148,7 +148,8 @@ class _Labels:
 
     Attributes:
         confidence: of each class, None where not known.
-        boxes: of each class the millimetres (2, D) of its middle and its extents; None where it is not there.
+        boxes: of each class the millimetres (3, D) of its middle, of where it is largest along each axis, and its
+            extents; None where it is not there.
     """
 
     def __init__(self, reviewed: Reviewed, classes: Mapping[int, str]) -> None:
@@ -163,9 +164,8 @@ class _Labels:
         for i in range(len(classes)):
             mask = self.mask(self.labels.as_tensor(), i)
             if mask.any():
-                middle, extent = _middle_of(mask)
-                middle = to_world(middle[None, None], self.labels)[0, 0]
-                self.boxes[i] = torch.stack([middle, extent * spacing])
+                *places, extent = _box_of(mask)
+                self.boxes[i] = torch.cat([to_world(torch.stack(places)[None], self.labels)[0], extent[None] * spacing])
                 if self.sure is not None:
                     self.confidence[i] = float(_of_class(self.sure, i)[mask].mean())
 
@@ -191,7 +191,7 @@ class _Labels:
             mask = self.mask(values, i)
             colour = torch.tensor([*bytes.fromhex(COLOURS[i % len(COLOURS)])], dtype=torch.uint8)
             unsure = mask & hatch & (_of_class(sure, i) < UNSURE)
-            for pixels, opacity in ((mask, 40), (unsure, 170), (_outline(mask), 255)):
+            for pixels, opacity in ((mask, 30), (unsure, 170), (_outline(mask), 255)):
                 colours[:3, pixels] = colour[:, None]
                 colours[3, pixels] = opacity
         return colours
@@ -202,15 +202,16 @@ def _of_class(values: Tensor, i: int) -> Tensor:
     return values[i if len(values) > 1 else 0]
 
 
-def _middle_of(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a mask (*S) is largest along each axis (D,), in the middle if that is in several places; its extents."""
-    middle, extent = [], []
+def _box_of(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The middle (D,) of a mask (*S), where it is largest along each axis, and its extents."""
+    middle, largest, extent = [], [], []
     for axis in range(mask.ndim):
         counts = mask.sum([other for other in range(mask.ndim) if other != axis])
         most, there = (counts == counts.max()).nonzero()[:, 0], counts.nonzero()[:, 0]
-        middle.append(float(most[len(most) // 2]))
+        middle.append(float(there[0] + there[-1]) / 2)
+        largest.append(float(most[len(most) // 2]))  # the middle one of several
         extent.append(float(there[-1] - there[0] + 1))
-    return torch.tensor(middle).double(), torch.tensor(extent).double()
+    return torch.tensor(middle).double(), torch.tensor(largest).double(), torch.tensor(extent).double()
 
 
 def _outline(mask: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ def _draw_whole(image: MetaTensor, points: Tensor, shown: _Labels) -> Picture:
         if box is None:
             views.append(None)
         else:
-            share = 1.5 * float((box[1] / step / torch.tensor(whole.size)).max())
+            share = 1.5 * float((box[2] / step / torch.tensor(whole.size)).max())
             views.append(_view(whole.mark(to_voxels(box[None, :1], image)[0, 0]), share, whole.size))
     pixels, overlay = _painted(image, [whole], whole.size, shown)
     return Picture(pixels, overlay, marks, [step] * len(points), views, shown.confidence)
@@ -251,21 +252,26 @@ def _draw_slices(image: MetaTensor, points: Tensor, shown: _Labels) -> Picture:
     pixdim, size = image.pixdim[:3].double(), torch.tensor(image.shape[1:])
     largest = float((pixdim * size).max())
     crop = min(CROP_MM, largest)
-    wanted = [(point, crop) if bool(point.isfinite().all()) else None for point in points]
+    wanted = [([point] * 3, crop) if bool(point.isfinite().all()) else None for point in points]
     for box in shown.boxes:
-        at = None if box is None else to_voxels(box[None, :1], image)[0, 0]
-        wanted.append(None if box is None else (at, min(1.5 * float(box[1].max()), largest)))
-    there = [row for row in wanted if row] or [((size - 1).double() / 2, largest)]
+        if box is None:
+            wanted.append(None)
+        else:
+            middle, through = to_voxels(box[None, :2], image)[0]
+            cuts = torch.eye(3).flip(0) > 0  # axial, coronal, sagittal
+            side_mm = min(1.5 * float(box[2].max()), largest)
+            wanted.append(([torch.where(cut, through, middle) for cut in cuts], side_mm))
+    there = [row for row in wanted if row] or [([(size - 1).double() / 2] * 3, largest)]
     sharp = MAGNIFIED * max(millimetres for _, millimetres in there) / float(pixdim.min())
     side = max(8, int(min(MAX_SIDE, math.sqrt(MAX_PIXELS / 3 / len(there)), sharp))) // 2 * 2 + 1  # a middle pixel
     columns = max(1, round(math.sqrt(len(there) / 3)))
     width, height = 3 * (side + GAP) - GAP, side  # of a row
     rows = []
-    for number, (centre, millimetres) in enumerate(there):
+    for number, (centres, millimetres) in enumerate(there):
         left, top = number % columns * (width + 3 * GAP), number // columns * (height + 3 * GAP)
         corners = [(left + n * (side + GAP), top) for n in range(3)]
-        steps, planes = millimetres / side / pixdim, zip(PLANES, corners, strict=True)
-        rows.append([_Slice(centre, axes, steps, (side, side), corner) for axes, corner in planes])
+        steps, planes = millimetres / side / pixdim, zip(centres, PLANES, corners, strict=True)
+        rows.append([_Slice(centre, axes, steps, (side, side), corner) for centre, axes, corner in planes])
     last = rows[-1][-1], rows[min(columns, len(rows)) - 1][-1]  # lowest, and farthest to the right
     whole = (last[1].corner[0] + side, last[0].corner[1] + side)
     remaining = iter(rows)
