@@ -50,7 +50,11 @@ PRETRAINING: dict[str, tuple[str, dict[str, Any]]] = {  # by the name of the fol
     "jsrt": ("landmark_pretraining", {"batch_size": 2, "max_epochs": 5}),
     "hippocampus": ("landmark_matching_3d", {}),
 }
-REGISTRATION: dict[str, dict[str, Any]] = {"jsrt": {}, "hippocampus": {}}
+GRIDS = sitk.CenteredTransformInitializerFilter.GEOMETRY
+REGISTRATION: dict[str, dict[str, Any]] = {  # as that of radiographs in `_baselines`; finer where there are few voxels
+    "jsrt": {"centring": GRIDS, "shares": (0.5, 0.5), "cell": 60, "shrink": (8, 4, 2), "iterations": 50},
+    "hippocampus": {"centring": GRIDS, "shares": (0.5, 0.5), "cell": 10, "shrink": (2, 1), "iterations": 50},
+}
 SHARED = ("modality", "pixdim", "working_pixdim")
 POOL = 60  # training images that label maps are carried to
 

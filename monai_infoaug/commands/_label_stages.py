@@ -110,18 +110,40 @@ def learn_in_rounds(
         OSError: naming the file, if the disk is full.
     """
     files = {name: path for path, name in images.items()}
+    others = [name for name in sorted(files.keys() - sure.keys()) if _is_carried(carried, name, files[name])]
+    step = max(1, len(others) / max(1, pool))
+    chosen = [others[int(step * number)] for number in range(min(pool, len(others)))]
     before, checkpoint = None if carried is None else Path(carried), None
     found, failures = dict[str, list[float]](), dict[Path, str]()
     for number, each in enumerate(rounds):
-        datalist = _datalist_of(each.folder, files, sure, before, classes, pool)
+        datalist = _datalist_of(each.folder, files, sure, before, chosen, classes)
         checkpoint = _train(each, datalist, classes, checkpoint, _part(progress, each, 0.0, TRAINING))
-        is_last = number == len(rounds) - 1
-        due = {path: name for path, name in images.items() if is_last or name not in sure}
-        predict = LabelPredictor([checkpoint], classes, device)
-        key = key_of(checkpoint, str(classes))
-        found, failures = segment_each(predict, due, each.folder, key, _part(progress, each, TRAINING, 1 - TRAINING))
+        due = images
+        if number + 1 < len(rounds):  # what the next one learns from, or has learnt from before there were more images
+            names = _begun(rounds[number + 1].folder, sure) or chosen
+            due = {files[name]: name for name in names if name in files and name not in sure}
+        predict, key = LabelPredictor([checkpoint], classes, device), key_of(checkpoint, classes.as_text())
+        tell = _part(progress, each, TRAINING, 1 - TRAINING)
+        found, failures = segment_each(predict, due, each.folder, key, tell)
         before = each.folder
     return found, failures
+
+
+def _is_carried(carried: str | os.PathLike | None, name: str, image: Path) -> bool:
+    return carried is None or label_file(carried, name, image).is_file()
+
+
+def _made_of(sure: Mapping[str, Path]) -> dict[str, str]:
+    return {name: digest_of(sure[name]) for name in sorted(sure)}
+
+
+def _begun(folder: Path, sure: Mapping[str, Path]) -> list[str]:
+    """Names of the images that a round learns from, if it was begun with the same sure label maps."""
+    with suppress(OSError, ValueError):
+        content = json.loads(Path(folder, DATALIST).read_text(encoding="utf-8"))
+        if content["sure"] == _made_of(sure):
+            return [item["name"] for item in content["training"]]
+    return []
 
 
 def _part(
@@ -136,25 +158,20 @@ def _datalist_of(
     files: Mapping[str, Path],
     sure: Mapping[str, Path],
     before: Path | None,
+    chosen: Sequence[str],
     classes: Classes,
-    pool: int,
 ) -> Path:
-    """MONAI's data list of what a round learns from; the same one if it was begun with the same sure label maps."""
-    file, made_of = Path(os.path.abspath(folder), DATALIST), {name: digest_of(sure[name]) for name in sorted(sure)}
-    with suppress(OSError, ValueError):
-        if json.loads(file.read_text(encoding="utf-8"))["sure"] == made_of:
-            return file  # images may have come since
-    found = {} if before is None else {name: label_file(before, name, path) for name, path in files.items()}
-    others = [name for name in sorted(found.keys() - sure.keys()) if found[name].is_file()]
-    step = max(1, len(others) / max(1, pool))
-    chosen = [others[int(step * number)] for number in range(min(pool, len(others)))]
-    labels = {**sure, **{name: found[name] for name in chosen}}
+    """MONAI's data list of what a round learns from: the images with which it was begun, if there are more by now."""
+    names = sorted(name for name in _begun(folder, sure) or [*sure, *chosen] if name in files)
+    labels = {name: sure.get(name) or (before and label_file(before, name, files[name])) for name in names}
     folder.mkdir(parents=True, exist_ok=True)
     items = []
-    for name, path in sorted(labels.items()):
-        label = str(_in_numbers(path, classes, label_file(folder, name, files[name], "numbered")))
-        items.append({"image": os.path.abspath(files[name]), "name": name, "label": label})
-    write_whole(file, json.dumps({"sure": made_of, "training": items}, indent=1))
+    for name, path in labels.items():
+        if path is not None and path.is_file():
+            label = str(_in_numbers(path, classes, label_file(folder, name, files[name], "numbered")))
+            items.append({"image": os.path.abspath(files[name]), "name": name, "label": label})
+    file = Path(os.path.abspath(folder), DATALIST)
+    write_whole(file, json.dumps({"sure": _made_of(sure), "training": items}, indent=1))
     return file
 
 
