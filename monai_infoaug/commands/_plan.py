@@ -15,6 +15,7 @@ import torch
 
 from monai_infoaug._require import are_counts, is_count, is_number, refusal
 from monai_infoaug.bundles import find_bundle
+from monai_infoaug.commands._label_plan import segmentation_settings
 from monai_infoaug.commands._survey import Survey
 from monai_infoaug.engines import half_precision, has_fast_half
 
@@ -26,14 +27,16 @@ FEWEST = 10  # images, below which pre-training has little to learn from
 PART = 4  # of a batch that the time of a step is measured on
 LOADING = 1.25  # how much longer a step takes than the network alone: loss, optimizer, and waiting for images
 BATCHES = {"landmark_pretraining": 8, "landmark_matching_3d": 1, "landmark_detection": 4, "segmentation": 2}
-SHARES = {  # of the minutes
-    "pretraining": 0.25,
-    "matching": 0.2,
-    "round1": 0.2,
-    "round2": 0.3,
-    "prediction": 0.05,
+SHARES = {  # of the minutes, among the stages that there are
+    "pretraining": 25,
+    "matching": 20,
+    "round1": 20,
+    "round2": 30,
+    "prediction": 5,
+    "carrying": 10,
+    "segmentation1": 25,
+    "segmentation2": 25,
 }
-SHARES_OF_MATCHING = {"pretraining": 0.6, "matching": 0.4}  # in 3D, where nothing is trained on the matches
 
 
 @dataclass
@@ -143,8 +146,8 @@ def make_plan(
     half = [_multiple(length / 2) for length in size]
     if plan.dims == 2:
         _add(plan, "pretraining", "landmark_pretraining", {"view_size": half}, len(survey.names))
-        plan.stages["matching"] = {"bundle": "landmark_pretraining", "settings": {}}
         if "landmarks" in kinds:
+            plan.stages["matching"] = {"bundle": "landmark_pretraining", "settings": {}}
             own = {"labels": list(labels), "image_size": size, "samples_per_epoch": SAMPLES, "val_images": 1}
             for name in ("round1", "round2"):
                 _add(plan, name, "landmark_detection", own, SAMPLES)
@@ -154,14 +157,21 @@ def make_plan(
         small = [_multiple(length / 4, 16) for length in size]
         own = {"view_size": view, "global_view_size": small, "num_points": 300}
         _add(plan, "pretraining", "landmark_matching_3d", own, len(survey.names) * max(1, 25 // len(survey.names)))
-        plan.stages["matching"] = {"bundle": "landmark_matching_3d", "settings": {}}
-    shares = SHARES if "round1" in plan.stages else SHARES_OF_MATCHING
+        if "landmarks" in kinds:
+            plan.stages["matching"] = {"bundle": "landmark_matching_3d", "settings": {}}
+    if "labels" in kinds:
+        plan.stages["carrying"] = {"bundle": plan.stages["pretraining"]["bundle"], "settings": {}}
+        own = segmentation_settings(plan.shared, survey.extent, survey.pixdim)
+        for name in ("segmentation1", "segmentation2"):
+            _add(plan, name, "segmentation", own | {"samples_per_epoch": SAMPLES, "batch_size": 2}, SAMPLES)
+    total = sum(SHARES[name] for name in plan.stages)
     for name, stage in plan.stages.items():
-        stage["minutes"] = round(minutes * shares[name], 1)
+        stage["minutes"] = round(minutes * SHARES[name] / total, 1)
         if "step" in stage:
             steps = 60 * stage["minutes"] / stage.pop("step")
             stage["settings"]["max_epochs"] = max(2, round(steps / stage.pop("steps")))
-            stage["settings"]["val_interval"] = stage["settings"]["max_epochs"]
+            if stage["bundle"] != "segmentation":  # whose rounds say so themselves
+                stage["settings"]["val_interval"] = stage["settings"]["max_epochs"]
     return plan
 
 
@@ -195,7 +205,8 @@ def _seconds(bundle: str, settings: Mapping[str, Any], device: str) -> float:
         sizes = own["view_size"], own["global_view_size"]
         parts = [(net, (2 * count, channels, *size)) for net, size in zip(network.networks, sizes, strict=True)]
     else:
-        parts = [(network, (count, channels, *own["image_size"]))]
+        size = own["image_size"] if bundle == "landmark_detection" else own["roi_size"]
+        parts = [(network, (count, channels, *size))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for cores which other work has would tell nothing
     took = []

@@ -15,16 +15,21 @@ from tqdm import tqdm
 from monai_infoaug._console import printable, say
 from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug._require import refusal
-from monai_infoaug.commands._annotated import write_annotations
+from monai_infoaug.commands._annotated import LabelMaps, write_annotations
+from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import distinct_names, images_of, read_image
+from monai_infoaug.commands._label_finals import labels_of, require_label_of, write_label_maps
+from monai_infoaug.commands._label_maps import LabelCarrier, key_of, segment_each
+from monai_infoaug.commands._label_stages import Round, learn_in_rounds
 from monai_infoaug.commands._landmark_stages import LandmarkStages, Sure
 from monai_infoaug.commands._plan import FEWEST, Plan, make_plan, read_plan
 from monai_infoaug.commands._stages import StagesBar, run_stage
 from monai_infoaug.commands._survey import Survey, link_images, survey_images
-from monai_infoaug.commands.template_matcher import Paths, is_same, with_tables
+from monai_infoaug.commands.template_matcher import Paths, is_same, templates_of, with_tables
 from monai_infoaug.data import image_name
 from monai_infoaug.data._places import if_turned, outside
+from monai_infoaug.data.datalists import images_below
 
 __all__ = ["annotate_images"]
 
@@ -32,8 +37,10 @@ __all__ = ["annotate_images"]
 def annotate_images(
     images: Sequence[str | os.PathLike],
     template: Paths,
-    landmarks: Paths,
+    landmarks: Paths | None = None,
+    labels: Paths | None = None,
     out: str | os.PathLike = "infoaug_annotated",
+    names: Sequence[str] | Mapping[str, int] | str | os.PathLike | None = None,
     pixdim: float | list[float] | None = None,
     origin: float | list[float] = 0.0,
     minutes: float = 60.0,
@@ -46,11 +53,13 @@ def annotate_images(
     """Annotate images from one that is annotated, or from a few.
 
     All images are read, and a plan is made of what suits them, ``plan.json``, which may be edited and given again. Then
-    come the stages, each a run of a bundle or command in a folder of its own below ``stages``, where its exact command
-    is: pre-training without labels; matching of the templates, with a consensus of images that match well; in 2D two
-    rounds of a detector, the first one trained on the matches, the second one on what the first one has found; and
-    prediction. ``out`` gets for each image ``NAME.mrk.json`` for 3D Slicer and a picture ``NAME.png``, and over all
-    ``landmarks.csv`` and the page ``review.html``, on which the images that need a look come first.
+    come the stages, each in a folder of its own below ``stages``, where the exact commands of bundles are. First
+    pre-training without labels. For landmarks then matching of the templates, with a consensus of images that match
+    well; in 2D two rounds of a detector, the first one trained on the matches, the second one on what the first one has
+    found; and prediction. For label maps, those of the templates are carried to all images, and two rounds of a
+    segmentation network learn from them. ``out`` gets for each image ``NAME.mrk.json`` for 3D Slicer, ``NAME.nii.gz``
+    on the image's own grid, and a picture ``NAME.png``, and over all ``landmarks.csv``, ``classes.json`` and the page
+    ``review.html``, on which the images that need a look come first.
 
     After an interruption the same call goes on. With more images it annotates these with the networks that are there,
     with more templates, or corrected ones, it learns again from the matching on.
@@ -59,14 +68,18 @@ def annotate_images(
         images: files and folders; those that cannot be read or are unlike the others are left out, with a line each.
         template: annotated image, several of them, or a folder of such, among the images or elsewhere.
         landmarks: table in millimetres, see :py:func:`monai_infoaug.data.landmark_datalist`: one for all or one each.
+            None: label maps alone.
+        labels: label maps of the templates, with their names, or a folder with such; one of any name for one template.
+            None: landmarks alone.
         out: folder for the files, made where it is missing.
+        names: of the classes, see :py:func:`monai_infoaug.commands._classes.find_classes`.
         pixdim: millimetres a pixel, for PNG and JPEG, which do not say it.
         origin: millimetres of the first pixel's centre, with ``pixdim``.
         minutes: how long the stages are to take on this machine, about.
         plan: file of a plan; None: that in ``out``, or else one is made.
         dry_run: whether to stop once the plan is written and shown.
-        corrected: folder with files ``NAME.mrk.json`` or ``NAME.fcsv`` of images that somebody has corrected, which
-            become templates.
+        corrected: folder with files ``NAME.mrk.json``, ``NAME.fcsv`` and label maps of images that somebody has
+            corrected, which become templates.
         device: where the networks are: cpu, cuda, cuda:1, ...
         seed: of all that is drawn.
 
@@ -78,52 +91,80 @@ def annotate_images(
         RuntimeError: if a stage fails; its log is named.
         OSError: naming the file, if the disk is full.
     """
-    pairs = [(Path(path), Path(table)) for path, table in with_tables(template, landmarks)]
-    paths = images_of("images", images)
-    paths += [path for path, _ in pairs if not any(is_same(path, other) for other in paths)]
-    names = distinct_names(paths)
-    pairs += _corrected(corrected, names)
-    out = Path(out)
+    paths, templates = images_of("images", images), templates_of(template)
+    paths += [path for path in templates if not any(is_same(path, other) for other in paths)]
+    named, out = distinct_names(paths), Path(out)
     if os.path.realpath(out) in {os.path.realpath(given) for given in images}:
         raise refusal("out", f"'{out}'", "another folder than that of the images, which pictures would be taken for")
-    known = [Sure(path, table, next(names[p] for p in paths if is_same(path, p))) for path, table in pairs]
-    known = list({each.name: each for each in known}.values())  # what was corrected counts
+    own = {path: next(named[other] for other in paths if is_same(path, other)) for path in templates}
+    pairs = with_tables(templates, landmarks) if landmarks else []
+    known = [Sure(Path(path), Path(table), own[Path(path)]) for path, table in pairs]
+    sure = _label_maps(own, labels)
+    if not (known or sure):
+        raise refusal("landmarks", "none, and no `labels`", "a table, or label maps")
+    points, maps = _corrected(corrected, named, bool(known), bool(sure))
+    known = list({each.name: each for each in (*known, *points)}.values())  # what was corrected counts
+    sure |= maps
     for each in known:
         _require_inside(each, pixdim, origin)
-    survey = survey_images(
-        names, [path for path in paths if names[path] in {each.name for each in known}], pixdim, origin
-    )
+    annotated = {each.name for each in known} | sure.keys()
+    survey = survey_images(named, [path for path in paths if named[path] in annotated], pixdim, origin)
     for path, why in survey.left_out.items():
         _warn(f"{path}: left out: {why}")
     if len(survey.names) < FEWEST:
         _warn(f"{len(survey.names)} images are few: below {FEWEST} there is little to learn from.")
-    labels = list(dict.fromkeys(label for each in known for label in each.landmarks("RAS")[0]))
+    for path, name in survey.names.items():
+        if name in sure:
+            require_label_of(path, sure[name])
+    classes = find_classes(sure.values(), names) if sure else None
+    words = list(dict.fromkeys(label for each in known for label in each.landmarks("RAS")[0]))
     out.mkdir(parents=True, exist_ok=True)
-    ledger, file = Ledger(out), out / "plan.json" if plan is None else Path(plan)
+    file = out / "plan.json" if plan is None else Path(plan)
     if plan is not None or file.exists():
         made = read_plan(file, survey)
     else:
-        made = make_plan(survey, ["landmarks"], labels, minutes, pixdim, origin, device, seed)
+        kinds = ["landmarks"] * bool(known) + ["labels"] * bool(sure)
+        made = make_plan(survey, kinds, words, minutes, pixdim, origin, device, seed)
     write_whole(out / "plan.json", made.as_text())
     _show(made, survey, out)
     if not dry_run:
-        _run(made, survey, known, labels, ledger)
+        _run(made, survey, known, words, sure, classes, Ledger(out))
     return {str(path): why for path, why in survey.left_out.items()}
 
 
-def _corrected(folder: str | os.PathLike | None, names: Mapping[Path, str]) -> list[tuple[Path, Path]]:
-    """Images that were corrected, with the files.
+def _label_maps(templates: Mapping[Path, str], labels: Paths | None) -> dict[str, Path]:
+    """Name of each template to its label map.
+
+    Raises:
+        ValueError: for label maps that do not exist or are of none of the templates.
+    """
+    given = [labels] if isinstance(labels, str | os.PathLike) else list(labels or ())
+    if not given:
+        return {}
+    files = images_of("labels", given)
+    if len(files) == len(templates) == 1:
+        return {next(iter(templates.values())): files[0]}
+    return labels_of(templates, files)
+
+
+def _corrected(
+    folder: str | os.PathLike | None, names: Mapping[Path, str], landmarks: bool, labels: bool
+) -> tuple[list[Sure], dict[str, Path]]:
+    """What was corrected: landmarks, and label maps by name.
 
     Raises:
         ValueError: for a folder that does not exist, or without a file of an image.
     """
     if folder is None:
-        return []
+        return [], {}
     files = {image_name(file): file for file in sorted(Path(folder).glob("*")) if file.suffix in (".json", ".fcsv")}
-    found = [(path, files[name]) for path, name in names.items() if name in files]
-    if not found:
-        raise refusal("corrected", f"'{folder}'", "a folder with files NAME.mrk.json or NAME.fcsv of the images")
-    return found
+    points = [Sure(path, files[name], name) for path, name in names.items() if name in files] if landmarks else []
+    shown = {image_name(path): path for path in images_below(Path(folder))} if labels else {}
+    maps = {name: shown[name] for name in names.values() if name in shown}
+    if not points and not maps:
+        kinds = "NAME.mrk.json or NAME.fcsv" if landmarks else "NAME.nii.gz"
+        raise refusal("corrected", f"'{folder}'", f"a folder with files {kinds} of the images")
+    return points, maps
 
 
 def _require_inside(given: Sure, pixdim: float | list[float] | None, origin: float | list[float]) -> None:
@@ -164,7 +205,15 @@ def _show(plan: Plan, survey: Survey, out: Path) -> None:
     say(f"Wrote {out / 'plan.json'}: edit it and give it as --plan to do otherwise.")
 
 
-def _run(plan: Plan, survey: Survey, known: Sequence[Sure], labels: Sequence[str], ledger: Ledger) -> None:
+def _run(
+    plan: Plan,
+    survey: Survey,
+    known: Sequence[Sure],
+    words: Sequence[str],
+    sure: Mapping[str, Path],
+    classes: Classes | None,
+    ledger: Ledger,
+) -> None:
     """Run the stages that are missing, and write what was found."""
     folder = Path(os.path.abspath(ledger.folder)) / "stages"
     images = link_images(survey.names, folder / "images")
@@ -174,13 +223,49 @@ def _run(plan: Plan, survey: Survey, known: Sequence[Sure], labels: Sequence[str
         place, bundle = folder / "1_pretraining", plan.stages["pretraining"]["bundle"]
         run_stage(place, bundle, settings, progress=lambda share: bar("pretraining", share))
         bar("pretraining", 1.0)
-        found = LandmarkStages(plan, survey, images, known, labels, bar).run(place / "checkpoint.pt")
+        checkpoint, given = place / "checkpoint.pt", {"pixdim": plan.pixdim, "origin": plan.origin}
+        embedder = Embedder(checkpoint, settings=given, device=plan.device)
+        found = LandmarkStages(plan, survey, images, known, words, bar).run(checkpoint) if known else None
+        maps = None if classes is None else _segment(plan, survey, folder, embedder, sure, classes, bar)
     finally:
         bar.close()
-    embedder = Embedder(
-        place / "checkpoint.pt", settings={"pixdim": plan.pixdim, "origin": plan.origin}, device=plan.device
+    if maps is not None:
+        write_label_maps(ledger, survey.names, sure, maps.folder, maps.found, plan.pixdim, plan.origin, ".nii.gz")
+        ledger.write("classes.json", maps.classes.as_text())
+    templates = sorted({each.name for each in known} | sure.keys())
+    write_annotations(survey, found, maps, words, ledger, embedder, [f"Templates: {', '.join(templates)}."])
+    say(f"Annotated {len(survey.names)} images in {ledger.folder}: look at {ledger.folder / 'review.html'} first.")
+
+
+def _segment(
+    plan: Plan,
+    survey: Survey,
+    folder: Path,
+    embedder: Embedder,
+    sure: Mapping[str, Path],
+    classes: Classes,
+    bar: StagesBar,
+) -> LabelMaps:
+    """Carry the label maps of the templates to all images, and learn from them."""
+    places = {name: folder / f"{number}_{name}" for number, name in enumerate(plan.stages, 1)}
+    carrier = LabelCarrier(embedder, classes)
+    for path, name in survey.names.items():
+        if name in sure:
+            carrier.add(path, sure[name])
+    key = key_of(places["pretraining"] / "checkpoint.pt", classes.as_text(), *(sure[name] for name in sorted(sure)))
+    segment_each(carrier, survey.names, places["carrying"], key, lambda share: bar("carrying", share))
+    stages = {name: stage for name, stage in plan.stages.items() if stage["bundle"] == "segmentation"}
+    rounds = [Round(places[name], stage["settings"]) for name, stage in stages.items()]
+    found, failures = learn_in_rounds(
+        rounds,
+        survey.names,
+        sure,
+        places["carrying"],
+        classes,
+        plan.pool,
+        plan.device,
+        lambda stage, share: bar(stage.partition("_")[2], share),
     )
-    notes = [f"Templates: {', '.join(each.name for each in known)}."]
-    detected = any(name.startswith("round") for name in plan.stages)
-    write_annotations(found, labels, ledger, embedder, detected, notes)
-    say(f"Annotated {len(found)} images in {ledger.folder}: look at {ledger.folder / 'review.html'} first.")
+    for path, why in failures.items():
+        _warn(f"{path}: {why}")
+    return LabelMaps(rounds[-1].folder, classes, found, sure)

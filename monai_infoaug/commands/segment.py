@@ -7,24 +7,23 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from monai_infoaug._console import printable, say
 from monai_infoaug._files import Ledger
-from monai_infoaug._require import WITHOUT_MILLIMETRES, is_number, refusal, require_device
+from monai_infoaug._require import is_number, refusal, require_device
 from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._images import distinct_names, images_of, require_seed
-from monai_infoaug.commands._label_files import label_bytes, label_suffix, onto_grid, read_labels, read_on_grid
-from monai_infoaug.commands._label_maps import label_file
+from monai_infoaug.commands._label_files import label_suffix
+from monai_infoaug.commands._label_finals import corrected_files, labels_of, require_label_of, write_label_maps
 from monai_infoaug.commands._label_plan import epochs_for, seconds_of_step, segmentation_settings
 from monai_infoaug.commands._label_stages import Round, learn_in_rounds
 from monai_infoaug.commands._plan import Plan
 from monai_infoaug.commands._stages import StagesBar
 from monai_infoaug.commands._survey import Survey, survey_images
-from monai_infoaug.data import image_name
 from monai_infoaug.engines import keep_freed_memory
 
 __all__ = ["segment_images"]
@@ -117,62 +116,13 @@ def segment_images(
         found, failed = learn_in_rounds(rounds, survey.names, sure, None, classes, POOL, device, bar)
     finally:
         bar.close()
-    for path, name in survey.names.items():
-        if finals[name] in corrected:
-            say(f"{out / finals[name]} was changed since it was written: it stays so", sys.stderr)
-        elif name in sure:
-            own, grid = read_labels(sure[name], pixdim), read_on_grid(path, pixdim)
-            ledger.write(finals[name], label_bytes(onto_grid(own, grid), grid, label_suffix(path)))
-        elif name in found:
-            ledger.write(finals[name], label_file(rounds[-1].folder, name, path).read_bytes())
+    write_label_maps(ledger, survey.names, sure, rounds[-1].folder, found, pixdim)
     failures = {str(image): why for image, why in (survey.left_out | failed).items()}
     ledger.write("labels.csv", _table(named, sure, found, failures, classes))
     for file, why in failures.items():
         say(f"{file}: {why}", sys.stderr)
     say(f"Wrote {len(found)} label maps to {out}, {len(sure)} of them as they were given; {', '.join(TABLES)}.")
     return failures
-
-
-def corrected_files(ledger: Ledger, files: Iterable[str]) -> set[str]:
-    """Those of some files that were written, and that somebody has changed since."""
-    written = {record.get("file") for record in ledger.records()}
-    return {file for file in files if file in written and (ledger.folder / file).exists() and not ledger.is_ours(file)}
-
-
-def labels_of(images: Mapping[Path, str], files: Sequence[Path]) -> dict[str, Path]:
-    """Name of an image to its label map, which has the same name.
-
-    Raises:
-        ValueError: for label maps of none of the images, or one of two images of that name.
-    """
-    known = {image_name(file): file for file in files}
-    found: dict[str, Path] = {}
-    for path, name in images.items():
-        for key in (name, image_name(path)):
-            if key in known:
-                found[name] = known[key]
-                break
-    if not found:
-        raise refusal("labels", f"'{files[0]}' and {len(files) - 1} more", "label maps with the names of images")
-    twice = sorted(name for name, file in found.items() if [*found.values()].count(file) > 1)
-    if twice:
-        got = f"'{found[twice[0]]}' for the images {', '.join(twice)}"
-        raise refusal("labels", got, "of one image each: name them as the segmentations will be named")
-    return found
-
-
-def require_label_of(image: Path, labels: Path) -> None:
-    """Refuse the label map of a picture that has other pixels: nothing says where it lies.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if str(image).lower().endswith(WITHOUT_MILLIMETRES):
-        sizes = [" x ".join(map(str, read_on_grid(path).shape[1:])) for path in (labels, image)]
-        if sizes[0] != sizes[1]:
-            raise refusal(
-                "labels", f"'{labels}' of {sizes[0]} pixels for '{image}' of {sizes[1]}", "as large as its image"
-            )
 
 
 def make_plan(

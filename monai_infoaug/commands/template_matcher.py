@@ -187,10 +187,25 @@ class TemplateMatcher(Embedder):
         return trips.nan_to_num(torch.inf)
 
 
+def templates_of(template: Paths) -> list[Path]:
+    """The annotated images: one, several, or those of folders.
+
+    Raises:
+        ValueError: naming what does not exist, and for none.
+    """
+    given = [template] if isinstance(template, str | os.PathLike) else list(template)
+    for path in given:
+        if not Path(path).exists():
+            raise refusal("template", f"'{path}'", "an image file")
+    if not given:
+        raise refusal("template", "none", "an image file")
+    return [Path(item["image"]) for path in given for item in image_datalist(path)]
+
+
 def with_tables(
     template: str | os.PathLike | Sequence[str | os.PathLike],
     landmarks: str | os.PathLike | Sequence[str | os.PathLike],
-) -> list[tuple[str | os.PathLike, str | os.PathLike]]:
+) -> list[tuple[Path, str | os.PathLike]]:
     """Templates, each with its table of landmarks.
 
     Args:
@@ -200,14 +215,8 @@ def with_tables(
     Raises:
         ValueError: for templates that do not exist or are none, or another number of tables.
     """
-    given = [template] if isinstance(template, str | os.PathLike) else list(template)
+    paths = templates_of(template)
     tables = [landmarks] if isinstance(landmarks, str | os.PathLike) else list(landmarks)
-    for path in given:
-        if not Path(path).exists():
-            raise refusal("template", f"'{path}'", "an image file")
-    paths: list[str | os.PathLike] = [item["image"] for path in given for item in image_datalist(path)]
-    if not paths:
-        raise refusal("template", "none", "an image file")
     if len(tables) not in (1, len(paths)):
         raise refusal("landmarks", f"{len(tables)} tables for {len(paths)} templates", "one for all, or one each")
     if len(tables) == 1 and len(paths) > 1 and str(tables[0]).lower().endswith((".fcsv", ".mrk.json")):
