@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from monai.transforms import Compose
 from monai.utils import ensure_tuple
 
 from monai_infoaug._require import is_count, refusal
+from monai_infoaug.data import image_datalist
 from monai_infoaug.data._headers import faults
 from monai_infoaug.data._places import if_turned, outside
 
@@ -38,9 +38,10 @@ def require_files_of(config: ConfigParser) -> None:
         return
     reached = _reached(config, "run")
     items = [item for name, entry in reached.items() for item in _items_of(config, name, entry)]
-    template = config.get("template")
-    if isinstance(template, str) and Path(template).exists():
-        items.append({"image": template})
+    with suppress(
+        OSError, ValueError
+    ):  # whoever reads it says what is wrong; a folder may be one DICOM series, or several images
+        items += image_datalist(config.get("template"))
     dims = channels = is_resampled = None
     if "channel_dim" not in repr(steps) and all(step.get("_target_") in KEEPING for step in steps):
         found = {name: config.get(name) for name in ("network_def::spatial_dims", "spatial_dims", "in_channels")}

@@ -136,7 +136,7 @@ class PairMaker:
     def output_names(self, images: Iterable[Hashable] = ("",)) -> list[str]:
         """Names of all that a pair of these images consists of; the call's own image is ``""``."""
         dense = [_view_name(name, k) for name in (*images, *self.outputs) for k in (0, 1)]
-        return dense + list(POINTS) * (self.num_points > 0)
+        return dense + (list(POINTS) if self.num_points > 0 else [])
 
     def check(self, images: Mapping[Hashable, SourceImage], maps: Mapping[str, NdarrayOrTensor | None]) -> Sources:
         """What a pair is made of; refuses what can't be used.

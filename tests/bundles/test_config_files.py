@@ -56,6 +56,18 @@ def test_what_nothing_runs_is_not_looked_at(broken):
     require_files_of(config([], other={"_target_": "monai.data.Dataset", "data": [{"image": broken}]}))
 
 
+def test_templates_are_looked_at_one_or_several(broken, tmp_path):
+    sitk.WriteImage(sitk.Image(9, 9, sitk.sitkUInt8), tmp_path / "1.mha")
+    for template in (tmp_path / "1.mha", tmp_path / "nowhere", "$1", None, 3):
+        require_files_of(config([], template=template if isinstance(template, int | None) else str(template)))
+    for template in (broken, str(tmp_path)):
+        with pytest.raises(ValueError, match=r"broken\.mha' has 72 bytes of pixels, not 81"):
+            require_files_of(config([], template=template))
+    Path(broken).unlink()
+    sitk.WriteImage(sitk.Image(9, 9, sitk.sitkUInt8), tmp_path / "2.mha")
+    require_files_of(config([], template=str(tmp_path)))
+
+
 @pytest.mark.parametrize("data", [None, 3, [], [None], "$1 / 0", "@absent", {"image": 3}, [[{"image": "nowhere"}]]])
 def test_data_that_cannot_be_listed_yet(data):
     require_files_of(config(data))

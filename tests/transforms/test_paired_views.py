@@ -282,6 +282,15 @@ def test_points_are_drawn_by_the_density() -> None:
     assert share == pytest.approx(0.75, abs=0.06)  # standard error 0.018
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int16])
+def test_a_number_of_points_of_any_whole_number_type(kind) -> None:
+    data = {"image": smooth((20, 20))}
+    pairs = [RandPairedViewsd("image", num_points=count).set_random_state(0)(data) for count in (3, kind(3))]
+    assert pairs[0].keys() == pairs[1].keys()
+    assert torch.equal(*(pair["points_view1"] for pair in pairs))
+    assert "points_view1" not in RandPairedViewsd("image", num_points=kind(0))(data)
+
+
 def test_too_few_candidates_are_marked() -> None:
     mask = torch.zeros(1, 20, 20)
     mask[:, 5, 5:9] = 1
