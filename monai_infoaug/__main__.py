@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from monai_infoaug._arguments import make_parser
 from monai_infoaug._console import leave_console, say
+from monai_infoaug.commands._arguments import make_parser
 
 
 def require_extra(extra: str, *modules: str) -> None:

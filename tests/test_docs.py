@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_infoaug._arguments import make_parser
+from monai_infoaug.commands._arguments import make_parser
 from monai_infoaug.data import LandmarkTable, write_landmarks
 
 ROOT = Path(__file__).parents[1]

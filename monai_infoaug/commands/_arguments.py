@@ -1,0 +1,247 @@
+"""The arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from monai_infoaug import __version__
+
+
+def plain(text: str) -> Any:
+    """A value on the command line: JSON, or else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE."""
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text}")
+    return key, plain(value)
+
+
+def add_measuring(command: argparse.ArgumentParser) -> None:
+    """The options of the commands that measure information: how images are read, scaled, measured and changed."""
+    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
+    command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
+    command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
+    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
+    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
+    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
+    command.add_argument(
+        "--intensity", default="rich", metavar="NAME", help="preset of the intensity changes (%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+
+
+def add_templates(command: argparse.ArgumentParser, needs_landmarks: bool = True) -> None:
+    """The options that say what is annotated."""
+    command.add_argument(
+        "--template", required=True, action="append", metavar="IMAGE", help="annotated image, or a folder; repeatable"
+    )
+    command.add_argument(
+        "--landmarks",
+        required=needs_landmarks,
+        action="append",
+        metavar="TABLE",
+        help="landmarks in mm: .csv, .fcsv or .mrk.json; of several templates one .csv for all, or repeated, one each",
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser, whose ``command`` says which one was given."""
+    parser = argparse.ArgumentParser(
+        prog="monai-infoaug",
+        description="Information-guided pixel augmentation and pixel-contrastive pre-training for MONAI.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+
+    command = commands.add_parser(
+        "demo",
+        help="pre-train on a real brain in about two minutes, then match points",
+        description="Pre-train on slices of a real brain, without labels, then find points in changed copies of slices "
+        "that were not seen. Nothing is downloaded. Writes a table and a picture.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("--out", default="infoaug_demo", metavar="DIR", help="folder for demo.csv and demo.png")
+    command.add_argument("--seed", type=int, default=0, help="of the training")
+    command.add_argument("--epochs", type=int, default=40, help="over the training slices")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+
+    command = commands.add_parser(
+        "init",
+        help="copy an example bundle into a folder of yours",
+        description="Copy a MONAI bundle of this package into a folder, to be changed and run. Without arguments: list "
+        "the bundles.",
+    )
+    command.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name of the bundle")
+    command.add_argument("dir", nargs="?", metavar="DIR", help="new or empty folder (default: the bundle's name)")
+    command.add_argument("--list", action="store_true", help="list the bundles")
+
+    command = commands.add_parser(
+        "match",
+        help="find the landmarks of one annotated template in images",
+        description="Find the landmarks of one annotated template in images. The folder of --out gets, for each image, "
+        "NAME.mrk.json for 3D Slicer and the picture NAME.png, and over all landmarks.csv, confident.csv without those "
+        "that are low, and summary.csv. Landmarks that are low should be looked at. An image that fails does not stop "
+        "the others; the exit status is then 1.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
+    command.add_argument("--checkpoint", required=True, metavar="FILE", help="of a training with a bundle")
+    add_templates(command)
+    command.add_argument(
+        "--out", default="infoaug_match", metavar="DIR", help="folder for what is written (%(default)s)"
+    )
+    command.add_argument(
+        "--pixdim", type=plain, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it (1: pixels)"
+    )
+    command.add_argument("--origin", type=plain, metavar="MM", help="position of the centre of the first pixel")
+    command.add_argument(
+        "--bundle",
+        metavar="NAME|DIR",
+        help="a bundle of this package, or your own, which may run code of its own (as the checkpoint says)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        type=setting,
+        metavar="KEY=VALUE",
+        help="a setting at the top of the bundle's train.json, in JSON; overrides that of the checkpoint; repeatable",
+    )
+    command.add_argument(
+        "--min-score", type=float, default=-1.0, metavar="X", help="a landmark with a score (cosine) below it is low"
+    )
+    command.add_argument(
+        "--max-round-trip",
+        type=float,
+        default=3.0,
+        metavar="VOXELS",
+        help="a landmark whose match, searched in the template in turn, is found farther than this from it is low, in "
+        "voxels of the working resolution (%(default)s; the page of the bundle landmark_pretraining says how many of "
+        "the large errors that catches)",
+    )
+    command.add_argument(
+        "--consensus",
+        type=int,
+        default=0,
+        metavar="K",
+        help="let the K images in which the template's landmarks score best vote, too, on where the landmarks of an "
+        "image are (%(default)s: the template alone)",
+    )
+    command.add_argument(
+        "--pool",
+        nargs="+",
+        metavar="IMAGES",
+        help="files and folders of images that may do so (all)",
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+
+    command = commands.add_parser(
+        "annotate",
+        help="annotate a folder of images from one annotated image",
+        description="Annotate images from one that is annotated, or from a few, with --landmarks, --labels or both: "
+        "plan, pre-train without labels, match or carry, and train networks on what was found. --out gets "
+        "NAME.mrk.json for 3D Slicer, the label map NAME.nii.gz and NAME.png for each image, landmarks.csv, and "
+        "review.html, on which the images that need a look come first; plan.json, to be "
+        "edited; and the stages, each with its command, to go on from by hand. Stopped and started again, it goes on. "
+        "Images that cannot be read or are unlike the others are left out, and the exit status is then 1.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
+    add_templates(command, needs_landmarks=False)
+    command.add_argument(
+        "--labels", action="append", metavar="LABELMAP", help="label map of the template, or a folder; repeatable"
+    )
+    command.add_argument(
+        "--names", type=plain, metavar="JSON", help="of the classes: a list, or name to value, or a file"
+    )
+    command.add_argument("--out", default="infoaug_annotated", metavar="DIR", help="folder for all of it (%(default)s)")
+    command.add_argument(
+        "--pixdim", type=plain, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it (1: pixels)"
+    )
+    command.add_argument(
+        "--origin",
+        type=plain,
+        default=0.0,
+        metavar="MM",
+        help="position of the centre of the first pixel (%(default)s)",
+    )
+    command.add_argument(
+        "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
+    )
+    command.add_argument("--plan", metavar="FILE", help="plan.json of an earlier run, perhaps edited")
+    command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
+    command.add_argument(
+        "--corrected",
+        metavar="DIR",
+        help="markups and label maps that you have corrected: templates from now on",
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+
+    command = commands.add_parser(
+        "check",
+        help="see which files of a data set cannot be read or do not go with the others",
+        description="Read every image of a folder as the bundles do, and print a line for each that is not fine: that "
+        "cannot be read, says no millimetres, is tilted, is unlike the others, or does not go with its label or its "
+        "landmarks. The exit status is then 1.",
+    )
+    command.add_argument("data", metavar="DIR", help="folder of images, or one image")
+    command.add_argument("--labels", metavar="DIR", help="folder of label images with the names of the images")
+    command.add_argument("--landmarks", metavar="TABLE", help="in mm: .csv, or .fcsv and .mrk.json in a folder")
+    command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for files that do not say it")
+    command.add_argument(
+        "--origin", type=plain, default=0.0, metavar="MM", help="position of the centre of the first pixel"
+    )
+
+    command = commands.add_parser(
+        "inspect",
+        help="see what the tiers do to an image of yours",
+        description="Write a page for the browser about one image: its information, its tiers with thresholds to be "
+        "moved, each tier's intensity, and two views with matched points.",
+    )
+    command.add_argument("path", metavar="IMAGE", help="2D or 3D, grey or RGB; or a folder with a DICOM series")
+    command.add_argument("--out", default="inspect.html", metavar="FILE", help="the page (%(default)s)")
+    add_measuring(command)
+    command.add_argument("--origin", type=float, default=0.0, metavar="MM", help="of the first pixel's centre")
+    command.add_argument(
+        "--thresholds", type=float, nargs=2, metavar=("T1", "T2"), help="in bits (tertiles of the foreground)"
+    )
+    command.add_argument("--axis", type=int, default=-1, metavar="N", help="along which a volume is cut (the last)")
+    command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")
+
+    command = commands.add_parser(
+        "calibrate",
+        help="estimate the settings of the transforms from training images",
+        description="Estimate from training images, without labels, the range of grey levels, the thresholds of the "
+        "tiers, and how strong each tier's intensity change may be. Writes a JSON file for the transforms, and a "
+        "picture beside it.",
+    )
+    command.add_argument("--data", required=True, metavar="DIR", help="folder of training images")
+    command.add_argument("--out", default="calibration.json", metavar="FILE", help="what is written (%(default)s)")
+    add_measuring(command)
+    command.add_argument(
+        "--alpha",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="a change may go down to this share of the mutual information of corresponding patches (%(default)s)",
+    )
+    command.add_argument(
+        "--keep", type=float, default=0.5, metavar="X", help="share of the way down to there that is left (%(default)s)"
+    )
+    command.add_argument(
+        "--images", type=int, default=20, dest="num_images", metavar="N", help="that are drawn (%(default)s)"
+    )
+    command.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="of a training: the thresholds are then where its loss over the information crosses the mean loss, and "
+        "--modality and --working-pixdim those of the training",
+    )
+    return parser
