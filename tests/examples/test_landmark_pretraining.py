@@ -73,10 +73,10 @@ def test_train_evaluate_infer(folder):
     run(folder, "train", "evaluate", **there)
     evaluation = folder / "out" / "evaluation"
     found = read_landmarks(evaluation / "landmarks_mm.csv").points
-    # the template finds itself, to a cell or so
-    np.testing.assert_allclose(found["0"], [[10.0, 8.0], [20.5, 30.25]], atol=1.5)
+    assert list(found) == ["1", "2"]  # the template is not scored
+    assert len((evaluation / "mean_radial_error_mm_raw.csv").read_text().splitlines()) == 3
     truth = read_landmarks(folder / "table.csv").points
-    errors = [np.linalg.norm(found[name] - truth[name], axis=1) for name in truth]
+    errors = [np.linalg.norm(found[name] - truth[name], axis=1) for name in found]
     overall = (evaluation / "errors.txt").read_text().splitlines()[1].split()
     assert overall[0] == "all"
     assert float(overall[1]) == pytest.approx(np.mean(errors), abs=0.006)
@@ -90,8 +90,15 @@ def test_train_evaluate_infer(folder):
     assert all(-1 <= float(row["score"]) <= 1 for row in rows)
     again = read_landmarks(folder / "out" / "inference" / "landmarks_mm.csv").points
     np.testing.assert_allclose(again["1"], found["1"], atol=1e-4)
+    # the template finds itself, to a cell or so
+    np.testing.assert_allclose(again["0"], [[10.0, 8.0], [20.5, 30.25]], atol=1.5)
+
+    with pytest.raises(RuntimeError) as caught:  # by whatever name
+        run(folder, "train", "evaluate", **there | {"template": str(folder / "out" / ".." / "images")})
+    assert "`dataset` must be one for each of the 1 processes, got 0 items" in fault(caught.value)
 
 
+@pytest.mark.slow
 def test_settings_in_the_checkpoint_make_the_network_again(folder):
     run(folder, "train", features=[8, 8, 8, 8, 16])
     checkpoint = folder / "out" / "checkpoint.pt"
@@ -136,9 +143,15 @@ def test_volumetric_formats_slicer_tables_and_masks(folder):
     there = {"evaluation_dir": str(folder / "images"), "landmarks": str(folder), **places}
     run(folder, "train", "evaluate", **there, **mr)
     found = read_landmarks(folder / "out" / "evaluation" / "landmarks_mm.csv")
+    assert list(found.points) == ["1", "2"]
+    copied = Path(places["template"]).rename(folder / "0.nii.gz")
+    (folder / "images" / "3.nii.gz").write_bytes(copied.read_bytes())
+    (folder / "3.mrk.json").write_bytes((folder / "0.mrk.json").read_bytes())
+    run(folder, "train", "evaluate", **there | {"template": str(copied)}, **mr)
+    found = read_landmarks(folder / "out" / "evaluation" / "landmarks_mm.csv")
     assert found.labels == ("chin", "sella")
     assert found.space == "RAS"
-    np.testing.assert_allclose(found.to("LPS").points["0"], truth["0"], atol=1.5)
+    np.testing.assert_allclose(found.to("LPS").points["3"], truth["0"], atol=1.5)
     lines = (folder / "out" / "evaluation" / "errors.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["all", "chin", "sella"]
 
