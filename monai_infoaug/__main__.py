@@ -87,6 +87,15 @@ def annotate(args: argparse.Namespace) -> int:
     return int(bool(annotate_images(**given)))
 
 
+def segment(args: argparse.Namespace) -> int:
+    """Segment images of which a few have label maps."""
+    require_extra("train", "ignite", "tqdm", "tensorboard")
+    from monai_infoaug.commands.segment import segment_images
+
+    given = {name: value for name, value in vars(args).items() if name != "command"}
+    return int(bool(segment_images(**given)))
+
+
 def check(args: argparse.Namespace) -> int:
     """Say which files of a data set are not fine."""
     from monai_infoaug.commands.check import check_data
@@ -124,6 +133,7 @@ COMMANDS = {
     "init": init,
     "match": match,
     "annotate": annotate,
+    "segment": segment,
     "check": check,
     "inspect": inspect,
     "calibrate": calibrate,

@@ -185,6 +185,26 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
     command = commands.add_parser(
+        "segment",
+        help="segment a folder of images of which a few have label maps",
+        description="Learn from the label maps of a few images and segment all of them: a U-Net, and where there are "
+        "few, a second round on what it has found. The folder of --out gets the label map of each image, NAME.nii.gz or "
+        "NAME.png, labels.csv, classes.json, plan.json and the stages. Stopped and started again, it goes on. The exit "
+        "status is 1 if an image failed.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
+    command.add_argument("--labels", required=True, metavar="DIR", help="label maps with the names of their images")
+    command.add_argument("--names", type=plain, metavar="JSON", help="of the classes: list, name to value, or file")
+    command.add_argument("--out", default="infoaug_segment", metavar="DIR", help="folder for all of it (%(default)s)")
+    command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for files that do not say it")
+    command.add_argument(
+        "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
+    )
+    command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+
+    command = commands.add_parser(
         "check",
         help="see which files of a data set cannot be read or do not go with the others",
         description="Read every image of a folder as the bundles do, and print a line for each that is not fine: that "

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from monai_infoaug._files import digest_of, write_whole
 from monai_infoaug._require import refusal
 from monai_infoaug.bundles import copy_bundle
+from monai_infoaug.commands._plan import Plan
 
 SECONDS = 0.5  # between two looks at a stage's log
 TAIL = 4096  # bytes of a log that are looked at
@@ -115,6 +116,24 @@ def run_stage(
     run_command(folder, name, command, place, progress)
     write_whole(folder / f"{name}.done.json", json.dumps(made_of))
     return True
+
+
+def pretrained(plan: Plan, images: Path, bar: StagesBar) -> Path:
+    """Pre-train on a folder of images by the stage of a plan, beside the folder, if that is not done yet.
+
+    Args:
+        plan: has a stage ``pretraining``.
+        images: folder of the images.
+        bar: is told the share that is done.
+
+    Returns:
+        The checkpoint.
+    """
+    folder, stage = images.parent / "1_pretraining", plan.stages["pretraining"]
+    settings = plan.settings("pretraining") | {"dataset_dir": str(images)}
+    run_stage(folder, stage["bundle"], settings, progress=lambda share: bar("pretraining", share))
+    bar("pretraining", 1.0)
+    return folder / "checkpoint.pt"
 
 
 def run_command(

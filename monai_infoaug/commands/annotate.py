@@ -24,12 +24,13 @@ from monai_infoaug.commands._label_maps import LabelCarrier, key_of, segment_eac
 from monai_infoaug.commands._label_stages import Round, learn_in_rounds
 from monai_infoaug.commands._landmark_stages import LandmarkStages, Sure
 from monai_infoaug.commands._plan import FEWEST, Plan, make_plan, read_plan
-from monai_infoaug.commands._stages import StagesBar, run_stage
+from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import Survey, link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, is_same, templates_of, with_tables
 from monai_infoaug.data import image_name
 from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.data.datalists import images_below
+from monai_infoaug.handlers.checkpoint import read_checkpoint
 
 __all__ = ["annotate_images"]
 
@@ -47,6 +48,7 @@ def annotate_images(
     plan: str | os.PathLike | None = None,
     dry_run: bool = False,
     corrected: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | None = None,
     device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, str]:
@@ -80,6 +82,8 @@ def annotate_images(
         dry_run: whether to stop once the plan is written and shown.
         corrected: folder with files ``NAME.mrk.json``, ``NAME.fcsv`` and label maps of images that somebody has
             corrected, which become templates.
+        checkpoint: file of a pre-training on such images, as that of ``monai-infoaug advise``; None: there is a stage
+            for it.
         device: where the networks are: cpu, cuda, cuda:1, ...
         seed: of all that is drawn.
 
@@ -119,6 +123,8 @@ def annotate_images(
     classes = find_classes(sure.values(), names) if sure else None
     words = list(dict.fromkeys(label for each in known for label in each.landmarks("RAS")[0]))
     out.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        read_checkpoint(checkpoint)
     file = out / "plan.json" if plan is None else Path(plan)
     if plan is not None or file.exists():
         made = read_plan(file, survey)
@@ -128,7 +134,7 @@ def annotate_images(
     write_whole(out / "plan.json", made.as_text())
     _show(made, survey, out)
     if not dry_run:
-        _run(made, survey, known, words, sure, classes, Ledger(out))
+        _run(made, survey, known, words, sure, classes, checkpoint, Ledger(out))
     return {str(path): why for path, why in survey.left_out.items()}
 
 
@@ -212,6 +218,7 @@ def _run(
     words: Sequence[str],
     sure: Mapping[str, Path],
     classes: Classes | None,
+    checkpoint: str | os.PathLike | None,
     ledger: Ledger,
 ) -> None:
     """Run the stages that are missing, and write what was found."""
@@ -219,14 +226,11 @@ def _run(
     images = link_images(survey.names, folder / "images")
     bar = StagesBar({name: 60 * stage["minutes"] for name, stage in plan.stages.items()})
     try:
-        settings = plan.settings("pretraining") | {"dataset_dir": str(images)}
-        place, bundle = folder / "1_pretraining", plan.stages["pretraining"]["bundle"]
-        run_stage(place, bundle, settings, progress=lambda share: bar("pretraining", share))
-        bar("pretraining", 1.0)
-        checkpoint, given = place / "checkpoint.pt", {"pixdim": plan.pixdim, "origin": plan.origin}
-        embedder = Embedder(checkpoint, settings=given, device=plan.device)
-        found = LandmarkStages(plan, survey, images, known, words, bar).run(checkpoint) if known else None
-        maps = None if classes is None else _segment(plan, survey, folder, embedder, sure, classes, bar)
+        trained = pretrained(plan, images, bar) if checkpoint is None else Path(checkpoint)
+        given = {"pixdim": plan.pixdim, "origin": plan.origin}
+        embedder = Embedder(trained, settings=given, device=plan.device)
+        found = LandmarkStages(plan, survey, images, known, words, bar).run(trained) if known else None
+        maps = None if classes is None else _segment(plan, survey, folder, trained, embedder, sure, classes, bar)
     finally:
         bar.close()
     if maps is not None:
@@ -241,6 +245,7 @@ def _segment(
     plan: Plan,
     survey: Survey,
     folder: Path,
+    checkpoint: Path,
     embedder: Embedder,
     sure: Mapping[str, Path],
     classes: Classes,
@@ -252,7 +257,7 @@ def _segment(
     for path, name in survey.names.items():
         if name in sure:
             carrier.add(path, sure[name])
-    key = key_of(places["pretraining"] / "checkpoint.pt", classes.as_text(), *(sure[name] for name in sorted(sure)))
+    key = key_of(checkpoint, classes.as_text(), *(sure[name] for name in sorted(sure)))
     segment_each(carrier, survey.names, places["carrying"], key, lambda share: bar("carrying", share))
     stages = {name: stage for name, stage in plan.stages.items() if stage["bundle"] == "segmentation"}
     rounds = [Round(places[name], stage["settings"]) for name, stage in stages.items()]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 pytest.importorskip("ignite", reason="annotating needs the extra train")
 pytest.importorskip("tqdm", reason="annotating needs the extra train")
@@ -15,9 +16,11 @@ pytest.importorskip("matplotlib", reason="annotating draws with matplotlib")
 
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import find_bundle
-from monai_infoaug.commands import _landmark_stages, _plan, _stages
+from monai_infoaug.commands import _label_stages, _landmark_stages, _plan, _stages
+from monai_infoaug.commands._label_files import read_labels
 from monai_infoaug.commands.annotate import annotate_images
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from tests.commands.labelled_scenes import NUMBERS, TINY, annotated, scene, stages_in_process, truth
 from tests.commands.scenes import save_checkpoint, smooth
 
 LABELS, POINTS = ("sella", "nasion", "chin"), np.array([[10.0, 8.0], [20.5, 30.25], [28.0, 15.0]])
@@ -181,6 +184,37 @@ def test_markups_of_a_volume_are_where_its_affine_says(runs, folder):
     np.testing.assert_allclose(found, (voxels * spacing) @ turn.T + origin, atol=0.5)
 
 
+@pytest.mark.slow
+def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch):
+    """One picture of a square and a bar is annotated, four more are not."""
+    trained: list[dict] = []
+    monkeypatch.setattr(_label_stages, "run_stage", stages_in_process(trained, **TINY))
+    (tmp_path / "images").mkdir()
+    paths = [tmp_path / "images" / f"{seed}.png" for seed in range(5)]
+    for path in paths:
+        sitk.WriteImage(sitk.GetImageFromArray(scene(int(path.stem))[0]), path)
+    given = annotated(tmp_path / "mine.png", paths[0], NUMBERS)
+    write_landmarks(tmp_path / "table.csv", LandmarkTable(["p"], {"0": [[5.0, 6.0]]}))
+    options = {"pixdim": 0.5, "minutes": 5, "names": ["square", "bar"], "out": tmp_path / "out"}
+    annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", given, **options)
+    stages = {path.name for path in (tmp_path / "out" / "stages").iterdir() if path.is_dir()}
+    assert stages >= {"1_pretraining", "2_matching", "4_round2", "6_carrying", "7_segmentation1", "8_segmentation2"}
+    for path in paths:
+        found = read_labels(tmp_path / "out" / f"{path.stem}.nii.gz")
+        assert found.shape == (1, 40, 36)
+        assert found.pixdim.tolist()[:2] == [0.5, 0.5]
+        assert set(found.unique().tolist()) <= {0, 4, 9}
+        assert (tmp_path / "out" / f"{path.stem}.mrk.json").exists()
+    assert torch.equal(read_labels(tmp_path / "out" / "0.nii.gz").long(), truth(paths[0], NUMBERS))
+    assert json.loads((tmp_path / "out" / "classes.json").read_text())["classes"] == {"square": 4, "bar": 9}
+    page = (tmp_path / "out" / "review.html").read_text()
+    assert "square" in page
+    assert [len(settings["items"]) for settings in trained] == [5, 5]
+    before = len(trained), len(runs)
+    annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", given, **options)
+    assert (len(trained), len(runs) - 1) == before  # but for `match`, which looks
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -190,6 +224,8 @@ def test_markups_of_a_volume_are_where_its_affine_says(runs, folder):
         ({"pixdim": None}, r"`pixdim` must be .*, got none for"),
         ({"corrected": "images"}, r"`corrected` must be a folder with files NAME\.mrk\.json"),
         ({"out": "images"}, r"`out` must be another folder than that of the images"),
+        ({"landmarks": None}, r"`landmarks` must be a table, or label maps, got none, and no `labels`"),
+        ({"labels": "none.png"}, r"`labels` must be files and folders, got '.*none\.png'"),
         ({"minutes": -1}, r"`minutes` must be a number above 0"),
     ],
 )
