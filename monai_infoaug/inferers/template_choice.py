@@ -74,7 +74,7 @@ def choose_templates(scores: Tensor, number: int | None = None, given: Sequence[
 
     Args:
         scores: (T, Q) how well the points of each candidate are found in each image, the higher the better. NaN where
-            the candidate is the image: it is then taken to serve it as the best of the other candidates does.
+            the candidate is the image: it is then taken to serve it as it serves others, and as others do.
         number: how many are chosen, default all.
         given: candidates that are templates already, and are not chosen.
 
@@ -101,8 +101,8 @@ def choose_templates(scores: Tensor, number: int | None = None, given: Sequence[
     if not all(is_count(row) and row < len(scores) for row in given):
         raise refusal("given", list(given), f"numbers of candidates, from 0 to {len(scores) - 1}")
     scores = scores.double()
-    scores = torch.where(scores.isnan(), scores.nan_to_num(-torch.inf).amax(0), scores)
-    scores = scores.masked_fill(scores.isinf(), 0.0)  # an image that is compared with itself alone
+    expected = scores.nanmean(1, keepdim=True) + scores.nanmean(0) - scores.nanmean()
+    scores = torch.where(scores.isnan(), expected.nan_to_num(0.0), scores)  # 0 where nothing is known
     own, left = scores.mean(1), torch.ones(len(scores), dtype=torch.bool, device=scores.device)
     left[list(given)] = False
     best = scores[list(given)].amax(0) if len(given) else torch.full_like(scores[0], -torch.inf)

@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("tqdm", reason="advice needs the extra train")
 pytest.importorskip("matplotlib", reason="advice draws with matplotlib")
 
+from monai_infoaug._files import Ledger
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands import advise as command
 from monai_infoaug.commands._embedding import Embedder
@@ -95,10 +96,12 @@ def test_a_score_is_the_mean_over_points_that_are_searched_in_another_image(chec
     points = salient_points(mine, embedder.strides, 60)
     found, scores = embedder.search(mine, points, its, images[1])
     back, _ = embedder.search(its, found, mine, images[0])
-    row = table(folder)["m"]
-    assert float(row["score"]) == pytest.approx(scores.mean().item(), abs=1e-4)
     share = ((back - points).norm(dim=-1) <= 3).float().mean().item()
-    assert float(row["come_back"]) == pytest.approx(share, abs=1e-4)
+    record = next(kept for kept in Ledger(folder / "out").records() if "m.png" in kept.get("image", ""))
+    assert np.nanmean(record["scores"]) == pytest.approx(scores.mean().item(), abs=1e-4)
+    assert np.nanmean(record["returned"]) == pytest.approx(share, abs=1e-4)
+    assert np.isnan(record["scores"]).sum() == 1  # in itself
+    assert float(table(folder)["m"]["come_back"]) == pytest.approx(share, abs=1e-4)
 
 
 def test_with_templates_the_next_one_is_advised_by_their_landmarks(checkpoint, folder, monkeypatch):
