@@ -188,7 +188,7 @@ def make_parser() -> argparse.ArgumentParser:
         "segment",
         help="segment a folder of images of which a few have label maps",
         description="Learn from the label maps of a few images and segment all of them: a U-Net, and where there are "
-        "few, a second round on what it has found. The folder of --out gets the label map of each image, NAME.nii.gz or "
+        "few, a second round on what it has found. --out gets the label map of each image, NAME.nii.gz or "
         "NAME.png, labels.csv, classes.json, plan.json and the stages. Stopped and started again, it goes on. The exit "
         "status is 1 if an image failed.",
     )
