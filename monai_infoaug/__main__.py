@@ -78,6 +78,26 @@ def match(args: argparse.Namespace) -> int:
     return int(bool(failures))
 
 
+def advise(args: argparse.Namespace) -> None:
+    """Say which image to annotate first."""
+    require_extra("train", "ignite", "matplotlib", "tqdm", "tensorboard")
+    from monai_infoaug.commands.advise import advise
+
+    settings = {name: value for name in ("pixdim", "origin") if (value := getattr(args, name)) is not None}
+    advise(
+        args.checkpoint,
+        args.images,
+        args.number,
+        args.template,
+        args.landmarks,
+        args.out,
+        settings,
+        device=args.device,
+        seed=args.seed,
+        minutes=args.minutes,
+    )
+
+
 def annotate(args: argparse.Namespace) -> int:
     """Annotate images from one that is annotated."""
     require_extra("train", "ignite", "matplotlib", "tqdm", "tensorboard")
@@ -132,6 +152,7 @@ COMMANDS = {
     "demo": demo,
     "init": init,
     "match": match,
+    "advise": advise,
     "annotate": annotate,
     "segment": segment,
     "check": check,

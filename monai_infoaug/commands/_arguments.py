@@ -143,6 +143,31 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
     command = commands.add_parser(
+        "advise",
+        help="say which image to annotate first",
+        description="Say which images of a folder to annotate, so that landmarks or labels are found best in the "
+        "others; with --template, which next. Without --checkpoint it pre-trains first. The folder of --out gets advice.csv, a "
+        "row a candidate, and the picture advice.png. Stopped and started again, it goes on.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
+    command.add_argument("--number", type=int, default=1, metavar="K", help="of images to annotate (%(default)s)")
+    command.add_argument("--checkpoint", metavar="FILE", help="of a pre-training; its images may be others")
+    command.add_argument(
+        "--template", action="append", default=[], metavar="IMAGE", help="annotated image, or a folder; repeatable"
+    )
+    command.add_argument("--landmarks", action="append", metavar="TABLE", help="of the templates, as for annotate")
+    command.add_argument(
+        "--out", default="infoaug_advice", metavar="DIR", help="folder for what is written (%(default)s)"
+    )
+    command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
+    command.add_argument("--origin", type=plain, metavar="MM", help="of the first pixel's centre")
+    command.add_argument(
+        "--minutes", type=float, default=15.0, metavar="N", help="of pre-training, about (%(default)s)"
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+
+    command = commands.add_parser(
         "annotate",
         help="annotate a folder of images from one annotated image",
         description="Annotate images from one that is annotated, or from a few, with --landmarks, --labels or both: "

@@ -23,12 +23,15 @@ from tqdm import tqdm
 
 from monai_infoaug import __version__
 from monai_infoaug._console import printable, say
-from monai_infoaug._files import Ledger, digest_of, files_of
+from monai_infoaug._files import Ledger, digest_of, files_of, write_whole
 from monai_infoaug._require import reason, refusal, require_counts
 from monai_infoaug.commands._contact_sheet import draw_sheet
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import distinct_names, images_of, require_seed
 from monai_infoaug.commands._pictures import png_bytes
+from monai_infoaug.commands._plan import make_plan, read_plan
+from monai_infoaug.commands._stages import StagesBar, pretrained
+from monai_infoaug.commands._survey import link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, TemplateMatcher, is_same, with_tables
 from monai_infoaug.engines import keep_freed_memory
 from monai_infoaug.inferers.template_choice import ChosenTemplates, choose_templates, salient_points
@@ -72,7 +75,7 @@ class Rating:
 
 
 def advise(
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike | None,
     images: Sequence[str | os.PathLike],
     number: int = 1,
     templates: Paths = (),
@@ -82,6 +85,7 @@ def advise(
     bundle: str | os.PathLike | None = None,
     device: str = "cpu",
     seed: int = 0,
+    minutes: float = 15.0,
 ) -> list[Path]:
     """Say which images to annotate, so that landmarks or labels are found best in the others.
 
@@ -95,7 +99,8 @@ def advise(
     same call goes on.
 
     Args:
-        checkpoint: file of a training with a bundle that has a network and preprocessing for matching.
+        checkpoint: file of a training with a bundle that has a network and preprocessing for matching. None: the
+            images are pre-trained on, in ``out/stages``, by a plan in ``out/plan.json``.
         images: files and folders.
         number: how many images are to be annotated.
         templates: images that are annotated already.
@@ -107,6 +112,7 @@ def advise(
             The configuration in a folder may run any code.
         device: device of the network.
         seed: of the draw of candidates and of images that are asked.
+        minutes: how long to pre-train without a checkpoint, about.
 
     Returns:
         The images to annotate, the best first.
@@ -126,6 +132,8 @@ def advise(
         raise refusal("out", f"'{out}'", "another folder than that of the images, which pictures would be taken for")
     annotated = images_of("templates", given) if given else []
     tables = [] if landmarks is None else list(dict.fromkeys(table for _, table in with_tables(given, landmarks)))
+    if checkpoint is None:
+        checkpoint = _pretrained(paths, annotated, out, dict(settings or {}), minutes, device, seed)
     embedder = (
         Embedder(checkpoint, bundle, settings, device)
         if landmarks is None
@@ -161,6 +169,32 @@ def advise(
     ledger.write(FILES[1], png_bytes(draw_sheet([embedder.read(path) for path in shown], captions, number), dpi=100))
     _report(rows, out, number, f"{len(rows)} of {len(paths)} images in {len(asked)} others")
     return best[:number]
+
+
+def _pretrained(
+    paths: Sequence[Path],
+    annotated: Sequence[Path],
+    out: Path,
+    settings: Mapping[str, Any],
+    minutes: float,
+    device: str,
+    seed: int,
+) -> Path:
+    """The checkpoint of a pre-training on the images, by a plan that stays when more of them come."""
+    pixdim, origin, file = settings.get("pixdim"), settings.get("origin", 0.0), out / "plan.json"
+    survey = survey_images(distinct_names(paths), [path for path in paths if path in annotated], pixdim, origin)
+    for path, why in survey.left_out.items():
+        _warn(f"{path}: left out: {why}")
+    plan = (
+        read_plan(file, survey) if file.exists() else make_plan(survey, [], [], minutes, pixdim, origin, device, seed)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(file, plan.as_text())
+    bar = StagesBar({"pretraining": 60 * plan.stages["pretraining"]["minutes"]})
+    try:
+        return pretrained(plan, link_images(survey.names, out / "stages" / "images"), bar)
+    finally:
+        bar.close()
 
 
 def _ask(embedder: Embedder, paths: Iterable[Path]) -> tuple[list[Asked], set[Path]]:
