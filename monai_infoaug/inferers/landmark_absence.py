@@ -13,7 +13,7 @@ from monai_infoaug.inferers.landmark_layout import LayoutPlaces
 __all__ = ["absent_landmarks", "share_inside"]
 
 SURE = 0.001  # least probability of either that a layout can give
-SLOPE, EVEN = 5.0, 0.8  # log-odds that a unit of fit is worth, and the fit that says nothing
+SLOPE, EVEN = 5.0, 0.9  # log-odds that a unit of fit is worth, and the fit that says nothing
 FLEXIBLE = 2.0  # standard deviations of a layout in one of its own: images to come bend more than those learnt from
 
 
@@ -48,7 +48,8 @@ def absent_landmarks(places: LayoutPlaces, fits: Tensor, size: Sequence[int], af
     """Which landmarks an image does not show: the other landmarks say that they lie outside, and nothing fits inside.
 
     The odds that a landmark is absent are those by the layout that its place is outside of the image, times those by
-    how well what was found fits.
+    how well what was found fits. How much the fit counts was chosen with crops of training images of the ISBI 2015
+    cephalometric challenge, matched from one template.
 
     Args:
         places: of images of one size, see :py:meth:`monai_infoaug.inferers.LandmarkLayout.predict`.

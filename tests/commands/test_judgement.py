@@ -9,17 +9,17 @@ import torch
 from monai_infoaug.commands._judgement import Found, features_of, heat_spread, judge, looked_at
 from monai_infoaug.data._grids import Grid
 
-RNG = np.random.default_rng(0)
 TURNED = np.array([[0, 2.0, -10], [-0.5, 0, 70], [0, 0, 1]])  # 160 x 50 voxels: 100 x 80 mm from (-10, -10)
 GRID = Grid((160, 50), TURNED)
 
 
 def example(count: int = 12, detected: bool = True) -> tuple[Found, np.ndarray]:
     """Found landmarks of which one, of the first image, is wrong."""
-    template = RNG.uniform(0, 60, (9, 2))
-    points = template + RNG.normal(0, 1, (count, 9, 2))
+    rng = np.random.default_rng(0)
+    template = 25 * np.stack(np.mgrid[:3, :3], -1).reshape(9, 2) + rng.normal(0, 1, (9, 2))
+    points = template + rng.normal(0, 1, (count, 9, 2))
     spreads, scores = np.full((count, 9), 0.8), np.full((count, 9), 0.9)
-    earlier = points + RNG.normal(0, 0.5, points.shape)
+    earlier = points + rng.normal(0, 0.5, points.shape)
     matches = np.where(np.arange(count)[:, None, None] < 8, earlier, np.nan)  # the others were not matched
     points[0, 3] += 25
     scores[0, 3] = 0.2

@@ -32,9 +32,9 @@ def test_the_share_inside_is_that_of_draws():
     [
         (-20.0, 1.0, False),  # voxels beyond the border
         (-20.0, 0.1, False),  # badly found, but it has to be there
-        (2.0, 1.0, False),  # at the border, and well found
-        (2.0, 0.2, True),
-        (2.0, float("nan"), True),
+        (0.5, 1.0, False),  # at the border, and well found
+        (0.5, 0.2, True),
+        (0.5, float("nan"), True),
         (20.0, 0.2, True),
         (20.0, 0.9, True),  # something alike has been found
     ],
