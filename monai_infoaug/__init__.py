@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "advise",
+    "annotate",
     "bundles",
     "commands",
     "data",
@@ -19,12 +21,17 @@ __all__ = [
     "metrics",
     "networks",
     "samplers",
+    "segment",
     "transforms",
 ]
 
+FUNCTIONS = {"advise": "advise", "annotate": "annotate_images", "segment": "segment_images"}  # of commands of that name
 
-def __getattr__(name: str) -> ModuleType:
+
+def __getattr__(name: str) -> Any:
     """Import a sub-package when it is first asked for, so that nothing is loaded that a user does not use."""
+    if name in FUNCTIONS:
+        return getattr(import_module(f"{__name__}.commands.{name}"), FUNCTIONS[name])
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -146,8 +146,8 @@ def make_parser() -> argparse.ArgumentParser:
         "advise",
         help="say which image to annotate first",
         description="Say which images of a folder to annotate, so that landmarks or labels are found best in the "
-        "others; with --template, which next. Without --checkpoint it pre-trains first. The folder of --out gets advice.csv, a "
-        "row a candidate, and the picture advice.png. Stopped and started again, it goes on.",
+        "others; with --template, which next. Without --checkpoint it pre-trains first. --out gets advice.csv, a row a "
+        "candidate, and the picture advice.png. Stopped and started again, it goes on.",
     )
     command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders")
     command.add_argument("--number", type=int, default=1, metavar="K", help="of images to annotate (%(default)s)")
