@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ def picture_of(reviewed: Reviewed, classes: Mapping[int, str]) -> Picture:
     assert reviewed.image is not None
     given = reviewed.image.cpu().float()
     dims = given.ndim - 1
-    image = Orientation("LPI"[:dims], labels=None)(given)
+    image = cast(MetaTensor, Orientation("LPI"[:dims], labels=None)(given))
     points = torch.empty(0, dims) if reviewed.points is None else torch.as_tensor(reviewed.points)
     points = to_voxels(to_world(points[None].double(), given), image)[0]
     draw = _draw_whole if dims == 2 else _draw_slices
@@ -153,7 +153,7 @@ class _Labels:
     """
 
     def __init__(self, reviewed: Reviewed, classes: Mapping[int, str]) -> None:
-        self.labels = reviewed.labels.cpu() if reviewed.labels is not None and classes else None
+        self.labels = cast(MetaTensor, reviewed.labels.cpu()) if reviewed.labels is not None and classes else None
         self.sure = None if reviewed.confidence is None else plain(reviewed.confidence).cpu().float()
         self.values = list(classes)
         self.confidence: list[float | None] = [None] * len(classes)
@@ -277,7 +277,7 @@ def _draw_slices(image: MetaTensor, points: Tensor, shown: _Labels) -> Picture:
     remaining = iter(rows)
     found = [next(remaining) if row else [] for row in wanted]
     marks = [[each.mark(point) for each in row] for point, row in zip(points, found, strict=False)]
-    views = [(*map(float, row[0].corner), float(width), float(height)) if row else None for row in found]
+    views: list[Box | None] = [(*row[0].corner, width, height) if row else None for row in found]
     pixels, overlay = _painted(image, [each for row in rows for each in row], whole, shown)
     return Picture(pixels, overlay, marks, [crop / side] * len(points), views, shown.confidence)
 
