@@ -276,7 +276,7 @@ class RandPairedViewsd(Shown, Randomizable, KeyedTransform):
         for each in self.mode.values():
             require_mode(each)
         self.intensity_keys = None if intensity_keys is None else ensure_tuple(intensity_keys)
-        if self.intensity_keys is not None and not set(self.intensity_keys) <= set(self.keys):
+        if not all(isinstance(key, Hashable) and key in self.keys for key in self.intensity_keys or ()):
             raise refusal("intensity_keys", intensity_keys, f"among the keys {self.keys}")
         if not isinstance(prefix, str):
             raise refusal("prefix", repr(prefix), "text")

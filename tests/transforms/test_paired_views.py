@@ -291,6 +291,13 @@ def test_a_number_of_points_of_any_whole_number_type(kind) -> None:
     assert "points_view1" not in RandPairedViewsd("image", num_points=kind(0))(data)
 
 
+@pytest.mark.parametrize("keys", ["b", ["a", "b"], [["a"], ["a", "b"]], [{}], [np.ones(2)]])
+def test_intensity_keys_are_among_the_keys(keys) -> None:
+    with pytest.raises(ValueError, match=r"`intensity_keys` must be among the keys \('a',\), got"):
+        RandPairedViewsd("a", intensity_keys=keys)
+    assert RandPairedViewsd(["a", "b"], intensity_keys=["b"]).intensity_keys == ("b",)
+
+
 def test_too_few_candidates_are_marked() -> None:
     mask = torch.zeros(1, 20, 20)
     mask[:, 5, 5:9] = 1
