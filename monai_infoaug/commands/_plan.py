@@ -21,6 +21,7 @@ from monai_infoaug.engines import half_precision, has_fast_half
 
 LONGEST = 384  # pixels along the longest axis of a working image, in 2D
 VOXELS = 160**3  # of a working volume at most, so that training fits into 16 GiB
+SMALL = 64  # voxels along the shortest axis, below which a volume is worked at twice as finely
 SIDE = 32  # a multiple of which the bundles want views to be
 SAMPLES = 100  # of an epoch of a detector
 FEWEST = 10  # images, below which pre-training has little to learn from
@@ -139,7 +140,8 @@ def make_plan(
         raise refusal("minutes", minutes, "a number above 0")
     longest = max(survey.extent) / LONGEST
     if survey.dims == 3:
-        longest = max(min(survey.pixdim), (math.prod(survey.extent) / VOXELS) ** (1 / 3))
+        finest = min(survey.pixdim) if min(survey.extent) / min(survey.pixdim) > SMALL else min(survey.pixdim) / 2
+        longest = max(finest, (math.prod(survey.extent) / VOXELS) ** (1 / 3))
     side = float(f"{longest:.3g}")
     plan = Plan(survey.dims, survey.channels, survey.modality, pixdim, origin, side, minutes, device, seed)
     size = [_multiple(extent / side) for extent in survey.extent]
@@ -154,8 +156,9 @@ def make_plan(
             plan.stages["prediction"] = {"bundle": "landmark_detection", "settings": {}}
     else:
         view = [min(48, _multiple(length, 16)) for length in size]
-        small = [_multiple(length / 4, 16) for length in size]
-        own = {"view_size": view, "global_view_size": small, "num_points": 300}
+        scale = 4 if min(size) > 2 * SMALL else 2  # else the global network would see a cell or two
+        small = [_multiple(length / scale, 16) for length in size]
+        own = {"view_size": view, "global_view_size": small, "global_scale": scale, "num_points": 300}
         _add(plan, "pretraining", "landmark_matching_3d", own, len(survey.names) * max(1, 25 // len(survey.names)))
         if "landmarks" in kinds:
             plan.stages["matching"] = {"bundle": "landmark_matching_3d", "settings": {}}

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,7 @@ from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import distinct_names, images_of, read_image
 from monai_infoaug.commands._label_finals import labels_of, require_label_of, write_label_maps
-from monai_infoaug.commands._label_maps import LabelCarrier, key_of, segment_each
-from monai_infoaug.commands._label_stages import Round, learn_in_rounds
+from monai_infoaug.commands._label_stages import Round, carry_labels_to, learn_in_rounds
 from monai_infoaug.commands._landmark_stages import LandmarkStages, Sure
 from monai_infoaug.commands._plan import FEWEST, Plan, make_plan, read_plan
 from monai_infoaug.commands._stages import StagesBar, pretrained
@@ -39,8 +39,8 @@ def annotate_images(
     images: Sequence[str | os.PathLike],
     template: Paths,
     landmarks: Paths | None = None,
-    labels: Paths | None = None,
     out: str | os.PathLike = "infoaug_annotated",
+    labels: Paths | None = None,
     names: Sequence[str] | Mapping[str, int] | str | os.PathLike | None = None,
     pixdim: float | list[float] | None = None,
     origin: float | list[float] = 0.0,
@@ -71,9 +71,9 @@ def annotate_images(
         template: annotated image, several of them, or a folder of such, among the images or elsewhere.
         landmarks: table in millimetres, see :py:func:`monai_infoaug.data.landmark_datalist`: one for all or one each.
             None: label maps alone.
+        out: folder for the files, made where it is missing.
         labels: label maps of the templates, with their names, or a folder with such; one of any name for one template.
             None: landmarks alone.
-        out: folder for the files, made where it is missing.
         names: of the classes, see :py:func:`monai_infoaug.commands._classes.find_classes`.
         pixdim: millimetres a pixel, for PNG and JPEG, which do not say it.
         origin: millimetres of the first pixel's centre, with ``pixdim``.
@@ -230,7 +230,7 @@ def _run(
         given = {"pixdim": plan.pixdim, "origin": plan.origin}
         embedder = Embedder(trained, settings=given, device=plan.device)
         found = LandmarkStages(plan, survey, images, known, words, bar).run(trained) if known else None
-        maps = None if classes is None else _segment(plan, survey, folder, trained, embedder, sure, classes, bar)
+        maps = None if classes is None else _segment(plan, survey, folder, trained, sure, classes, bar)
     finally:
         bar.close()
     if maps is not None:
@@ -246,19 +246,15 @@ def _segment(
     survey: Survey,
     folder: Path,
     checkpoint: Path,
-    embedder: Embedder,
     sure: Mapping[str, Path],
     classes: Classes,
     bar: StagesBar,
 ) -> LabelMaps:
     """Carry the label maps of the templates to all images, and learn from them."""
     places = {name: folder / f"{number}_{name}" for number, name in enumerate(plan.stages, 1)}
-    carrier = LabelCarrier(embedder, classes)
-    for path, name in survey.names.items():
-        if name in sure:
-            carrier.add(path, sure[name])
-    key = key_of(checkpoint, classes.as_text(), *(sure[name] for name in sorted(sure)))
-    segment_each(carrier, survey.names, places["carrying"], key, lambda share: bar("carrying", share))
+    given = {"pixdim": plan.pixdim, "origin": plan.origin}
+    tell = partial(bar, "carrying")
+    carry_labels_to(places["carrying"], checkpoint, survey.names, sure, classes, given, plan.device, tell)
     stages = {name: stage for name, stage in plan.stages.items() if stage["bundle"] == "segmentation"}
     rounds = [Round(places[name], stage["settings"]) for name, stage in stages.items()]
     found, failures = learn_in_rounds(

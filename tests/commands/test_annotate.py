@@ -196,7 +196,7 @@ def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch):
     given = annotated(tmp_path / "mine.png", paths[0], NUMBERS)
     write_landmarks(tmp_path / "table.csv", LandmarkTable(["p"], {"0": [[5.0, 6.0]]}))
     options = {"pixdim": 0.5, "minutes": 5, "names": ["square", "bar"], "out": tmp_path / "out"}
-    annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", given, **options)
+    annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", labels=given, **options)
     stages = {path.name for path in (tmp_path / "out" / "stages").iterdir() if path.is_dir()}
     assert stages >= {"1_pretraining", "2_matching", "4_round2", "6_carrying", "7_segmentation1", "8_segmentation2"}
     for path in paths:
@@ -211,7 +211,7 @@ def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch):
     assert "square" in page
     assert [len(settings["items"]) for settings in trained] == [5, 5]
     before = len(trained), len(runs)
-    annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", given, **options)
+    annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", labels=given, **options)
     assert (len(trained), len(runs) - 1) == before  # but for `match`, which looks
 
 

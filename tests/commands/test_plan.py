@@ -49,9 +49,11 @@ def test_a_plane():
 
 def test_a_volume():
     plan = make_plan(VOLUME, ["landmarks"], ["a"])
-    assert (plan.working_pixdim, list(plan.stages)) == (1.0, ["pretraining", "matching"])
+    assert (plan.working_pixdim, list(plan.stages)) == (0.5, ["pretraining", "matching"])  # 35 voxels are few
+    assert plan.stages["pretraining"]["settings"]["global_scale"] == 2
     assert plan.stages["pretraining"]["bundle"] == "landmark_matching_3d"
     large = make_plan(replace(VOLUME, extent=(240.0, 320.0, 320.0)), ["landmarks"], ["a"])
+    assert large.stages["pretraining"]["settings"]["global_scale"] == 4
     assert large.working_pixdim == pytest.approx((240 * 320 * 320) ** (1 / 3) / 160, rel=1e-2)
 
 
