@@ -40,8 +40,9 @@ from monai_infoaug._require import refusal
 from monai_infoaug.commands._classes import Classes
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._label_files import onto_grid, read_labels, read_on_grid
-from monai_infoaug.commands._label_maps import LabelCarrier, LabelPredictor, key_of, segment_each
+from monai_infoaug.commands._label_maps import LabelCarrier, LabelPredictor, segment_each
 from monai_infoaug.commands._label_stages import Round, learn_in_rounds
+from monai_infoaug.commands._records import key_of
 from monai_infoaug.commands._survey import link_images
 from monai_infoaug.data import image_name
 

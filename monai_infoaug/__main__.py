@@ -148,19 +148,6 @@ def calibrate(args: argparse.Namespace) -> None:
     say(f"Wrote {args.out} and a picture beside it.")
 
 
-COMMANDS = {
-    "demo": demo,
-    "init": init,
-    "match": match,
-    "advise": advise,
-    "annotate": annotate,
-    "segment": segment,
-    "check": check,
-    "inspect": inspect,
-    "calibrate": calibrate,
-}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -171,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{args.command}: {' '.join(str(message).split())}\n"
     try:
-        return COMMANDS[args.command](args) or 0
+        return globals()[args.command](args) or 0  # the function of that name
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split()) or "out of memory"
         if isinstance(error, RuntimeError) and "memory" not in what:

@@ -185,7 +185,7 @@ def test_arguments_reach_match(monkeypatch):
     ]
     assert main([*MATCH, "more", *options, "--out", "here", "--bundle", "b"]) == 1  # some image failed
     settings = {"pixdim": [0.3, 0.4], "modality": "mr", "origin": 2}
-    assert seen == [("c.pt", "t.png", "t.csv", ["images", "more"], "here", "b", settings, 0.5, 3.0, "cpu", 5)]
+    assert seen == [("c.pt", ["t.png"], ["t.csv"], ["images", "more"], "here", "b", settings, 0.5, 3.0, "cpu", 5, None)]
 
 
 def test_help_and_init_import_nothing_heavy():

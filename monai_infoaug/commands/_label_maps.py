@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -19,8 +15,7 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.nn import functional as F
 
-from monai_infoaug import __version__
-from monai_infoaug._files import Ledger, digest_of, files_of
+from monai_infoaug._files import Ledger
 from monai_infoaug._grid import plain
 from monai_infoaug._require import reason
 from monai_infoaug.bundles import read_config
@@ -34,10 +29,10 @@ from monai_infoaug.commands._label_files import (
     read_labels,
     read_on_grid,
 )
+from monai_infoaug.commands._records import is_full, stamp_of
 from monai_infoaug.handlers import load_weights
 from monai_infoaug.inferers import DenseMap, carry_labels, map_densely
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 PARTS = ("labels", "confidence")  # folders of a stage
 RADIUS = 16.0  # voxels of a patch where a checkpoint says none
 
@@ -185,7 +180,7 @@ def segment_each(
         make: makes them, such as :py:class:`LabelCarrier` and :py:class:`LabelPredictor`.
         images: each image to its name.
         folder: where they are written, made where it is missing.
-        key: what tells whether a label map would come out as before, see :py:func:`key_of`.
+        key: what tells whether a label map would come out as before, of ``key_of``.
         progress: is told the share of the images that are done.
 
     Returns:
@@ -212,7 +207,7 @@ def segment_each(
                 ledger.note(record)
             found[name] = record["sure"]
         except Exception as error:  # whatever it is, it is this image's, and the others can be done
-            if isinstance(error, OSError) and error.errno in FULL:
+            if is_full(error):
                 raise
             failures[path] = reason(error)
         if progress is not None:
@@ -223,14 +218,3 @@ def segment_each(
 def label_file(folder: str | os.PathLike, name: str, image: str | os.PathLike, part: str = "labels") -> Path:
     """Where :py:func:`segment_each` writes the label map of an image, or its confidence."""
     return Path(folder, part, f"{name}{label_suffix(image)}")
-
-
-def stamp_of(path: Path) -> list[list[int]]:
-    """What tells whether an image is as it was."""
-    return [[found.st_size, found.st_mtime_ns] for found in (file.stat() for file in files_of(path))]
-
-
-def key_of(*parts: Any) -> str:
-    """A hash of values; files and folders, given as paths, count by their content."""
-    plain = [digest_of(part) if isinstance(part, Path) else part for part in parts]
-    return hashlib.sha256(json.dumps([__version__, *plain], default=str).encode()).hexdigest()

@@ -14,7 +14,8 @@ from monai_infoaug._files import digest_of, write_whole
 from monai_infoaug.commands._classes import Classes
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._label_files import label_bytes, label_suffix, read_labels
-from monai_infoaug.commands._label_maps import LabelCarrier, LabelPredictor, key_of, label_file, segment_each
+from monai_infoaug.commands._label_maps import LabelCarrier, LabelPredictor, label_file, segment_each
+from monai_infoaug.commands._records import key_of
 from monai_infoaug.commands._stages import run_stage
 
 DATALIST = "datalist.json"  # of a round, in the form of the Medical Segmentation Decathlon

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import csv
-import errno
-import hashlib
 import io
-import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +16,15 @@ from monai.data import MetaTensor
 from torch import Tensor
 from tqdm import tqdm
 
-from monai_infoaug import __version__
 from monai_infoaug._console import printable, say
-from monai_infoaug._files import Ledger, digest_of, files_of, write_whole
+from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug._require import reason, refusal, require_counts
 from monai_infoaug.commands._contact_sheet import draw_sheet
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import distinct_names, images_of, require_seed
 from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._plan import make_plan, read_plan
+from monai_infoaug.commands._records import is_full, key_of, stamp_of, warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, TemplateMatcher, is_same, with_tables
@@ -43,7 +38,6 @@ CANDIDATES, ASKED = 24, 10  # images that are rated, and images that they are ra
 POINTS = 60  # of a candidate
 NEAR = 3.0  # voxels within which a point has come back
 SHOWN = 12  # candidates in the picture and in the summary, at least
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +143,9 @@ def advise(
     asked, failed = _ask(embedder, order)
     ahead = [path for path in order if path not in failed]
     ahead.sort(key=lambda path: any(path == each.path for each in asked))  # those that are not asked come first
-    files = [_stamp(each.path) for each in asked]
-    key = _key(embedder, [files, POINTS, NEAR], [checkpoint, *annotated, *tables])
+    files = [stamp_of(each.path) for each in asked]
+    read = map(Path, [checkpoint, *annotated, *tables])
+    key = key_of(embedder.config.get(), files, POINTS, NEAR, *read)
     rated = _rate_all(embedder, ledger, key, annotated, ahead, asked)
     done = list(rated)
     scores = torch.tensor([rated[path].scores for path in done])
@@ -184,7 +179,7 @@ def _pretrained(
     pixdim, origin, file = settings.get("pixdim"), settings.get("origin", 0.0), out / "plan.json"
     survey = survey_images(distinct_names(paths), [path for path in paths if path in annotated], pixdim, origin)
     for path, why in survey.left_out.items():
-        _warn(f"{path}: left out: {why}")
+        warn(f"{path}: left out: {why}")
     plan = (
         read_plan(file, survey) if file.exists() else make_plan(survey, [], [], minutes, pixdim, origin, device, seed)
     )
@@ -208,7 +203,7 @@ def _ask(embedder: Embedder, paths: Iterable[Path]) -> tuple[list[Asked], set[Pa
             asked.append(Asked(path, image, embedder.embed(image)))
         except (ValueError, RuntimeError, OSError) as error:
             failed.add(path)
-            _warn(f"{path}: {reason(error)}")
+            warn(f"{path}: {reason(error)}")
     return asked, failed
 
 
@@ -233,7 +228,7 @@ def _rate_all(
             if len(rated) == count:
                 break
             try:
-                known = {"advice": key, "image": os.path.abspath(path), "stamp": _stamp(path)}
+                known = {"advice": key, "image": os.path.abspath(path), "stamp": stamp_of(path)}
                 record = before.get((known["image"], str(known["stamp"])))
                 if record is None:
                     record = known | vars(_rate(embedder, path, asked))
@@ -241,9 +236,9 @@ def _rate_all(
                 rated[path] = Rating(record["scores"], record["returned"])
                 bar.update()
             except (ValueError, RuntimeError, OSError) as error:
-                if isinstance(error, OSError) and error.errno in FULL:
+                if is_full(error):
                     raise
-                _warn(f"{path}: {reason(error)}")
+                warn(f"{path}: {reason(error)}")
     return rated
 
 
@@ -296,19 +291,3 @@ def _report(rows: Sequence[tuple[Any, ...]], out: Path, number: int, compared: s
     for rank, name, _, score, back, reached, _ in shown:
         say(f"{rank:>4}  {name:{width}}  {float(score):.3f}  {float(back):9.0%}  {float(reached):7.3f}")
     say(f"Annotate {'the first' if number == 1 else f'the first {number}'}. Wrote {', '.join(FILES)} to {out}.")
-
-
-def _key(embedder: Embedder, values: Sequence[Any], files: Iterable[str | os.PathLike]) -> str:
-    """What tells whether a rating would come out as before: settings and contents of files."""
-    everything = [__version__, embedder.config.get(), *values, *map(digest_of, files)]
-    return hashlib.sha256(json.dumps(everything, default=str).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> list[list[int]]:
-    """What tells whether an image is as it was."""
-    return [[found.st_size, found.st_mtime_ns] for found in (file.stat() for file in files_of(path))]
-
-
-def _warn(line: str) -> None:
-    with suppress(OSError):  # nobody reads it any more
-        tqdm.write(printable(line), file=sys.stderr)

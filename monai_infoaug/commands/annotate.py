@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from monai.utils.enums import MetaKeys
-from tqdm import tqdm
 
-from monai_infoaug._console import printable, say
+from monai_infoaug._console import say
 from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug._require import refusal
 from monai_infoaug.commands._annotated import LabelMaps, write_annotations
@@ -24,6 +21,7 @@ from monai_infoaug.commands._label_finals import labels_of, require_label_of, wr
 from monai_infoaug.commands._label_stages import Round, carry_labels_to, learn_in_rounds
 from monai_infoaug.commands._landmark_stages import LandmarkStages, Sure
 from monai_infoaug.commands._plan import FEWEST, Plan, make_plan, read_plan
+from monai_infoaug.commands._records import warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import Survey, link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, is_same, templates_of, with_tables
@@ -114,9 +112,9 @@ def annotate_images(
     annotated = {each.name for each in known} | sure.keys()
     survey = survey_images(named, [path for path in paths if named[path] in annotated], pixdim, origin)
     for path, why in survey.left_out.items():
-        _warn(f"{path}: left out: {why}")
+        warn(f"{path}: left out: {why}")
     if len(survey.names) < FEWEST:
-        _warn(f"{len(survey.names)} images are few: below {FEWEST} there is little to learn from.")
+        warn(f"{len(survey.names)} images are few: below {FEWEST} there is little to learn from.")
     for path, name in survey.names.items():
         if name in sure:
             require_label_of(path, sure[name])
@@ -198,11 +196,6 @@ def _require_inside(given: Sure, pixdim: float | list[float] | None, origin: flo
         raise refusal("landmarks", f"{got}{if_turned(world[shown], image)}{hint}", "millimetres inside of the template")
 
 
-def _warn(line: str) -> None:
-    with suppress(OSError):  # nobody reads it any more
-        tqdm.write(printable(line), file=sys.stderr)
-
-
 def _show(plan: Plan, survey: Survey, out: Path) -> None:
     rows = list(plan.rows(survey))
     wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
@@ -268,5 +261,5 @@ def _segment(
         lambda stage, share: bar(stage.partition("_")[2], share),
     )
     for path, why in failures.items():
-        _warn(f"{path}: {why}")
+        warn(f"{path}: {why}")
     return LabelMaps(rounds[-1].folder, classes, found, sure)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import csv
-import errno
-import hashlib
 import io
-import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,13 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from monai_infoaug import __version__
 from monai_infoaug._console import printable, say
-from monai_infoaug._files import Ledger, digest_of, files_of
+from monai_infoaug._files import Ledger
 from monai_infoaug._require import reason, refusal, require_counts
 from monai_infoaug.commands._images import distinct_names, images_of
 from monai_infoaug.commands._match_pictures import draw_match
 from monai_infoaug.commands._pictures import png_bytes
+from monai_infoaug.commands._records import is_full, key_of, stamp_of, warn
 from monai_infoaug.commands.template_matcher import Match, Paths, TemplateMatcher, is_same, with_tables
 from monai_infoaug.data import LandmarkTable
 from monai_infoaug.data._headers import faults_beside
@@ -35,7 +31,6 @@ from monai_infoaug.engines import keep_freed_memory
 __all__ = ["match_images"]
 
 TABLES = ("landmarks.csv", "confident.csv", "summary.csv")
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def match_images(
@@ -105,7 +100,8 @@ def match_images(
     ledger, names = Ledger(out), distinct_names(paths)
     templates, tables = zip(*with_tables(template, landmarks), strict=True)
     read = [checkpoint, *templates, *dict.fromkeys(tables)]
-    key, inputs = _key(matcher, *read), [*paths, *read]
+    limits = matcher.min_score, matcher.max_round_trip
+    key, inputs = key_of(matcher.config.get(), *limits, *map(Path, read)), [*paths, *read]
     if consensus:
         ledger.require_ours(TABLES, inputs)
         _require_writable(out)
@@ -115,20 +111,20 @@ def match_images(
     ledger.require_ours([*to_write, *TABLES], inputs)
     _require_writable(out)
     for file in (file for name in found for file in _files(name) if not ledger.is_ours(file)):
-        _warn(f"{out / file} was changed since it was written: it stays so, and the tables do not follow")
+        warn(f"{out / file} was changed since it was written: it stays so, and the tables do not follow")
 
     keep_freed_memory()
     before = len(found)
     failures: dict[str, str] = {}
     ahead = [path for path, name in names.items() if name not in found]
     for fault in faults_beside(templates[0], ahead, matcher.config.get("pixdim", 1)) if len(ahead) > 1 else ():
-        _warn(f"Of the images ahead: {fault}")
+        warn(f"Of the images ahead: {fault}")
     due = 0.0  # when the tables are to be written again
     for path, name in tqdm(names.items(), "Matching", unit="image", disable=None):
         if name in found:
             continue
         try:
-            stamp = _stamp(path)
+            stamp = stamp_of(path)
             image = matcher.read(path)
             match = matcher(image, path)
             markups, picture = _files(name)
@@ -137,10 +133,10 @@ def match_images(
             ledger.note({"match": key, "image": os.path.abspath(path), "stamp": stamp, "name": name} | match.as_json())
             found[name] = match
         except Exception as error:  # whatever it is, it is this image's, and the others can be done
-            if isinstance(error, OSError) and error.errno in FULL:
+            if is_full(error):
                 raise
             failures[str(path)] = reason(error)
-            _warn(f"{path}: {failures[str(path)]}")
+            warn(f"{path}: {failures[str(path)]}")
         if time.monotonic() >= due:  # often, in a twentieth of the time
             start = time.monotonic()
             _write_tables(ledger, names, found, failures, matcher.labels)
@@ -170,7 +166,7 @@ def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, paths: It
         if any(is_same(template.path, path) for template in matcher.templates):
             continue
         with suppress(ValueError, RuntimeError, OSError):
-            known = {"look": key, "image": os.path.abspath(path), "stamp": _stamp(path)}
+            known = {"look": key, "image": os.path.abspath(path), "stamp": stamp_of(path)}
             record = looked.get((known["image"], str(known["stamp"])))
             if record is None:
                 score, points = matcher.look(path)
@@ -179,15 +175,10 @@ def _add_templates(matcher: TemplateMatcher, ledger: Ledger, key: str, paths: It
             scored.append((record["score"], path, record))
     best = sorted(scored, key=lambda item: item[0], reverse=True)[:count]
     if len(best) < count:
-        _warn(f"The consensus is of {len(best)} images beside the template: there are no more.")
+        warn(f"The consensus is of {len(best)} images beside the template: there are no more.")
     for _, path, record in best:
         matcher.add(path, np.array(record["points"]))
-    return _hash([key, *([record["image"], record["stamp"], record["points"]] for *_, record in best)])
-
-
-def _warn(line: str) -> None:
-    with suppress(OSError):  # nobody reads it any more
-        tqdm.write(printable(line), file=sys.stderr)
+    return key_of(key, *([record["image"], record["stamp"], record["points"]] for *_, record in best))
 
 
 def _markups(name: str, labels: Sequence[str], match: Match) -> LandmarkTable:
@@ -209,28 +200,13 @@ def _files(name: str) -> tuple[str, str]:
     return f"{name}.mrk.json", f"{name}.png"
 
 
-def _key(matcher: TemplateMatcher, *files: str | os.PathLike) -> str:
-    """What tells whether a match would come out as before: settings and contents of files."""
-    settings = [__version__, matcher.config.get(), matcher.min_score, matcher.max_round_trip]
-    return _hash([*settings, *map(digest_of, files)])
-
-
-def _hash(values: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> list[list[int]]:
-    """What tells whether an image is as it was."""
-    return [[found.st_size, found.st_mtime_ns] for found in (file.stat() for file in files_of(path))]
-
-
 def _found_before(ledger: Ledger, key: str, names: Mapping[Path, str]) -> dict[str, Match]:
     """The matches of an earlier run that need not be made again, in the order of the images."""
     kept = {(record["image"], record["name"]): record for record in ledger.records() if record.get("match") == key}
     found = {}
     for path, name in names.items():
         record = kept.get((os.path.abspath(path), name), {})
-        if record.get("stamp") == _stamp(path) and all((ledger.folder / file).is_file() for file in _files(name)):
+        if record.get("stamp") == stamp_of(path) and all((ledger.folder / file).is_file() for file in _files(name)):
             found[name] = Match.from_json(record)
     return found
 

@@ -46,6 +46,7 @@ def test_a_label_map_of_a_turned_volume_lies_on_it(tmp_path, kind):
 
 
 def test_a_label_map_of_a_picture_is_one(tmp_path):
+    pytest.importorskip("PIL", reason="pictures are written with Pillow")
     image = np.random.default_rng(0).integers(0, 200, (5, 8), np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(image), tmp_path / "a.png")
     grid = read_on_grid(tmp_path / "a.png", 0.5)

@@ -26,11 +26,11 @@ from monai_infoaug.commands._label_maps import (
     LabelCarrier,
     LabelPredictor,
     Segmented,
-    key_of,
     label_file,
     segment_each,
     segmented,
 )
+from monai_infoaug.commands._records import key_of
 from monai_infoaug.inferers import label_propagation, point_matching
 from tests.commands.scenes import anatomy, save_checkpoint
 from tests.examples.bundle_runs import complete, workflow

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image
 
 pytest.importorskip("tqdm", reason="annotating needs the extra train")
 
@@ -83,7 +82,7 @@ def test_links_have_the_names_and_can_be_read(tmp_path):
     series = folder / "1.2.840"
     series.mkdir()
     for i in range(3):
-        Image.fromarray(smooth(i, (20, 24))).save(series / f"{i}.png")  # stands for slices
+        write(series, f"{i}.png", smooth(i, (20, 24)))  # stands for slices
     images = link_images({volume: "one", packed: "two"}, tmp_path / "links")
     again = link_images({volume: "one", packed: "two"}, tmp_path / "links")
     assert images == again
