@@ -376,7 +376,13 @@ def in_browser(html: str, folder: Path, fragment: str = "") -> str:
         pytest.skip("needs Chromium")
     (folder / "page.html").write_text(html, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    options += [
+        "--virtual-time-budget=10000",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+    ]
     command = [browser, *options, f"{(folder / 'page.html').as_uri()}{fragment}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
