@@ -203,6 +203,7 @@ def _in_numbers(path: Path, classes: Classes, file: Path) -> Path:
         return Path(os.path.abspath(path))
     labels = read_labels(path)
     file.parent.mkdir(exist_ok=True)
-    numbers = classes.labels(classes.masks(labels), classes.numbers)
-    write_whole(file, label_bytes(numbers, labels, label_suffix(file)))
+    content = label_bytes(classes.labels(classes.masks(labels), classes.numbers), labels, label_suffix(file))
+    if not file.exists() or file.read_bytes() != content:
+        write_whole(file, content)
     return Path(os.path.abspath(file))

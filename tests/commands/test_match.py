@@ -439,7 +439,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_the_next_one_goes_on(checkpoin
 
 
 def test_names_that_are_no_unicode_are_escaped_in_the_tables(checkpoint, folder, monkeypatch, capsys):
-    monkeypatch.setattr("monai_infoaug.commands.match.image_datalist", lambda path: [{"image": str(path)}])
+    monkeypatch.setattr("monai_infoaug.commands._images.image_datalist", lambda path: [{"image": str(path)}])
     odd = folder / "images" / "R\udcf6ntgen.png"
     shutil.copy(folder / "images" / "a.png", odd)
     usual = TemplateMatcher.read

@@ -384,7 +384,7 @@ def in_browser(html: str, folder: Path, fragment: str = "") -> str:
         "--dump-dom",
     ]
     command = [browser, *options, f"{(folder / 'page.html').as_uri()}{fragment}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60, check=False).stdout
 
 
 def test_in_the_browser(tmp_path):

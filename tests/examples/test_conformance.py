@@ -479,9 +479,10 @@ def test_evaluate_and_infer(trained, two_processes, free_port, kind, output, tmp
         return
     (table,) = results.glob("landmarks*.csv")
     found = read_landmarks(table).to("LPS")
-    assert set(found.points) == {"0", "1", "2"}
+    is_evaluated = "template" in settings and kind == "eval"  # then without the template
+    assert set(found.points) == {"0", "1", "2"} - ({"0"} if is_evaluated else set())
     assert found.labels == LABELS
-    if "template" in settings:
+    if "0" in found.points and "template" in settings:
         truth = read_landmarks(settings["template_landmarks"]).points["0"]
         np.testing.assert_allclose(found.points["0"], truth, atol=4)  # it finds itself, to a cell or two
     assert all(np.isfinite(points).all() for points in found.points.values())
