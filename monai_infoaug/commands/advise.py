@@ -98,7 +98,7 @@ def advise(
         images: files and folders.
         number: how many images are to be annotated.
         templates: images that are annotated already.
-        landmarks: their tables in millimetres, see :py:func:`monai_infoaug.commands.match.match_images`; None where
+        landmarks: their tables in millimetres, as ``monai-infoaug match`` takes them; None where
             labels have been annotated.
         out: folder for the files, made where it is missing.
         settings: settings of the bundle's ``configs/train.json``, before those of the checkpoint.

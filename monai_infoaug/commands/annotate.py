@@ -72,7 +72,8 @@ def annotate_images(
         out: folder for the files, made where it is missing.
         labels: label maps of the templates, with their names, or a folder with such; one of any name for one template.
             None: landmarks alone.
-        names: of the classes, see :py:func:`monai_infoaug.commands._classes.find_classes`.
+        names: of the classes, in the order of their values; or name to value; or a JSON file with either. None: as
+            files beside the label maps say, or their values.
         pixdim: millimetres a pixel, for PNG and JPEG, which do not say it.
         origin: millimetres of the first pixel's centre, with ``pixdim``.
         minutes: how long the stages are to take on this machine, about.

@@ -60,7 +60,8 @@ def segment_images(
         images: files and folders.
         labels: folder of label maps with the names of their images, or one such file.
         out: folder for the files, made where it is missing.
-        names: of the classes, see :py:func:`monai_infoaug.commands._classes.find_classes`.
+        names: of the classes, in the order of their values; or name to value; or a JSON file with either. None: as
+            files beside the label maps say, or their values.
         pixdim: millimetres a pixel, for formats that do not say it.
         minutes: how long all is to take on this machine, about.
         device: device of the networks.

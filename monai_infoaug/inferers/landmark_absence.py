@@ -26,7 +26,7 @@ def share_inside(places: LayoutPlaces, size: Sequence[int], affine: Tensor) -> T
         affine: (D + 1, D + 1) from voxels to millimetres.
 
     Returns:
-        (B, L) float64: product of the probabilities along the voxel axes, as if these were independent.
+        Shape (B, L), float64. The product of the probabilities along the voxel axes, as if these were independent.
 
     Raises:
         ValueError: for a size or affine of other dimensions.
