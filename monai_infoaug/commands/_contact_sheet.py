@@ -37,7 +37,8 @@ def draw_sheet(images: Sequence[MetaTensor], captions: Sequence[str], framed: in
         axes.imshow(pixels, cmap="gray", origin="upper")
         axes.set_title(caption, fontsize=9, parse_math=False)
         axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(color="tab:green", linewidth=4, visible=place < framed)
+        for spine in axes.spines.values():
+            spine.set(color="tab:green", linewidth=4, visible=place < framed)
     return figure
 
 

@@ -345,7 +345,7 @@ def test_a_picture_is_drawn_beside_each_image(tmp_path):
         "b 9.0": "yellow",
         "spleen 0.66": "#" + COLOURS[1],
     }
-    title = figure.get_suptitle()
+    title = figure._suptitle.get_text()
     assert title == "001; yellow: expected error above 4 mm; absent: c"
     figure.savefig(tmp_path / "a.png")
 
@@ -364,7 +364,7 @@ def test_a_volume_is_drawn_through_each_landmark(tmp_path):
     assert len(marks) == 6
     for x, y in np.rint(marks).astype(int):
         assert shown[y, x] > 0.9
-    assert figure.get_suptitle() == "001; annotated by hand"
+    assert figure._suptitle.get_text() == "001; annotated by hand"
     assert [text.get_text() for text in axes.texts] == ["L0 1.0", "L1 1.0"]
     figure.savefig(tmp_path / "a.png")
 
