@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from monai_infoaug.commands._judgement import Found, judge
 from monai_infoaug.commands._label_files import read_labels, read_on_grid
 from monai_infoaug.commands._label_maps import label_file
 from monai_infoaug.commands._pictures import png_bytes
+from monai_infoaug.commands._records import key_of
 from monai_infoaug.commands._review import Reviewed, draw_reviewed, review_card, review_page
 from monai_infoaug.commands._survey import Survey
 from monai_infoaug.data import LandmarkTable
@@ -128,7 +127,7 @@ def write_annotations(
         if maps is not None:
             file = maps.sure.get(name) or label_file(maps.folder, name, path)
             made_of.append(digest_of(file) if file.is_file() else None)
-        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        key = key_of(*made_of)
         record = kept.get(name)
         if record is None or record["key"] != key or not (ledger.folder / picture).is_file():
             image = embedder.read(path)

@@ -86,7 +86,10 @@ class LandmarkStages:
         for name in self._rounds():
             self._train(name, self._labels_of(name, matched, found), checkpoint)
             found.append(self._detected(name))
-        return [self._annotation(path, name, matched, found) for path, name in self.names.items()]
+        spaces = {space: [table.to(space) for table in found] for space in {*self.survey.spaces.values()}}
+        return [
+            self._annotation(path, name, matched, spaces[self.survey.spaces[path]]) for path, name in self.names.items()
+        ]
 
     def _rounds(self) -> list[str]:
         return [name for name in self.plan.stages if name.startswith("round")]
@@ -184,7 +187,8 @@ class LandmarkStages:
         known = {name for table in tables for name in table.points}
         ahead = [name for name in self.names.values() if name not in known]
         if ahead:
-            items = [{"image": str(self.images / _link(self.images, name))} for name in ahead]
+            links = {image_name(link): str(link) for link in self.images.iterdir()}
+            items = [{"image": links[name]} for name in ahead]
             own = {"labels": self.labels, "output_dir": str(folder), "results_dir": str(place)}
             wanted = {"modality", "in_channels", "pixdim", "origin", "working_pixdim", "device"}
             shared = {key: value for key, value in self.plan.shared.items() if key in wanted}
@@ -203,12 +207,11 @@ class LandmarkStages:
         return LandmarkTable(tables[0].labels, points, scores, tables[0].space)
 
     def _annotation(
-        self, path: Path, name: str, matched: Mapping[str, Match], found: Sequence[LandmarkTable]
+        self, path: Path, name: str, matched: Mapping[str, Match], tables: Sequence[LandmarkTable]
     ) -> Annotation:
-        """What is known of an image, its landmarks in its own frame."""
+        """What is known of an image, by tables of what the rounds have found, in its own frame."""
         grid, space, nothing = self.survey.grids[path], self.survey.spaces[path], np.full(len(self.labels), np.nan)
         nowhere = np.full((len(self.labels), self.plan.dims), np.nan)
-        tables = [table.to(space) for table in found]
         match = matched.get(name)
         matches = nowhere if match is None else match.world
         spreads = nothing if match is None or match.spreads is None else match.spreads
@@ -232,7 +235,3 @@ class LandmarkStages:
             nothing if spreads is None else spreads,
             earlier,
         )
-
-
-def _link(folder: Path, name: str) -> str:
-    return next(file.name for file in folder.iterdir() if image_name(file) == name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.utils import ensure_tuple
 
 from monai_infoaug._require import are_counts, is_count, is_number, refusal
 from monai_infoaug.bundles import find_bundle
@@ -244,7 +245,7 @@ def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:
         got = sorted(set(content) ^ set(names)) if isinstance(content, dict) else type(content).__name__
         raise refusal("plan", f"'{path}' with {got} too many or missing", f"one with {', '.join(names)}")
     plan = Plan(**content)
-    given = plan.pixdim is None or all(is_number(side) and side > 0 for side in _listed(plan.pixdim))
+    given = plan.pixdim is None or all(is_number(side) and side > 0 for side in ensure_tuple(plan.pixdim))
     for name, is_fine, accepted in (
         ("dims", plan.dims == survey.dims, f"{survey.dims}, as the images have"),
         ("channels", plan.channels == survey.channels, f"{survey.channels}, as the images have"),
@@ -263,7 +264,3 @@ def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:
             raise refusal(f"stage {name} of '{path}'", stage, "one with bundle, settings, minutes")
         find_bundle(stage["bundle"])
     return plan
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]

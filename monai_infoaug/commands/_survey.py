@@ -12,6 +12,7 @@ import numpy as np
 from monai.utils.enums import MetaKeys
 from tqdm import tqdm
 
+from monai_infoaug._files import files_of
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.commands._images import read_image
 from monai_infoaug.data._dicom import MODALITY, is_dicom, read_header
@@ -145,8 +146,7 @@ def _looked_at(path: Path, pixdim: float | Sequence[float] | None, origin: float
 
 def _said_modality(path: Path) -> str | None:
     """The modality that a DICOM file says."""
-    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    file = next((each for each in files if not each.name.startswith(".") and is_dicom(each)), None)
+    file = next((each for each in files_of(path) if not each.name.startswith(".") and is_dicom(each)), None)
     return None if file is None else OF_DICOM.get(read_header(file).text(MODALITY))
 
 

@@ -12,7 +12,7 @@ from monai.utils.enums import MetaKeys
 
 from monai_infoaug._console import say
 from monai_infoaug._files import Ledger, write_whole
-from monai_infoaug._require import refusal
+from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.commands._annotated import LabelMaps, write_annotations
 from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._embedding import Embedder
@@ -178,7 +178,7 @@ def _require_inside(given: Sure, pixdim: float | list[float] | None, origin: flo
     Raises:
         ValueError: saying which, and what they may be.
     """
-    if pixdim is None and given.path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp"):
+    if pixdim is None and given.path.name.lower().endswith(WITHOUT_MILLIMETRES):
         return  # `survey_images` says what is missing
     image, _ = read_image(given.path, pixdim, origin)
     labels, world = given.landmarks(image.meta.get(MetaKeys.SPACE) or "RAS")
