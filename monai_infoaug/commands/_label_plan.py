@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
-from monai.bundle import ConfigParser
-
-from monai_infoaug.bundles import find_bundle
-from monai_infoaug.engines import half_precision, has_fast_half
 
 LONGEST = 256  # pixels along the longest axis that is worked at, in 2D: all of them are in a crop
 VOXELS = 160**3  # of a working volume at most
 CROP = 96  # voxels along each axis of a crop at most, in 3D
 OF = 16  # what the sides of a crop are multiples of: the network halves them four times
-LOADING = 1.25  # how much longer a step takes than the network alone, since the same cores make the images
 FEWEST = 2  # epochs
 
 
@@ -57,7 +49,7 @@ def epochs_for(settings: Mapping[str, Any], minutes: float, seconds: float) -> d
     Args:
         settings: of the bundle.
         minutes: that the training may take.
-        seconds: that a step takes, see :py:func:`seconds_of_step`.
+        seconds: that a step takes, see :py:func:`monai_infoaug.commands._step_time.seconds_of_step`.
     """
     samples, batch = settings.get("samples_per_epoch", 100), settings.get("batch_size", 2)
     return {
@@ -65,23 +57,3 @@ def epochs_for(settings: Mapping[str, Any], minutes: float, seconds: float) -> d
         "batch_size": batch,
         "max_epochs": max(FEWEST, round(60 * minutes / (seconds * samples / batch))),
     }
-
-
-def seconds_of_step(settings: Mapping[str, Any], device: str = "cpu") -> float:
-    """How long a step of training takes with these settings of the bundle: measured on noise."""
-    config = ConfigParser()
-    config.read_config(find_bundle("segmentation") / "configs" / "train.json")
-    config.update({name: value for name, value in settings.items() if name in config.get()})
-    config.update({"classes": ["a"]})
-    network = config.get_parsed_content("network_def").to(device).train()
-    shape = (int(config["batch_size"]), int(config["in_channels"]), *config["roi_size"])
-    took = []
-    for _ in range(3):  # the first one is slow
-        start = time.perf_counter()
-        with half_precision(device, has_fast_half(device)):
-            out = network(torch.rand(shape, device=device))
-        out.float().square().mean().backward()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - start)
-    return LOADING * min(took)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.utils import ensure_tuple
 
 from monai_infoaug._require import are_counts, is_count, is_number, refusal
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands._label_plan import segmentation_settings
+from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey
-from monai_infoaug.engines import half_precision, has_fast_half
 
 LONGEST = 384  # pixels along the longest axis of a working image, in 2D
 VOXELS = 160**3  # of a working volume at most, so that training fits into 16 GiB
@@ -26,8 +24,6 @@ SMALL = 64  # voxels along the shortest axis, below which a volume is worked at 
 SIDE = 32  # a multiple of which the bundles want views to be
 SAMPLES = 100  # of an epoch of a detector
 FEWEST = 10  # images, below which pre-training has little to learn from
-PART = 4  # of a batch that the time of a step is measured on
-LOADING = 1.25  # how much longer a step takes than the network alone: loss, optimizer, and waiting for images
 BATCHES = {"landmark_pretraining": 8, "landmark_matching_3d": 1, "landmark_detection": 4, "segmentation": 2}
 SHARES = {  # of the minutes, among the stages that there are
     "pretraining": 25,
@@ -187,47 +183,9 @@ def _multiple(length: float, of: int = SIDE) -> int:
 def _add(plan: Plan, name: str, bundle: str, own: Mapping[str, Any], items: int) -> None:
     """Add a training, with the seconds of a step and the steps of an epoch."""
     same = next((stage for stage in plan.stages.values() if stage["bundle"] == bundle and "step" in stage), None)
-    seconds = same["step"] if same else _seconds(bundle, plan.shared | dict(own), plan.device)
+    seconds = same["step"] if same else seconds_of_step(bundle, plan.shared | dict(own), plan.device)
     steps = max(1, items // BATCHES[bundle])
     plan.stages[name] = {"bundle": bundle, "settings": dict(own), "step": seconds, "steps": steps}
-
-
-def _seconds(bundle: str, settings: Mapping[str, Any], device: str) -> float:
-    """How long a step of training takes: measured on noise, with the network and sizes of the bundle."""
-    from monai.bundle import ConfigParser
-
-    config = ConfigParser()
-    config.read_config(find_bundle(bundle) / "configs" / "train.json")
-    config.update({name: value for name, value in settings.items() if name in config.get()})
-    config.get_parsed_content("imports")
-    network = config.get_parsed_content("network_def").to(device).train()
-    own, count = config.get(), max(1, int(config.get("batch_size")) // PART)
-    channels = int(config.get("in_channels"))
-    if bundle == "landmark_pretraining":  # two views of the image, and two of it at half the resolution
-        parts = [(network.networks[i], (2 * count, channels, *own["view_size"])) for i in (0, 1)]
-    elif bundle == "landmark_matching_3d":
-        sizes = own["view_size"], own["global_view_size"]
-        parts = [(net, (2 * count, channels, *size)) for net, size in zip(network.networks, sizes, strict=True)]
-    else:
-        size = own["image_size"] if bundle == "landmark_detection" else own["roi_size"]
-        parts = [(network, (count, channels, *size))]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for cores which other work has would tell nothing
-    took = []
-    try:
-        for _ in range(2):
-            start = time.process_time() if device == "cpu" else time.perf_counter()
-            for net, shape in parts:
-                with half_precision(device, has_fast_half(device)):
-                    out = net(torch.rand(shape, device=device))
-                sum(x.float().square().mean() for x in (out if isinstance(out, list | tuple) else [out])).backward()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            took.append((time.process_time() if device == "cpu" else time.perf_counter()) - start)
-    finally:
-        torch.set_num_threads(threads)
-    cores = max(1, min(threads, (os.cpu_count() or 1) - int(own["num_workers"]))) if device == "cpu" else 1
-    return LOADING * min(took) * int(own["batch_size"]) / count / cores
 
 
 def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:

@@ -19,10 +19,11 @@ from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._images import distinct_names, images_of, require_seed
 from monai_infoaug.commands._label_files import label_suffix
 from monai_infoaug.commands._label_finals import corrected_files, labels_of, require_label_of, write_label_maps
-from monai_infoaug.commands._label_plan import epochs_for, seconds_of_step, segmentation_settings
+from monai_infoaug.commands._label_plan import epochs_for, segmentation_settings
 from monai_infoaug.commands._label_stages import Round, learn_in_rounds
 from monai_infoaug.commands._plan import Plan
 from monai_infoaug.commands._stages import StagesBar
+from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey, survey_images
 from monai_infoaug.engines import keep_freed_memory
 
@@ -140,7 +141,7 @@ def make_plan(
     settings = segmentation_settings(plan.shared, survey.extent, survey.pixdim)
     plan.working_pixdim = settings["working_pixdim"]
     few = count < len(survey.names) and count <= MOST_FOR_A_ROUND[survey.dims]
-    seconds = seconds_of_step(settings, device)
+    seconds = seconds_of_step("segmentation", settings, device)
     for name, share in {"training": FIRST, "round": 1 - FIRST}.items() if few else {"training": 1.0}.items():
         own = settings | epochs_for(settings, share * minutes, seconds)
         plan.stages[name] = {"bundle": "segmentation", "settings": own, "minutes": round(share * minutes, 1)}

@@ -13,6 +13,7 @@ pytest.importorskip("ignite", reason="annotating needs the extra train")
 
 from monai_infoaug.commands import _plan
 from monai_infoaug.commands._plan import make_plan, read_plan
+from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey
 
 IMAGES = {Path(f"{i}.png"): str(i) for i in range(40)}
@@ -23,7 +24,7 @@ VOLUME = Survey(IMAGES, {}, 3, 1, "mr", True, (35.0, 50.0, 36.0), (1.0, 1.0, 1.0
 @pytest.fixture(autouse=True)
 def step(monkeypatch) -> None:
     """A step of training takes two seconds."""
-    monkeypatch.setattr(_plan, "_seconds", lambda *_: 2.0)
+    monkeypatch.setattr(_plan, "seconds_of_step", lambda *_: 2.0)
 
 
 def test_a_plane():
@@ -70,7 +71,7 @@ def test_the_step_is_measured_in_planes_and_volumes(monkeypatch):
         (VOLUME, {"view_size": [16] * 3, "global_view_size": [16] * 3}),
     ):
         plan = make_plan(replace(survey, extent=(40.0,) * survey.dims), ["landmarks"], ["a"], minutes=1)
-        seconds = _plan._seconds(plan.stages["pretraining"]["bundle"], plan.shared | small, "cpu")
+        seconds = seconds_of_step(plan.stages["pretraining"]["bundle"], plan.shared | small, "cpu")
         assert 0 < seconds < 100
 
 
