@@ -53,6 +53,20 @@ def add_templates(command: argparse.ArgumentParser, needs_landmarks: bool = True
     )
 
 
+def add_planning(command: argparse.ArgumentParser) -> None:
+    """The options of the commands that make a plan."""
+    command.add_argument(
+        "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
+    )
+    command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
+
+
+def add_place(command: argparse.ArgumentParser) -> None:
+    """The options that say where networks are, and how what is drawn is."""
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser, whose ``command`` says which one was given."""
     parser = argparse.ArgumentParser(
@@ -164,8 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--minutes", type=float, default=15.0, metavar="N", help="of pre-training, about (%(default)s)"
     )
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    add_place(command)
 
     command = commands.add_parser(
         "annotate",
@@ -196,18 +209,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MM",
         help="position of the centre of the first pixel (%(default)s)",
     )
-    command.add_argument(
-        "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
-    )
+    add_planning(command)
     command.add_argument("--plan", metavar="FILE", help="plan.json of an earlier run, perhaps edited")
-    command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
     command.add_argument(
         "--corrected",
         metavar="DIR",
         help="markups and label maps that you have corrected: templates from now on",
     )
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    add_place(command)
 
     command = commands.add_parser(
         "segment",
@@ -222,12 +231,8 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--names", type=plain, metavar="JSON", help="of the classes: list, name to value, or file")
     command.add_argument("--out", default="infoaug_segment", metavar="DIR", help="folder for all of it (%(default)s)")
     command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for files that do not say it")
-    command.add_argument(
-        "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
-    )
-    command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
+    add_planning(command)
+    add_place(command)
 
     command = commands.add_parser(
         "check",
