@@ -22,26 +22,36 @@ from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.inferers import match_points
 
-__all__ = ["Embedder", "Template"]
+__all__ = ["Embedded", "Embedder", "Template"]
 
 
 @dataclass(frozen=True, eq=False)
-class Template:
-    """An annotated image.
+class Embedded:
+    """An image with its embedding.
 
     Args:
         path: its file.
         image: preprocessed (C, *S).
-        labels: names of the L landmarks that it shows.
-        points: (1, L, D) in its voxels.
         levels: levels of its embedding.
     """
 
     path: Path
     image: MetaTensor
-    labels: list[str]
-    points: Tensor
     levels: Sequence[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Template(Embedded):
+    """An annotated image.
+
+    Args:
+        path, image, levels: see :py:class:`Embedded`.
+        points: (1, L, D) landmarks in its voxels.
+        labels: names of the L landmarks that it shows.
+    """
+
+    points: Tensor
+    labels: list[str]
 
 
 class Embedder:
@@ -120,7 +130,7 @@ class Embedder:
                 raise refusal(str(landmarks), f"{world.shape[1]} coordinates", f"{dims} a landmark")
             labels = [label for label, is_shown in zip(item["labels"], shown, strict=True) if is_shown]
             points = torch.as_tensor(_inside(world[shown], labels, image), dtype=torch.float32, device=self.device)
-            return Template(Path(path), image, labels, points[None], self.embed(image))
+            return Template(Path(path), image, self.embed(image), points[None], labels)
 
 
 def _inside(world: np.ndarray, labels: Sequence[str], image: MetaTensor) -> np.ndarray:

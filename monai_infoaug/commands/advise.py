@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from monai_infoaug._console import printable, say
 from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug._require import reason, refusal, require_counts
 from monai_infoaug.commands._contact_sheet import draw_sheet
-from monai_infoaug.commands._embedding import Embedder
+from monai_infoaug.commands._embedding import Embedded, Embedder
 from monai_infoaug.commands._images import distinct_names, images_of, require_seed
 from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._plan import make_plan, read_plan
@@ -38,21 +37,6 @@ CANDIDATES, ASKED = 24, 10  # images that are rated, and images that they are ra
 POINTS = 60  # of a candidate
 NEAR = 3.0  # voxels within which a point has come back
 SHOWN = 12  # candidates in the picture and in the summary, at least
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """An image that candidates are rated by.
-
-    Args:
-        path: its file.
-        image: preprocessed (C, *S).
-        levels: levels of its embedding.
-    """
-
-    path: Path
-    image: MetaTensor
-    levels: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -192,15 +176,15 @@ def _pretrained(
         bar.close()
 
 
-def _ask(embedder: Embedder, paths: Iterable[Path]) -> tuple[list[Asked], set[Path]]:
+def _ask(embedder: Embedder, paths: Iterable[Path]) -> tuple[list[Embedded], set[Path]]:
     """The first images that can be embedded, as many as are asked, and those that cannot."""
-    asked, failed = list[Asked](), set[Path]()
+    asked, failed = list[Embedded](), set[Path]()
     for path in paths:
         if len(asked) == ASKED:
             break
         try:
             image = embedder.read(path)
-            asked.append(Asked(path, image, embedder.embed(image)))
+            asked.append(Embedded(path, image, embedder.embed(image)))
         except (ValueError, RuntimeError, OSError) as error:
             failed.add(path)
             warn(f"{path}: {reason(error)}")
@@ -213,7 +197,7 @@ def _rate_all(
     key: str,
     annotated: Sequence[Path],
     ahead: Sequence[Path],
-    asked: Sequence[Asked],
+    asked: Sequence[Embedded],
 ) -> dict[Path, Rating]:
     """Rate templates and as many candidates as there are to be; those that fail are told, and others take their place.
 
@@ -242,7 +226,7 @@ def _rate_all(
     return rated
 
 
-def _rate(embedder: Embedder, path: Path, asked: Sequence[Asked]) -> Rating:
+def _rate(embedder: Embedder, path: Path, asked: Sequence[Embedded]) -> Rating:
     """Search the points of an image in those that are asked, and back."""
     image = embedder.read(path)
     levels = embedder.embed(image)

@@ -15,7 +15,7 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor
 
 from monai_infoaug._require import is_number, naming, refusal
-from monai_infoaug.commands._embedding import Embedder, Template
+from monai_infoaug.commands._embedding import Embedded, Embedder, Template
 from monai_infoaug.data import image_datalist
 from monai_infoaug.inferers import robust_centre, to_voxels, to_world
 from monai_infoaug.inferers.votes import Consensus
@@ -64,19 +64,14 @@ class Match:
 
 
 @dataclass(frozen=True, eq=False)
-class Voter:
+class Voter(Embedded):
     """An image with landmarks, annotated or found so well that it serves as a template.
 
     Args:
-        path: its file.
-        image: preprocessed (C, *S).
-        levels: levels of its embedding.
+        path, image, levels: see :py:class:`monai_infoaug.commands._embedding.Embedded`.
         points: (1, L, D) landmarks in its voxels, NaN for those that it does not show.
     """
 
-    path: Path
-    image: MetaTensor
-    levels: Sequence[Tensor]
     points: Tensor
 
 
