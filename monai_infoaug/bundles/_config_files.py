@@ -38,9 +38,8 @@ def require_files_of(config: ConfigParser) -> None:
         return
     reached = _reached(config, "run")
     items = [item for name, entry in reached.items() for item in _items_of(config, name, entry)]
-    with suppress(
-        OSError, ValueError
-    ):  # whoever reads it says what is wrong; a folder may be one DICOM series, or several images
+    # a folder may be one DICOM series, or several images; whoever reads it says what is wrong
+    with suppress(OSError, ValueError):
         items += image_datalist(config.get("template"))
     dims = channels = is_resampled = None
     if "channel_dim" not in repr(steps) and all(step.get("_target_") in KEEPING for step in steps):
