@@ -25,7 +25,11 @@ __all__ = [
     "transforms",
 ]
 
-FUNCTIONS = {"advise": "advise", "annotate": "annotate_images", "segment": "segment_images"}  # of commands of that name
+FUNCTIONS = {
+    "advise": "advise_images",
+    "annotate": "annotate_images",
+    "segment": "segment_images",
+}  # of commands of that name
 
 
 def __getattr__(name: str) -> Any:

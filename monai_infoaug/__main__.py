@@ -81,10 +81,10 @@ def match(args: argparse.Namespace) -> int:
 def advise(args: argparse.Namespace) -> None:
     """Say which image to annotate first."""
     require_extra("train", "ignite", "matplotlib", "tqdm", "tensorboard")
-    from monai_infoaug.commands.advise import advise
+    from monai_infoaug.commands.advise import advise_images
 
     settings = {name: value for name in ("pixdim", "origin") if (value := getattr(args, name)) is not None}
-    advise(
+    advise_images(
         args.checkpoint,
         args.images,
         args.number,

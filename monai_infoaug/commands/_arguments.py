@@ -59,6 +59,7 @@ def add_planning(command: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=60.0, metavar="N", help="that all of it may take, about (%(default)s)"
     )
     command.add_argument("--dry-run", action="store_true", help="stop when the plan is made")
+    command.add_argument("--plan", metavar="FILE", help="plan.json of an earlier run, perhaps edited")
 
 
 def add_place(command: argparse.ArgumentParser) -> None:
@@ -210,7 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="position of the centre of the first pixel (%(default)s)",
     )
     add_planning(command)
-    command.add_argument("--plan", metavar="FILE", help="plan.json of an earlier run, perhaps edited")
+    command.add_argument("--checkpoint", metavar="FILE", help="of a pre-training, as that of advise")
     command.add_argument(
         "--corrected",
         metavar="DIR",

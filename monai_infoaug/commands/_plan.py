@@ -85,6 +85,27 @@ class Plan:
         """All settings of a stage's bundle."""
         return self.shared | self.stages[stage]["settings"]
 
+    @property
+    def kinds(self) -> list[str]:
+        """What is annotated: "landmarks", "labels" or both."""
+        return [kind for kind, stage in (("landmarks", "matching"), ("labels", "carrying")) if stage in self.stages]
+
+    @property
+    def landmarks(self) -> list[str] | None:
+        """Names of the landmarks that networks learn; None if none does."""
+        return self.stages.get("round1", {"settings": {}})["settings"].get("labels")
+
+    def require_asked(self, file: Path, **asked: Any) -> None:
+        """Refuse to go on by a plan that was made for something else: its networks are of no use then.
+
+        Raises:
+            ValueError: naming what was planned and what is asked for.
+        """
+        for name, value in json.loads(json.dumps(asked)).items():
+            planned = getattr(self, name)
+            if planned != value:
+                raise refusal(name, value, f"{planned}, as '{file}' plans, or give another `out`")
+
     def as_text(self) -> str:
         """The plan as JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -101,6 +122,9 @@ class Plan:
         yield "working pixel", f"{self.working_pixdim:g} mm", f"for images of {extent} mm"
         for name, stage in self.stages.items():
             own = stage["settings"]
+            if not stage["minutes"]:
+                yield name, "done", "by the checkpoint that is given"
+                continue
             how = f"{own['max_epochs']} epochs" if "max_epochs" in own else stage["bundle"]
             yield name, f"{stage['minutes']:.0f} min", how if "max_epochs" not in own else f"{stage['bundle']}, {how}"
 
@@ -114,6 +138,7 @@ def make_plan(
     origin: float | list[float] = 0.0,
     device: str = "cpu",
     seed: int = 0,
+    pretrained: bool = False,
 ) -> Plan:
     """Decide what suits images.
 
@@ -126,6 +151,7 @@ def make_plan(
         origin: see :py:class:`Plan`.
         device: see :py:class:`Plan`.
         seed: see :py:class:`Plan`.
+        pretrained: whether there is a network already, so that pre-training takes no time.
 
     Returns:
         The plan, with as many epochs as the measured time of a step allows.
@@ -164,9 +190,10 @@ def make_plan(
         own = segmentation_settings(plan.shared, survey.extent, survey.pixdim)
         for name in ("segmentation1", "segmentation2"):
             _add(plan, name, "segmentation", own | {"samples_per_epoch": SAMPLES, "batch_size": 2}, SAMPLES)
-    total = sum(SHARES[name] for name in plan.stages)
+    shares = SHARES | ({"pretraining": 0} if pretrained else {})
+    total = sum(shares[name] for name in plan.stages)
     for name, stage in plan.stages.items():
-        stage["minutes"] = round(minutes * SHARES[name] / total, 1)
+        stage["minutes"] = round(minutes * shares[name] / total, 1)
         if "step" in stage:
             steps = 60 * stage["minutes"] / stage.pop("step")
             stage["settings"]["max_epochs"] = max(2, round(steps / stage.pop("steps")))
@@ -188,8 +215,34 @@ def _add(plan: Plan, name: str, bundle: str, own: Mapping[str, Any], items: int)
     plan.stages[name] = {"bundle": bundle, "settings": dict(own), "step": seconds, "steps": steps}
 
 
-def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:
-    """Read a plan that was written before, perhaps edited.
+def begun_plan(
+    given: str | os.PathLike | None, out: Path, survey: Survey, first: str = "pretraining", **asked: Any
+) -> Plan | None:
+    """The plan that is given, or that a folder has from before, if it was made for what is asked for now.
+
+    Args:
+        given: file of a plan, which may say other things than what is asked for.
+        out: folder, whose plan may not.
+        survey: images of the plan.
+        first: name of its first stage.
+        asked: fields of a plan, and their values.
+
+    Returns:
+        The plan; None if there is neither.
+
+    Raises:
+        ValueError: see :py:func:`read_plan` and :py:meth:`Plan.require_asked`.
+    """
+    file = out / "plan.json" if given is None else Path(given)
+    if given is None and not file.exists():
+        return None
+    plan = read_plan(file, survey, first)
+    plan.require_asked(file, **(asked if given is None else {}))
+    return plan
+
+
+def read_plan(path: str | os.PathLike, survey: Survey, first: str = "pretraining") -> Plan:
+    """Read a plan that was written before, perhaps edited, of which this is the first stage.
 
     Raises:
         ValueError: naming what is missing, unknown, of another kind, or does not fit the images.
@@ -197,7 +250,7 @@ def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise refusal("plan", f"'{path}': {error}", "a plan.json of `annotate`") from error
+        raise refusal("plan", f"'{path}': {error}", "a plan.json that was written before") from error
     names = [each.name for each in fields(Plan)]
     if not isinstance(content, dict) or set(content) != set(names):
         got = sorted(set(content) ^ set(names)) if isinstance(content, dict) else type(content).__name__
@@ -213,7 +266,7 @@ def read_plan(path: str | os.PathLike, survey: Survey) -> Plan:
         ("minutes", is_number(plan.minutes) and plan.minutes > 0, "a number above 0"),
         ("seed", is_count(plan.seed), "a whole number of at least 0"),
         ("consensus, pool", are_counts([plan.consensus, plan.pool]), "whole numbers of at least 0"),
-        ("stages", isinstance(plan.stages, dict) and "pretraining" in plan.stages, "those that `annotate` wrote"),
+        ("stages", isinstance(plan.stages, dict) and first in plan.stages, f"with `{first}`, as they were written"),
     ):
         if not is_fine:
             raise refusal(f"{name} of '{path}'", getattr(plan, name.split(",")[0]), accepted)

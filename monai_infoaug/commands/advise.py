@@ -22,7 +22,7 @@ from monai_infoaug.commands._contact_sheet import draw_sheet
 from monai_infoaug.commands._embedding import Embedded, Embedder
 from monai_infoaug.commands._images import distinct_names, images_of, require_seed
 from monai_infoaug.commands._pictures import png_bytes
-from monai_infoaug.commands._plan import make_plan, read_plan
+from monai_infoaug.commands._plan import begun_plan, make_plan
 from monai_infoaug.commands._records import is_full, key_of, stamp_of, warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import link_images, survey_images
@@ -30,7 +30,7 @@ from monai_infoaug.commands.template_matcher import Paths, TemplateMatcher, is_s
 from monai_infoaug.engines import keep_freed_memory
 from monai_infoaug.inferers.template_choice import ChosenTemplates, choose_templates, salient_points
 
-__all__ = ["advise"]
+__all__ = ["advise_images"]
 
 FILES = ("advice.csv", "advice.png")
 CANDIDATES, ASKED = 24, 10  # images that are rated, and images that they are rated by
@@ -52,7 +52,7 @@ class Rating:
     returned: list[float]
 
 
-def advise(
+def advise_images(
     checkpoint: str | os.PathLike | None,
     images: Sequence[str | os.PathLike],
     number: int = 1,
@@ -160,15 +160,14 @@ def _pretrained(
     seed: int,
 ) -> Path:
     """The checkpoint of a pre-training on the images, by a plan that stays when more of them come."""
-    pixdim, origin, file = settings.get("pixdim"), settings.get("origin", 0.0), out / "plan.json"
-    survey = survey_images(distinct_names(paths), [path for path in paths if path in annotated], pixdim, origin)
+    frame: dict[str, Any] = {"pixdim": settings.get("pixdim"), "origin": settings.get("origin", 0.0)}
+    survey = survey_images(distinct_names(paths), [path for path in paths if path in annotated], **frame)
     for path, why in survey.left_out.items():
         warn(f"{path}: left out: {why}")
-    plan = (
-        read_plan(file, survey) if file.exists() else make_plan(survey, [], [], minutes, pixdim, origin, device, seed)
-    )
+    asked = frame | {"minutes": minutes, "device": device, "seed": seed}
+    plan = begun_plan(None, out, survey, **asked) or make_plan(survey, [], [], **asked)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(file, plan.as_text())
+    write_whole(out / "plan.json", plan.as_text())
     bar = StagesBar({"pretraining": 60 * plan.stages["pretraining"]["minutes"]})
     try:
         return pretrained(plan, link_images(survey.names, out / "stages" / "images"), bar)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from monai.utils.enums import MetaKeys
@@ -20,7 +21,7 @@ from monai_infoaug.commands._images import distinct_names, images_of, read_image
 from monai_infoaug.commands._label_finals import labels_of, require_label_of, write_label_maps
 from monai_infoaug.commands._label_stages import Round, carry_labels_to, learn_in_rounds
 from monai_infoaug.commands._landmark_stages import LandmarkStages, Sure
-from monai_infoaug.commands._plan import FEWEST, Plan, make_plan, read_plan
+from monai_infoaug.commands._plan import FEWEST, Plan, begun_plan, make_plan
 from monai_infoaug.commands._records import warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import Survey, link_images, survey_images
@@ -77,7 +78,7 @@ def annotate_images(
         pixdim: millimetres a pixel, for PNG and JPEG, which do not say it.
         origin: millimetres of the first pixel's centre, with ``pixdim``.
         minutes: how long the stages are to take on this machine, about.
-        plan: file of a plan; None: that in ``out``, or else one is made.
+        plan: file of a plan; None: that in ``out``, if it was made for the same, or else one is made.
         dry_run: whether to stop once the plan is written and shown.
         corrected: folder with files ``NAME.mrk.json``, ``NAME.fcsv`` and label maps of images that somebody has
             corrected, which become templates.
@@ -124,12 +125,12 @@ def annotate_images(
     out.mkdir(parents=True, exist_ok=True)
     if checkpoint is not None:
         read_checkpoint(checkpoint)
-    file = out / "plan.json" if plan is None else Path(plan)
-    if plan is not None or file.exists():
-        made = read_plan(file, survey)
-    else:
-        kinds = ["landmarks"] * bool(known) + ["labels"] * bool(sure)
-        made = make_plan(survey, kinds, words, minutes, pixdim, origin, device, seed)
+    kinds = ["landmarks"] * bool(known) + ["labels"] * bool(sure)
+    asked: dict[str, Any] = {"minutes": minutes, "pixdim": pixdim, "origin": origin, "device": device, "seed": seed}
+    made = begun_plan(plan, out, survey, **asked)
+    if made is None:
+        made = make_plan(survey, kinds, words, **asked, pretrained=checkpoint is not None)
+    made.require_asked(out / "plan.json", kinds=kinds, landmarks=words if made.landmarks is not None else None)
     write_whole(out / "plan.json", made.as_text())
     _show(made, survey, out)
     if not dry_run:

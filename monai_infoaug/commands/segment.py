@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from monai_infoaug.commands._label_files import label_suffix
 from monai_infoaug.commands._label_finals import corrected_files, labels_of, require_label_of, write_label_maps
 from monai_infoaug.commands._label_plan import epochs_for, segmentation_settings
 from monai_infoaug.commands._label_stages import Round, learn_in_rounds
-from monai_infoaug.commands._plan import Plan
+from monai_infoaug.commands._plan import Plan, begun_plan
 from monai_infoaug.commands._stages import StagesBar
 from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey, survey_images
@@ -42,6 +40,7 @@ def segment_images(
     names: Sequence[str] | Mapping[str, int] | str | os.PathLike | None = None,
     pixdim: float | Sequence[float] | None = None,
     minutes: float = 60.0,
+    plan: str | os.PathLike | None = None,
     device: str = "cpu",
     seed: int = 0,
     dry_run: bool = False,
@@ -65,6 +64,7 @@ def segment_images(
             files beside the label maps say, or their values.
         pixdim: millimetres a pixel, for formats that do not say it.
         minutes: how long all is to take on this machine, about.
+        plan: file of a plan; None: that in ``out``, if it was made for the same, or else one is made.
         device: device of the networks.
         seed: of all that is drawn.
         dry_run: stop at the plan.
@@ -97,22 +97,23 @@ def segment_images(
     ledger.require_ours(
         [*TABLES, *(file for file in finals.values() if file not in corrected)], [*named, *sure.values()]
     )
-    plan = as_begun(make_plan(survey, len(sure), minutes, pixdim, device, seed), out / "plan.json")
+    asked: dict[str, Any] = {"minutes": minutes, "pixdim": pixdim, "device": device, "seed": seed}
+    made = begun_plan(plan, out, survey, "training", **asked) or make_plan(survey, len(sure), **asked)
     say(f"Classes: {classes}. Label maps: {len(sure)} of {len(survey.names)} images.")
-    for row in plan.rows(survey):
+    for row in made.rows(survey):
         say("{:16}{:24}{}".format(*row))
+    out.mkdir(parents=True, exist_ok=True)
+    ledger.write("plan.json", made.as_text())
     if dry_run:
         return {}
-    out.mkdir(parents=True, exist_ok=True)
-    ledger.write("plan.json", plan.as_text())
     ledger.write("classes.json", classes.as_text())
 
     keep_freed_memory()
     rounds = [
-        Round(out / "stages" / f"{number}_{name}", plan.stages[name]["settings"])
-        for number, name in enumerate(plan.stages, 1)
+        Round(out / "stages" / f"{number}_{name}", made.stages[name]["settings"])
+        for number, name in enumerate(made.stages, 1)
     ]
-    planned = [60 * stage["minutes"] for stage in plan.stages.values()]
+    planned = [60 * stage["minutes"] for stage in made.stages.values()]
     bar = StagesBar(dict(zip((each.folder.name for each in rounds), planned, strict=True)))
     try:
         found, failed = learn_in_rounds(rounds, survey.names, sure, None, classes, POOL, device, bar)
@@ -145,16 +146,6 @@ def make_plan(
     for name, share in {"training": FIRST, "round": 1 - FIRST}.items() if few else {"training": 1.0}.items():
         own = settings | epochs_for(settings, share * minutes, seconds)
         plan.stages[name] = {"bundle": "segmentation", "settings": own, "minutes": round(share * minutes, 1)}
-    return plan
-
-
-def as_begun(plan: Plan, file: Path) -> Plan:
-    """The plan that was begun with, if the same was asked for: the machine may be slower now, images may have come."""
-    asked = ("dims", "channels", "pixdim", "minutes", "device", "seed")
-    with suppress(OSError, TypeError, ValueError):
-        before = Plan(**json.loads(file.read_text(encoding="utf-8")))
-        if all(getattr(before, name) == getattr(plan, name) for name in asked):
-            return before
     return plan
 
 

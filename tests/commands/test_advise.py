@@ -19,7 +19,7 @@ from monai_infoaug._files import Ledger
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands import advise as command
 from monai_infoaug.commands._embedding import Embedder
-from monai_infoaug.commands.advise import advise
+from monai_infoaug.commands.advise import advise_images
 from monai_infoaug.commands.template_matcher import TemplateMatcher
 from monai_infoaug.data import LandmarkTable, write_landmarks
 from monai_infoaug.inferers import salient_points
@@ -50,7 +50,7 @@ def folder(tmp_path) -> Path:
 
 def run(checkpoint: Path, folder: Path, **options) -> list[str]:
     given = {"images": [folder / "images"], "out": folder / "out", "settings": QUICK, **options}
-    return [path.stem for path in advise(checkpoint, **given)]
+    return [path.stem for path in advise_images(checkpoint, **given)]
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:

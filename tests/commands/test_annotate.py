@@ -240,6 +240,37 @@ def test_bad_input_before_anything_is_computed(runs, folder, options, message):
     assert runs == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"minutes": 2}, r"`minutes` must be 1, as '.*plan\.json' plans, or give another `out`, got 2"),
+        ({"seed": 4}, "`seed` must be 0, as"),
+        ({"pixdim": 0.6}, r"`pixdim` must be 0\.5, as"),
+        ({"landmarks": "more.csv"}, r"`landmarks` must be \[.*\], as .*, got \[.*'another'\]"),
+    ],
+)
+def test_what_was_not_planned_is_refused_before_anything_is_computed(runs, folder, asked, message):
+    labels, points = [*LABELS, "another"], np.concatenate([POINTS, POINTS[:1] + 1])
+    write_landmarks(folder / "more.csv", LandmarkTable(labels, {"a": points}))
+    annotate(folder, dry_run=True)
+    annotate(folder, dry_run=True)
+    with pytest.raises(ValueError, match=message):
+        annotate(folder, **{k: folder / v if isinstance(v, str) else v for k, v in asked.items()})
+    assert runs == []
+
+
+def test_a_checkpoint_takes_the_place_of_pre_training(runs, folder, capsys):
+    annotate(folder)
+    runs.clear()
+    trained = folder / "out" / "stages" / "1_pretraining" / "checkpoint.pt"
+    annotate(folder, out=folder / "again", checkpoint=trained)
+    assert runs[0] == "2_matching match"
+    plan = json.loads((folder / "again" / "plan.json").read_text())
+    assert plan["stages"]["pretraining"]["minutes"] == 0
+    assert sum(stage["minutes"] for stage in plan["stages"].values()) == pytest.approx(1, abs=0.3)
+    assert "by the checkpoint that is given" in capsys.readouterr().out
+
+
 def test_a_dry_run_stops_at_the_plan_which_may_be_edited(runs, folder, capsys):
     annotate(folder, dry_run=True)
     assert runs == []

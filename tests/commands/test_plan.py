@@ -91,7 +91,7 @@ def test_reading_it_again(tmp_path):
         ({"pixdim": -1}, r"`pixdim of '.*'` must be millimetres above 0, or null, got -1"),
         ({"working_pixdim": 0}, r"`working_pixdim of '.*'` must be millimetres above 0"),
         ({"seed": 1.5}, r"`seed of '.*'` must be a whole number"),
-        ({"stages": {}}, r"`stages of '.*'` must be those that `annotate` wrote"),
+        ({"stages": {}}, r"`stages of '.*'` must be with `pretraining`, as they were written"),
         ({"consensus": -1}, r"`consensus, pool of '.*'` must be whole numbers"),
         ({"colour": 1}, r"`plan` must be one with dims, .* got '.*' with \['colour'\] too many or missing"),
     ],
@@ -108,5 +108,5 @@ def test_no_plan_at_all(tmp_path):
         (tmp_path / "plan.json").write_text(text)
         with pytest.raises(ValueError, match=r"`plan` must be"):
             read_plan(tmp_path / "plan.json", PLANE)
-    with pytest.raises(ValueError, match=r"`plan` must be a plan.json of `annotate`, got '.*none.json'"):
+    with pytest.raises(ValueError, match=r"`plan` must be a plan\.json that was written before, got '.*none.json'"):
         read_plan(tmp_path / "none.json", PLANE)

@@ -111,8 +111,24 @@ def test_classes_that_overlap_stay_bits(folder, trained):
 def test_a_dry_run_stops_at_the_plan(folder, trained, capsys):
     assert run(folder, dry_run=True) == {}
     assert trained == []
-    assert not (folder / "out").exists()
+    assert [path.name for path in (folder / "out").iterdir() if not path.name.startswith(".")] == ["plan.json"]
     assert "round" in capsys.readouterr().out
+
+
+def test_an_edited_plan_counts(folder, trained):
+    run(folder, dry_run=True)
+    plan = json.loads((folder / "out" / "plan.json").read_text())
+    plan["stages"]["training"]["settings"]["max_epochs"] = 3
+    (folder / "edited.json").write_text(json.dumps(plan))
+    run(folder, plan=folder / "edited.json")
+    assert trained[0]["max_epochs"] == 3
+    with pytest.raises(
+        ValueError, match=r"`minutes` must be .*, as '.*plan\.json' plans, or give another `out`, got 7"
+    ):
+        run(folder, minutes=7)
+    (folder / "edited.json").write_text(json.dumps(plan | {"stages": {}}))
+    with pytest.raises(ValueError, match=r"`stages of .*` must be with `training`"):
+        run(folder, plan=folder / "edited.json")
 
 
 @pytest.mark.parametrize(

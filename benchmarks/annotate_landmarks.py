@@ -1,0 +1,173 @@
+"""What does ``monai-infoaug annotate`` find from a few annotated images? ``python -m benchmarks.annotate_landmarks``.
+
+All is done as a user would do it: the training images are a folder without landmarks but for those of the templates,
+``annotate`` is given its ``--minutes``, and then the test images are further images of the same folder. For each set of
+templates, side by side, by the errors on the same test images:
+
+- ``template``: no training but the pre-training of ``annotate``; what ``match`` finds by the templates alone.
+- ``consensus``: the same, with the training images that match best as templates, too.
+- ``annotate``: what is in its ``landmarks.csv``. Beside it, how many landmarks keep the errors that it expects, how
+  many of the errors above 5 mm are in the tenth that it expects the largest ones of, and how many it calls absent.
+
+Templates are names of training images, several of one set joined by ``+``; ``advised`` is the one that ``advise``
+names, ``advised+advised`` the first two. The pre-training of a seed does not depend on templates, and serves all sets.
+
+The folder has images in ``train`` and ``test1`` (or another ``--test``), and ``train_landmarks_mm.csv`` and
+``test1_landmarks_mm.csv``. Labels of test images are read after all landmarks are found. With ``--tune`` the last fifth
+of the training images is tested on, of which then the labels are read.
+
+What was stopped goes on, and each result is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
+from benchmarks._runs import kept_result, print_difference
+from monai_infoaug.commands._images import images_of
+from monai_infoaug.commands.advise import advise_images
+from monai_infoaug.commands.annotate import annotate_images
+from monai_infoaug.commands.match import match_images
+from monai_infoaug.data import image_name, read_landmarks
+
+ROWS = ("template", "consensus", "annotate")
+LARGE = 5.0  # mm
+ADVISED = "advised"
+
+
+class Annotating:
+    """Results of sets of templates.
+
+    Args:
+        cases: images.
+        first: names of the templates of the first set, with which the pre-training of a seed is made.
+        minutes: of ``annotate``.
+        pixdim, origin: of the images.
+        out: folder of the results.
+    """
+
+    def __init__(
+        self, cases: Cases, first: Sequence[str], minutes: float, pixdim: float, origin: float, out: Path
+    ) -> None:
+        self.cases, self.first, self.minutes, self.out = cases, list(first), minutes, out
+        self.frame: dict[str, Any] = {"pixdim": pixdim, "origin": origin}
+
+    def __call__(self, templates: Sequence[str], seed: int) -> dict[str, Any]:
+        """Result of a set of templates and a seed: by row ``found`` (images, L, D) in mm and ``seconds``, and more."""
+        names = self._named(templates, seed)
+        about = {"templates": names, "seed": seed, "minutes": self.minutes, **self.frame, "test": len(self.cases.test)}
+        return kept_result(self._folder(templates, seed), about, partial(self._make, list(templates), names, seed))
+
+    def _folder(self, templates: Sequence[str], seed: int) -> Path:
+        return self.out / str(seed) / "+".join(templates)
+
+    def _checkpoint(self, seed: int) -> Path:
+        return self._folder(self.first, seed) / "annotated" / "stages" / "1_pretraining" / "checkpoint.pt"
+
+    def _named(self, templates: Sequence[str], seed: int) -> list[str]:
+        """The templates, those that are advised by their names."""
+        count = list(templates).count(ADVISED)
+        if not count:
+            return list(templates)
+        self(self.first, seed)  # makes the pre-training
+        settings = {name: value for name, value in self.frame.items() if name == "pixdim"}
+        place = self.out / str(seed) / "advice"
+        best = advise_images(self._checkpoint(seed), [self.cases.data], count, out=place, settings=settings, seed=seed)
+        return [name for name in templates if name != ADVISED] + [image_name(path) for path in best]
+
+    def _make(self, given: list[str], templates: list[str], seed: int) -> dict[str, Any]:
+        folder, data, table = self._folder(given, seed), self.cases.data, self.cases.table
+        paths = [path for path in images_of("data", [data]) if image_name(path) in templates]
+        seconds: dict[str, float] = {}
+        own = self.frame | {"minutes": self.minutes, "seed": seed, "out": folder / "annotated"}
+        if given != self.first:
+            first = self._folder(self.first, seed) / "annotated"
+            own |= {"checkpoint": self._checkpoint(seed), "plan": first / "plan.json"}
+        with _timed(seconds, "annotate"):
+            annotate_images([data], paths, table, **own)
+        annotate_images([data, *self.cases.test], paths, table, **own)
+        checkpoint = own.get("checkpoint", self._checkpoint(seed))
+        for name, count in (("template", 0), ("consensus", 6)):
+            with _timed(seconds, name):
+                place, settings = folder / name, {"pixdim": self.frame["pixdim"], "origin": self.frame["origin"]}
+                match_images(
+                    checkpoint, paths, table, self.cases.test, place, None, settings, consensus=count, pool=[data]
+                )
+        tables = [*sorted((folder / "annotated" / "stages").glob("*round2/found*/landmarks_mm.csv"))]
+        found = {name: read_landmarks(folder / name / "landmarks.csv").to("LPS").points for name in ROWS[:2]}
+        found["annotate"] = {name: x for file in tables for name, x in read_landmarks(file).to("LPS").points.items()}
+        names = [image_name(path) for path in self.cases.test]
+        rows = {name: [points[image].tolist() for image in names] for name, points in found.items()}
+        return {"found": rows, "seconds": seconds, **_expected(folder / "annotated" / "landmarks.csv", names)}
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Any:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def _expected(table: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Errors (images, L) that ``annotate`` expects, and what it calls absent."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = {name: [row for row in rows if row["image"] == name] for name in names}
+    expected = [[float(row["error_mm"] or "nan") for row in own[name]] for name in names]
+    return {"expected": expected, "absent": [[int(row["absent"]) for row in own[name]] for name in names]}
+
+
+def trust(errors: np.ndarray, expected: np.ndarray, absent: np.ndarray) -> dict[str, float]:
+    """How far errors can be trusted that were expected (seeds, images, L), in per cent."""
+    worst = expected.ravel().argsort()[::-1][: errors.size // 10]
+    large = errors.ravel() > LARGE
+    return {
+        "kept": 100 * float((errors <= expected).mean()),
+        "large_in_worst_tenth": 100 * float(large[worst].sum() / max(1, large.sum())),
+        "large": int(large.sum()),
+        "absent": 100 * float(absent.mean()),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make what is missing, then print the table and a JSON line."""
+    parser = common_options(__doc__.split("\n\n")[0], ["small"], "runs/annotate_landmarks")
+    parser.add_argument("--templates", default="115,125,126", help="sets of templates, see above (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of annotate (%(default)s)")
+    options = parser.parse_args(arguments)
+    start = time.perf_counter()
+    sets = [each.split("+") for each in options.templates.split(",")]
+    options.template = sets[0][0]
+    cases = Cases(options)
+    used = {name for each in sets for name in each}
+    cases.test = [path for path in cases.test if image_name(path) not in used]
+    annotating = Annotating(cases, sets[0], options.minutes, options.pixdim, options.origin, options.out / cases.folder)
+    made = {"+".join(each): [annotating(each, seed) for seed in range(options.seeds)] for each in sets}
+
+    table, differences, trusted = [], {}, {}
+    for name, results in made.items():
+        errors = {f"{name} {row}": cases.errors([result["found"][row] for result in results]) for row in ROWS}
+        seconds = {f"{name} {row}": np.mean([result["seconds"][row] for result in results]) for row in ROWS}
+        table += [summary(row, errors[row], seconds[row]) for row in errors]
+        pairs = [(f"{name} {row}", f"{name} {other}") for row, other in zip(ROWS[1:], ROWS, strict=False)]
+        differences |= {f"{row} - {other}": print_difference(row, other, errors) for row, other in pairs}
+        expected, absent = (np.array([result[kind] for result in results]) for kind in ("expected", "absent"))
+        trusted[name] = trust(errors[f"{name} annotate"], np.nan_to_num(expected, nan=0.0), absent)
+    print_table(table, "mm")
+    for name, values in trusted.items():
+        print(f"{name}: " + ", ".join(f"{kind} {value:.1f}" for kind, value in values.items()))
+    minutes = (time.perf_counter() - start) / 60
+    print_end("annotate_landmarks", options, cases, minutes, table=table, differences=differences, trust=trusted)
+
+
+if __name__ == "__main__":
+    main()

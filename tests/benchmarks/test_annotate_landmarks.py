@@ -1,0 +1,83 @@
+"""The benchmark of annotated folders on small pictures, with stand-ins for what is trained."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ignite", reason="bundles need the extra train")
+pytest.importorskip("PIL", reason="the pictures are made with Pillow")
+from benchmarks import annotate_landmarks
+from benchmarks.annotate_landmarks import main, trust
+from monai_infoaug.commands._images import images_of
+from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
+
+TRUTH = np.array([[9.0, 8.0], [20.5, 30.25]])  # of all test images
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is called. The template alone is 3 mm off, the consensus 2, and what is annotated 1."""
+    made = []
+
+    def table(path, images, error):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        names = [image_name(image) for image in images]
+        write_landmarks(path, LandmarkTable("01", {name: TRUTH + np.array([error, 0]) for name in names}, space="LPS"))
+        return names
+
+    def annotate(images, template, landmarks, out, **own):
+        made.append(("annotate", [image_name(path) for path in template], own.get("checkpoint"), own["seed"]))
+        rest = images_of("images", images)
+        for number, error in ((1, 9.0), (2, 1.0)):
+            table(out / "stages" / f"{number}_round{number}" / f"found{len(rest)}" / "landmarks_mm.csv", rest, error)
+        rows = [f"{image_name(path)},{label},{2 - i},{i}" for path in rest for i, label in enumerate("01")]
+        (out / "landmarks.csv").write_text("\n".join(["image,landmark,error_mm,absent", *rows]))
+
+    def match(checkpoint, template, landmarks, images, out, bundle, settings, consensus, pool):
+        made.append(("match", checkpoint, consensus))
+        table(out / "landmarks.csv", images, 2.0 if consensus else 3.0)
+
+    def advise(checkpoint, images, number, **own):
+        made.append(("advise", checkpoint, number))
+        return [Path("3.png"), Path("4.png")][:number]
+
+    for name, stand_in in (("annotate", annotate), ("match", match), ("advise", advise)):
+        monkeypatch.setattr(annotate_landmarks, f"{name}_images", stand_in)
+    return made
+
+
+def run(data, *more):
+    main(["--data", str(data), "--out", str(data.parent / "out"), "--pixdim", "0.5", "--origin", "0", *more])
+
+
+def test_every_set_is_annotated_once_and_printed(data, calls, capsys):
+    given = ("--templates", "1,2+3,advised+advised", "--seeds", "2")
+    run(data, *given)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    errors = {"template": 3.0, "consensus": 2.0, "annotate": 1.0}
+    sets = ("1", "2+3", "advised+advised")
+    assert [row["row"] for row in last["table"]] == [f"{name} {row}" for name in sets for row in errors]
+    assert [row["mre"] for row in last["table"]] == list(errors.values()) * 3
+    assert last["differences"]["2+3 annotate - 2+3 consensus"][0] == pytest.approx(-1)
+    assert last["trust"]["1"] == {"kept": 100.0, "large_in_worst_tenth": 0.0, "large": 0, "absent": 50.0}
+    first = data.parent / "out" / "small" / "test1"
+    own = [first / str(seed) / "1/annotated/stages/1_pretraining/checkpoint.pt" for seed in (0, 1)]
+    annotated = [call[1:] for call in calls if call[0] == "annotate"]
+    expected = [(["1"], None), (["2", "3"], "own"), (["3", "4"], "own")]
+    assert annotated[::2] == annotated[1::2]  # the training images, and then the test images, too
+    assert annotated[::2] == [(names, kept and own[seed], seed) for names, kept in expected for seed in (0, 1)]
+    assert [call[1:] for call in calls if call[0] == "advise"] == [(path, 2) for path in own]
+    assert {call[1] for call in calls if call[0] == "match"} == {*own}
+
+    calls.clear()
+    run(data, *given)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["table"] == last["table"]
+    assert {call[0] for call in calls} == {"advise"}  # which keeps what it knows itself
+
+
+def test_errors_that_were_expected():
+    errors = np.arange(20.0).reshape(1, 10, 2)
+    found = trust(errors, errors + np.where(errors < 5, -0.1, 0.1), errors > 18)
+    assert found == {"kept": 75.0, "large_in_worst_tenth": pytest.approx(100 * 2 / 14), "large": 14, "absent": 5.0}
