@@ -10,6 +10,7 @@ from monai_infoaug._grid import level_features
 
 ITERATIONS = 30  # steps of a robust fit, which has converged long before
 SLAB = 16  # cells along the first axis at a time: their differences are as large as the embedding
+AT_ONCE = 2**14  # places of the query around points that are compared
 PLACES = 2**8  # whose local maps are fitted at a time
 RIDGE = 0.05  # of the nearest matches, of which there are always some: they leave no map open
 
@@ -206,6 +207,7 @@ def compare_patches(
     offsets = torch.stack(torch.meshgrid(*[axis] * dims, indexing="ij"), dim=-1)
     patch = offsets[(slice(search, search + 2 * reach + 1),) * dims]
     gaussian = torch.exp(-2 * patch.square().sum(-1) / (reach * step) ** 2)
+    around, each = (slice(None), *[None] * dims), tuple(range(1, dims + 1))
 
     def read(level: Tensor, at: Tensor) -> Tensor:
         return level_features(level[None], at.reshape(1, -1, dims), stride).reshape(*at.shape[:-1], -1)
@@ -214,10 +216,15 @@ def compare_patches(
     # convolution, and then those that a displacement brings together are summed
     correlate = {2: conv1d, 3: conv2d}[dims]
     maps = []
-    for point, place, turn in zip(points, places, linear.expand(len(points), dims, dims), strict=True):
-        weights = gaussian[..., None] * read(salient[None], point + patch)
-        mine = weights / weights.sum() * normalize(read(template, point + patch), dim=-1)
-        its = normalize(read(query, place + offsets @ turn.T), dim=-1)
-        rows = correlate(its.movedim(-1, 1), mine.movedim(-1, 1))
-        maps.append(torch.stack([rows.diagonal(-move).sum(-1) for move in range(2 * search + 1)]))
-    return torch.stack(maps)
+    many = max(1, AT_ONCE // offsets[..., 0].numel())
+    parts = [torch.split(x, many) for x in (points, places, linear.expand(len(points), dims, dims))]
+    for some, there, turns in zip(*parts, strict=True):
+        weights = gaussian[..., None] * read(salient[None], some[around] + patch)
+        mine = weights / weights.sum(each, keepdim=True) * normalize(read(template, some[around] + patch), dim=-1)
+        turned = torch.einsum("...j,nij->n...i", offsets, turns)
+        its = normalize(read(query, there[around] + turned), dim=-1)
+        pairs = zip(its.movedim(-1, 2), mine.movedim(-1, 2), strict=True)
+        rows = torch.stack([correlate(query_rows, patch_rows) for query_rows, patch_rows in pairs])
+        moves = range(2 * search + 1)
+        maps.append(torch.stack([rows.diagonal(-move, 1, 2).sum(-1) for move in moves], dim=1))
+    return torch.cat(maps)

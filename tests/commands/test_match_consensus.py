@@ -22,7 +22,9 @@ from monai_infoaug.inferers import robust_centre, to_world
 from tests.commands.scenes import save_checkpoint, smooth
 
 POINTS = np.array([[10.0, 8.0], [20.5, 30.25], [28.0, 15.0]])
-SETTINGS = {"bundle": "landmark_pretraining", "modality": "xray", "features": [32] * 5, "working_pixdim": 0.5}
+SETTINGS = {"bundle": "landmark_pretraining", "modality": "xray", "features": [32] * 5, "working_pixdim": 0.5} | {
+    "patch_radius": 4  # which is fast
+}
 
 
 @pytest.fixture(scope="module")
