@@ -4,7 +4,7 @@ One training image, the template, has a label map, and all others have none. Row
 
 - ``copied``: the template's label map, the images' millimetres laid on each other.
 - ``unet``: the bundle segmentation, trained on the template alone with MONAI's usual changes of intensity, and turned,
-  scaled and cropped at random.
+  scaled and cropped at random, for as many steps as ``annotate`` in all of its rounds.
 - ``bspline``: the template's label map carried by B-spline registration, SimpleITK, by mutual information.
 - ``propagation``: carried by a network that has learnt from the training images without labels, as the second stage of
   ``monai-infoaug annotate --labels`` does; no training on labels.
@@ -153,22 +153,23 @@ class Rows:
         return torch.from_numpy(sitk.GetArrayFromImage(found).T.copy())[None]
 
     def _unet(self) -> Callable[[Path], torch.Tensor]:
-        return self._learn("unet", [self.template], None, 1)
+        """As many steps as all rounds of the row annotate have."""
+        return self._learn("unet", [self.template], None, 1, self.settings["rounds"] * self.settings["epochs"])
 
     def _learn(
-        self, row: str, images: Sequence[Path], carried: Path | None, rounds: int
+        self, row: str, images: Sequence[Path], carried: Path | None, rounds: int, epochs: int
     ) -> Callable[[Path], torch.Tensor]:
         """What segments an image by a network that has learnt in rounds."""
         names, sure = {path: image_name(path) for path in images}, image_name(self.template)
         folders = [self.folder / row / f"{number}_round" for number in range(1, rounds + 1)]
-        stages = [Round(folder, self._segmentation()) for folder in folders]
+        stages = [Round(folder, self._segmentation(epochs)) for folder in folders]
         learn_in_rounds(stages, names, {sure: self.data.labels[self.template]}, carried, self.data.classes)
         predict = LabelPredictor([folders[-1] / "checkpoint.pt"], self.data.classes)
         return lambda path: predict(path).labels
 
-    def _segmentation(self) -> dict[str, Any]:
+    def _segmentation(self, epochs: int) -> dict[str, Any]:
         """Settings of the bundle segmentation."""
-        own = self.data.settings | {"seed": self.seed, "num_workers": 0, "max_epochs": self.settings["epochs"]}
+        own = self.data.settings | {"seed": self.seed, "num_workers": 0, "max_epochs": epochs}
         return {name: value for name, value in own.items() if name not in ("classes", "label_bits")}
 
     @cached_property
@@ -194,7 +195,7 @@ class Rows:
         images, carried = [self.template, *pool], self.folder / "annotate" / "carried"
         names = {path: image_name(path) for path in images}
         segment_each(self._carrier, names, carried, key_of(self.pretrained / "checkpoint.pt"))
-        return self._learn("annotate", images, carried, self.settings["rounds"])
+        return self._learn("annotate", images, carried, self.settings["rounds"], self.settings["epochs"])
 
 
 def print_table(found: Mapping[str, np.ndarray], seconds: Mapping[str, float], classes: Sequence[str]) -> list[dict]:

@@ -181,6 +181,7 @@ def test_monai_loads_the_network_of_a_bundle(tmp_path, name, workflow):
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_bundle_ends_with_the_line_that_says_what_is_wrong(tmp_path):
     pytest.importorskip("fire", reason="the command line of bundles needs fire")
     pytest.importorskip("ignite", reason="bundles need ignite")

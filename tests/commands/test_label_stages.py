@@ -43,6 +43,7 @@ def trained(monkeypatch) -> list[dict]:
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [BITS, NUMBERS])
 def test_a_round_learns_from_what_the_one_before_has_found(tmp_path, images, trained, classes):
     first = next(iter(images))

@@ -115,6 +115,7 @@ def test_a_dry_run_stops_at_the_plan(folder, trained, capsys):
     assert "round" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_edited_plan_counts(folder, trained):
     run(folder, dry_run=True)
     plan = json.loads((folder / "out" / "plan.json").read_text())

@@ -38,6 +38,7 @@ def test_what_fails_says_its_last_line(tmp_path):
         run_command(tmp_path, "match", ["python", "-c", code], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
 def test_a_killed_run_takes_its_process_along(tmp_path):
     parent = (

@@ -57,6 +57,7 @@ def test_two_ranks_serve_what_one_serves():
     assert same(served(seeded()), ranks[0] | ranks[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_epoch_reaches_running_workers(context):
     dataset = seeded()

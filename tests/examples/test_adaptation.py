@@ -114,6 +114,7 @@ def test_adapts_to_another_light(given, target, bundle, guided):
     assert after > before + 0.03
 
 
+@pytest.mark.slow
 @every
 def test_classes_have_the_expected_shares_in_what_is_learnt_from(given, target, bundle):
     settings = {"align": 1.0, "class_shares": [1, 3], "max_epochs": 1, "samples_per_epoch": 16} | given[bundle]

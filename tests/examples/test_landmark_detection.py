@@ -149,6 +149,7 @@ def test_goes_on_where_it_was_stopped(folder):
     }
 
 
+@pytest.mark.slow
 def test_goes_on_longer_and_with_another_batch_size(folder):
     for number, settings in enumerate([{}, {}, {"batch_size": 2}, {"batch_size": 8}], start=1):
         flow = run(folder, "train", max_epochs=number, **settings)
