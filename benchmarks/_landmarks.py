@@ -69,6 +69,11 @@ class Cases:
             self.test = [item["image"] for item in image_datalist(self._tested[0])]
         self.folder = Path(options.budget, "tune" if options.tune else options.test)
 
+    @property
+    def tested_table(self) -> Path:
+        """Table of the test images."""
+        return self._tested[1]
+
     @cached_property
     def truth(self) -> np.ndarray:
         """Landmarks (images, L, D) of the test images, which are not read before."""

@@ -73,8 +73,7 @@ class Data:
             accepted = f"a folder {' or '.join(DATASETS)} with `images`, and `labels` or `masks`"
             raise refusal("data", f"'{folder}'", accepted)
         self.name = folder.name
-        self.settings: dict[str, Any] = dict(DATASETS[folder.name])
-        del self.settings["patch_size"]
+        self.settings = {name: value for name, value in DATASETS[folder.name].items() if name != "patch_size"}
         images = sorted((folder / "images").iterdir())
         self.test = images[3::4]
         self.train = [image for image in images if image not in self.test]

@@ -12,6 +12,9 @@ templates, side by side, by the errors on the same test images:
 Templates are names of training images, several of one set joined by ``+``; ``advised`` is the one that ``advise``
 names, ``advised+advised`` the first two. The pre-training of a seed does not depend on templates, and serves all sets.
 
+With ``--advice`` it says, too, what the advice is worth: each test image is a template for matches in the others. Of 16
+drawn candidates, the one that ``advise`` names is compared with the best one, and with one drawn at random.
+
 The folder has images in ``train`` and ``test1`` (or another ``--test``), and ``train_landmarks_mm.csv`` and
 ``test1_landmarks_mm.csv``. Labels of test images are read after all landmarks are found. With ``--tune`` the last fifth
 of the training images is tested on, of which then the labels are read.
@@ -30,17 +33,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
 from benchmarks._runs import kept_result, print_difference
+from monai_infoaug.commands import advise
+from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import images_of
 from monai_infoaug.commands.advise import advise_images
 from monai_infoaug.commands.annotate import annotate_images
 from monai_infoaug.commands.match import match_images
 from monai_infoaug.data import image_name, read_landmarks
+from monai_infoaug.inferers import to_world
 
 ROWS = ("template", "consensus", "annotate")
 LARGE = 5.0  # mm
+CANDIDATES, DRAWS = 16, 1000  # that one is advised of, and how often they are drawn
 ADVISED = "advised"
 
 
@@ -83,6 +91,30 @@ class Annotating:
         place = self.out / str(seed) / "advice"
         best = advise_images(self._checkpoint(seed), [self.cases.data], count, out=place, settings=settings, seed=seed)
         return [name for name in templates if name != ADVISED] + [image_name(path) for path in best]
+
+    def advice(self, seed: int) -> dict[str, Any]:
+        """Error (candidates,) in mm of the matches of each test image in the others, and its ``rating`` by advise."""
+        self(self.first, seed)
+        about = {"seed": seed, **self.frame, "test": len(self.cases.test)}
+        return kept_result(self.out / str(seed) / "worth_of_advice", about, partial(self._rated, seed))
+
+    def _rated(self, seed: int) -> dict[str, Any]:
+        embedder, table = Embedder(self._checkpoint(seed), settings=self.frame), self.cases.tested_table
+        asked, _ = advise.ask(embedder, map(Path, np.random.default_rng(seed).permutation(self.cases.train).tolist()))
+        images = {path: embedder.read(path) for path in self.cases.test}
+        levels = {path: embedder.embed(image) for path, image in images.items()}
+        errors, ratings = [], []
+        for path in tqdm(self.cases.test, "templates", disable=None):
+            template = embedder.annotated(path, table)
+            others = [other for other in images if other != path]
+            found = [
+                embedder.search(template.levels, template.points, levels[each], images[each])[0] for each in others
+            ]
+            world = [to_world(points, images[each])[0].numpy() for points, each in zip(found, others, strict=True)]
+            truth = [self.cases.truth[self.cases.test.index(each)] for each in others]
+            errors.append(float(np.linalg.norm(np.array(world) - np.array(truth), axis=-1).mean()))
+            ratings.append(float(np.mean(advise.rate(embedder, Path(path), asked).scores)))
+        return {"errors": errors, "ratings": ratings}
 
     def _make(self, given: list[str], templates: list[str], seed: int) -> dict[str, Any]:
         folder, data, table = self._folder(given, seed), self.cases.data, self.cases.table
@@ -138,11 +170,28 @@ def trust(errors: np.ndarray, expected: np.ndarray, absent: np.ndarray) -> dict[
     }
 
 
+def worth_of_advice(errors: np.ndarray, ratings: np.ndarray) -> dict[str, float]:
+    """How much worse than the best of some candidates the advised one is, and a random one, in mm, on average."""
+    generator, count = np.random.default_rng(0), min(CANDIDATES, len(errors))
+    drawn = np.array([generator.permutation(len(errors))[:count] for _ in range(DRAWS)])
+    best = errors[drawn].min(1)
+    advised = errors[np.take_along_axis(drawn, ratings[drawn].argmax(1)[:, None], 1)[:, 0]]
+    order = [np.argsort(np.argsort(values)) for values in (-errors, ratings)]
+    return {
+        "candidates": count,
+        "mean": float(errors.mean()),
+        "advised_above_best": float((advised - best).mean()),
+        "random_above_best": float((errors[drawn].mean(1) - best).mean()),
+        "rank_correlation": float(np.corrcoef(*order)[0, 1]),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is missing, then print the table and a JSON line."""
     parser = common_options(__doc__.split("\n\n")[0], ["small"], "runs/annotate_landmarks")
     parser.add_argument("--templates", default="115,125,126", help="sets of templates, see above (%(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="of annotate (%(default)s)")
+    parser.add_argument("--advice", action="store_true", help="say what the advice is worth, too")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     sets = [each.split("+") for each in options.templates.split(",")]
@@ -165,8 +214,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_table(table, "mm")
     for name, values in trusted.items():
         print(f"{name}: " + ", ".join(f"{kind} {value:.1f}" for kind, value in values.items()))
+    advice = []
+    for seed in range(options.seeds if options.advice else 0):
+        made_of = annotating.advice(seed)
+        advice.append(worth_of_advice(np.array(made_of["errors"]), np.array(made_of["ratings"])))
+        print(f"advice, seed {seed}: " + ", ".join(f"{kind} {value:.2f}" for kind, value in advice[-1].items()))
     minutes = (time.perf_counter() - start) / 60
-    print_end("annotate_landmarks", options, cases, minutes, table=table, differences=differences, trust=trusted)
+    results = {"table": table, "differences": differences, "trust": trusted, "advice": advice}
+    print_end("annotate_landmarks", options, cases, minutes, **results)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def advise_images(
     keep_freed_memory()
     order = [paths[i] for i in np.random.default_rng(seed).permutation(len(paths))]
     order = [path for path in order if not any(is_same(template, path) for template in annotated)]
-    asked, failed = _ask(embedder, order)
+    asked, failed = ask(embedder, order)
     ahead = [path for path in order if path not in failed]
     ahead.sort(key=lambda path: any(path == each.path for each in asked))  # those that are not asked come first
     files = [stamp_of(each.path) for each in asked]
@@ -175,7 +175,7 @@ def _pretrained(
         bar.close()
 
 
-def _ask(embedder: Embedder, paths: Iterable[Path]) -> tuple[list[Embedded], set[Path]]:
+def ask(embedder: Embedder, paths: Iterable[Path]) -> tuple[list[Embedded], set[Path]]:
     """The first images that can be embedded, as many as are asked, and those that cannot."""
     asked, failed = list[Embedded](), set[Path]()
     for path in paths:
@@ -214,7 +214,7 @@ def _rate_all(
                 known = {"advice": key, "image": os.path.abspath(path), "stamp": stamp_of(path)}
                 record = before.get((known["image"], str(known["stamp"])))
                 if record is None:
-                    record = known | vars(_rate(embedder, path, asked))
+                    record = known | vars(rate(embedder, path, asked))
                     ledger.note(record)
                 rated[path] = Rating(record["scores"], record["returned"])
                 bar.update()
@@ -225,7 +225,7 @@ def _rate_all(
     return rated
 
 
-def _rate(embedder: Embedder, path: Path, asked: Sequence[Embedded]) -> Rating:
+def rate(embedder: Embedder, path: Path, asked: Sequence[Embedded]) -> Rating:
     """Search the points of an image in those that are asked, and back."""
     image = embedder.read(path)
     levels = embedder.embed(image)

@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("matplotlib", reason="it draws")
+from benchmarks import adaptation
 from benchmarks.adaptation import change_acquisition, main, reliability
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 
@@ -40,6 +41,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def three_folds(monkeypatch):
+    monkeypatch.setattr(adaptation, "FOLDS", 3)
+
+
 def run(folder, *more, **settings):
     changed = [f"{name}={json.dumps(value)}" for name, value in (SMALL | settings).items()]
     there = ["--data", str(folder / "fundus"), "--out", str(folder / "out"), "--jobs", "1", "--epochs", "1", "1"]
@@ -54,10 +60,10 @@ def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
     kept = folder / "out" / "fundus" / "small"
     values = {}
     for row in last["table"]:
-        folds = [json.loads((kept / row["row"] / "0" / f"{fold}" / "result.json").read_text()) for fold in range(5)]
+        folds = [json.loads((kept / row["row"] / "0" / f"{fold}" / "result.json").read_text()) for fold in range(3)]
         dice = {name: value for each in folds for name, value in each["dice"].items()}
         assert sorted(dice) == [f"{n}" for n in range(7)]
-        assert [len(each["dice"]) for each in folds] == [2, 2, 1, 1, 1]
+        assert [len(each["dice"]) for each in folds] == [3, 2, 2]
         values[row["row"]] = np.array([dice[name] for name in sorted(dice)])
         assert row["dice"] == pytest.approx(values[row["row"]].mean(), abs=1e-4)
         assert list(row["by_region"].values()) == pytest.approx(values[row["row"]].mean(0), abs=1e-4)
@@ -100,7 +106,7 @@ def test_every_row_is_made_once_and_reported_on_each_image_once(folder, capsys):
 def test_no_row_but_the_oracle_sees_the_fold_it_reports_on_or_a_label_of_the_target(folder):
     run(folder, "--rows", "source")
     images = folder / "out" / "fundus" / "small" / "images"
-    for fold in range(5):
+    for fold in range(3):
         learn, test = ({path.name for path in (images / f"fold{fold}_{part}").iterdir()} for part in ("learn", "test"))
         assert not learn & test
         assert len(learn | test) == 7
@@ -114,7 +120,7 @@ def test_no_row_but_the_oracle_sees_the_fold_it_reports_on_or_a_label_of_the_tar
 
 def test_no_training_is_begun_when_time_is_over(folder, capsys):
     run(folder, "--rows", "source,oracle", "--minutes", "0")
-    assert "Complete: 0 of 5 folds. Run the same command again" in capsys.readouterr().out
+    assert "Complete: 0 of 3 folds. Run the same command again" in capsys.readouterr().out
     assert not list(folder.rglob("oracle/**/checkpoint.pt"))
 
 

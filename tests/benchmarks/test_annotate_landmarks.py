@@ -1,6 +1,7 @@
 """The benchmark of annotated folders on small pictures, with stand-ins for what is trained."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("PIL", reason="the pictures are made with Pillow")
 from benchmarks import annotate_landmarks
-from benchmarks.annotate_landmarks import main, trust
+from benchmarks.annotate_landmarks import main, trust, worth_of_advice
+from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands._images import images_of
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
+from tests.commands.scenes import save_checkpoint
 
 TRUTH = np.array([[9.0, 8.0], [20.5, 30.25]])  # of all test images
 
@@ -75,6 +78,40 @@ def test_every_set_is_annotated_once_and_printed(data, calls, capsys):
     run(data, *given)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["table"] == last["table"]
     assert {call[0] for call in calls} == {"advise"}  # which keeps what it knows itself
+
+
+def test_the_worth_of_advice_is_that_of_matches_between_test_images(data, calls, capsys, monkeypatch):
+    for name in "56":  # further test images, as good as the others
+        shutil.copy(data / "test1" / "7.png", data / "test1" / f"{name}.png")
+    write_landmarks(data / "test1_landmarks_mm.csv", LandmarkTable("01", dict.fromkeys("5678", TRUTH)))
+    settings = {"bundle": "landmark_pretraining", "modality": "xray", "features": [8] * 5, "working_pixdim": 0.5}
+    usual = annotate_landmarks.annotate_images
+
+    def annotate(images, template, landmarks, out, **own):
+        usual(images, template, landmarks, out, **own)
+        place = out / "stages" / "1_pretraining" / "checkpoint.pt"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(place, find_bundle("landmark_pretraining"), settings | {"patch_radius": 4})
+
+    monkeypatch.setattr(annotate_landmarks, "annotate_images", annotate)
+    run(data, "--templates", "1", "--seeds", "1", "--advice")
+    (worth,) = json.loads(capsys.readouterr().out.splitlines()[-1])["advice"]
+    kept = json.loads((data.parent / "out" / "small" / "test1" / "0" / "worth_of_advice" / "result.json").read_text())
+    errors = np.array(kept["errors"])  # of 5, 6, 7, and 8, which alone is another picture
+    assert errors[3] > errors[:3].max()
+    assert worth["candidates"] == 4
+    assert worth["mean"] == pytest.approx(errors.mean())
+    assert worth["random_above_best"] == pytest.approx(errors.mean() - errors.min(), abs=1e-6)
+
+
+def test_the_best_of_those_that_are_drawn_has_nothing_above_it():
+    errors = np.random.default_rng(0).random(30)
+    worth = worth_of_advice(errors, -errors)
+    assert worth["advised_above_best"] == 0
+    assert worth["rank_correlation"] == pytest.approx(1)
+    best = np.mean([np.random.default_rng(i).permutation(errors)[:16].min() for i in range(2000)])
+    assert worth["random_above_best"] == pytest.approx(errors.mean() - best, abs=0.02)
+    assert worth_of_advice(errors, errors)["advised_above_best"] > 0.7
 
 
 def test_errors_that_were_expected():

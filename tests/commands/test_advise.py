@@ -61,8 +61,8 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 @pytest.fixture
 def rated(monkeypatch) -> list[str]:
     """Names of the images that were really rated."""
-    names, usual = [], command._rate
-    monkeypatch.setattr(command, "_rate", lambda e, path, asked: names.append(path.stem) or usual(e, path, asked))
+    names, usual = [], command.rate
+    monkeypatch.setattr(command, "rate", lambda e, path, asked: names.append(path.stem) or usual(e, path, asked))
     return names
 
 
@@ -128,7 +128,7 @@ def test_with_templates_the_next_one_is_advised_by_their_landmarks(checkpoint, f
 
 
 def test_a_second_run_goes_on(checkpoint, folder, rated, monkeypatch):
-    usual = command._rate
+    usual = command.rate
 
     def stop(embedder, path, asked):
         if len(rated) == 2:
@@ -136,7 +136,7 @@ def test_a_second_run_goes_on(checkpoint, folder, rated, monkeypatch):
         return usual(embedder, path, asked)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_rate", stop)
+        patch.setattr(command, "rate", stop)
         with pytest.raises(KeyboardInterrupt):
             run(checkpoint, folder)
     before = list(rated)
@@ -154,14 +154,14 @@ def test_a_second_run_goes_on(checkpoint, folder, rated, monkeypatch):
 def test_of_many_images_some_are_drawn_and_others_asked(checkpoint, folder, rated, monkeypatch):
     monkeypatch.setattr(command, "CANDIDATES", 2)
     monkeypatch.setattr(command, "ASKED", 2)
-    asked, usual = [], command._ask
+    asked, usual = [], command.ask
 
     def noted(embedder, paths):
         found = usual(embedder, paths)
         asked.extend(each.path.stem for each in found[0])
         return found
 
-    monkeypatch.setattr(command, "_ask", noted)
+    monkeypatch.setattr(command, "ask", noted)
     drawn = set()
     for seed in (0, 0, 1, 2):
         asked.clear()
