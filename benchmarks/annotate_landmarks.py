@@ -48,6 +48,7 @@ from monai_infoaug.inferers import to_world
 
 ROWS = ("template", "consensus", "annotate")
 LARGE = 5.0  # mm
+CONSENSUS = 12  # images, as annotate plans
 CANDIDATES, DRAWS = 16, 1000  # that one is advised of, and how often they are drawn
 ADVISED = "advised"
 
@@ -128,7 +129,7 @@ class Annotating:
             annotate_images([data], paths, table, **own)
         annotate_images([data, *self.cases.test], paths, table, **own)
         checkpoint = own.get("checkpoint", self._checkpoint(seed))
-        for name, count in (("template", 0), ("consensus", 6)):
+        for name, count in (("template", 0), ("consensus", CONSENSUS)):
             with _timed(seconds, name):
                 place, settings = folder / name, {"pixdim": self.frame["pixdim"], "origin": self.frame["origin"]}
                 match_images(

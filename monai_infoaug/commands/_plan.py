@@ -65,7 +65,7 @@ class Plan:
     minutes: float
     device: str
     seed: int
-    consensus: int = 6
+    consensus: int = 12
     pool: int = 150
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
