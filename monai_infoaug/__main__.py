@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from monai_infoaug._console import leave_console, say
+from monai_infoaug._console import Failure, leave_console, say
 from monai_infoaug.commands._arguments import make_parser
 
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return globals()[args.command](args) or 0  # the function of that name
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split()) or "out of memory"
-        if isinstance(error, RuntimeError) and "memory" not in what:
+        if isinstance(error, RuntimeError) and not isinstance(error, Failure) and "memory" not in what:
             raise
         say(f"monai-infoaug {args.command}: {what}", sys.stderr)
         return 2

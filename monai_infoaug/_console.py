@@ -8,6 +8,10 @@ from contextlib import suppress
 from typing import TextIO
 
 
+class Failure(RuntimeError):
+    """A program that this one has run has failed: a line for the user, who is told where the rest of it is."""
+
+
 def printable(text: str, encoding: str = "utf-8") -> str:
     r"""A text with escapes for what an encoding lacks; names of files need not be Unicode.
 

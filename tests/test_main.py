@@ -12,6 +12,7 @@ import pytest
 import monai_infoaug
 from monai_infoaug import __main__ as command_line
 from monai_infoaug.__main__ import main, require_extra
+from monai_infoaug._console import Failure
 from monai_infoaug.bundles import find_bundle
 
 MATCH = ["match", "--checkpoint", "c.pt", "--template", "t.png", "--landmarks", "t.csv", "images"]
@@ -79,7 +80,10 @@ def test_require_extra_accepts_what_is_there():
     require_extra("any", "json", "csv")
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (ValueError("a\nb"), 2), (OSError("a"), 2)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (ValueError("a\nb"), 2), (OSError("a"), 2), (Failure("a stage ended with: b"), 2)],
+)
 def test_exit_status(error, status, monkeypatch, capsys):
     def fail(args):
         raise error
@@ -89,12 +93,13 @@ def test_exit_status(error, status, monkeypatch, capsys):
     assert capsys.readouterr().err.count("\n") == (status == 2)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+@pytest.mark.parametrize("error", [AssertionError("bug"), RuntimeError("shapes")])
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, error):
     def fail(args):
-        raise AssertionError("bug")
+        raise error
 
     monkeypatch.setattr(command_line, "demo", fail)
-    with pytest.raises(AssertionError):
+    with pytest.raises(type(error)):
         main(["demo"])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from monai_infoaug._console import Failure
 from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug.commands._annotated import Annotation
 from monai_infoaug.commands._plan import Plan
@@ -130,7 +131,7 @@ class LandmarkStages:
         run_command(folder, "match", command, folder, self._progress("matching"), share, accepted=(0, 1))
         rows = list(csv.DictReader(summary.read_text(encoding="utf-8").splitlines())) if summary.exists() else []
         if {row["image"] for row in rows} < {*sought}:  # an image may fail, but not what all of them share
-            raise RuntimeError(f"`match.sh` in '{folder}' ended with: {last_line(folder / 'match.log')}")
+            raise Failure(f"`match.sh` in '{folder}' ended with: {last_line(folder / 'match.log')}")
         self.bar("matching", 1.0)
         found = {record["name"]: Match.from_json(record) for record in ledger.records() if "match" in record}
         return {row["image"]: found[row["image"]] for row in rows if not row["failure"]}

@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from monai_infoaug._console import Failure
 from monai_infoaug._files import digest_of, write_whole
 from monai_infoaug._require import refusal
 from monai_infoaug.bundles import copy_bundle
@@ -169,7 +170,7 @@ def run_command(
             if progress is not None and done is not None:
                 progress(done)
     if process.returncode not in accepted:
-        raise RuntimeError(f"`{name}.sh` in '{folder}' ended with: {last_line(log)}; '{log}' has all of it.")
+        raise Failure(f"`{name}.sh` in '{folder}' ended with: {last_line(log)}; '{log}' has all of it.")
 
 
 def _content(file: Path) -> Any:

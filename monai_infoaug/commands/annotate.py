@@ -221,7 +221,7 @@ def _run(
     images = link_images(survey.names, folder / "images")
     bar = StagesBar({name: 60 * stage["minutes"] for name, stage in plan.stages.items()})
     try:
-        trained = pretrained(plan, images, bar) if checkpoint is None else Path(checkpoint)
+        trained = pretrained(plan, images, bar) if checkpoint is None else Path(os.path.abspath(checkpoint))
         given = {"pixdim": plan.pixdim, "origin": plan.origin}
         embedder = Embedder(trained, settings=given, device=plan.device)
         found = LandmarkStages(plan, survey, images, known, words, bar).run(trained) if known else None

@@ -259,10 +259,11 @@ def test_what_was_not_planned_is_refused_before_anything_is_computed(runs, folde
     assert runs == []
 
 
-def test_a_checkpoint_takes_the_place_of_pre_training(runs, folder, capsys):
+def test_a_checkpoint_takes_the_place_of_pre_training(runs, folder, capsys, monkeypatch):
     annotate(folder)
     runs.clear()
-    trained = folder / "out" / "stages" / "1_pretraining" / "checkpoint.pt"
+    monkeypatch.chdir(folder)  # the stages run elsewhere
+    trained = "out/stages/1_pretraining/checkpoint.pt"
     annotate(folder, out=folder / "again", checkpoint=trained)
     assert runs[0] == "2_matching match"
     plan = json.loads((folder / "again" / "plan.json").read_text())
