@@ -315,7 +315,7 @@ def draw_reviewed(reviewed: Reviewed, labels: Sequence[str], classes: Mapping[in
     picture = picture_of(reviewed, classes)
     errors = np.full(len(labels), np.nan) if reviewed.errors is None else reviewed.errors
     low = errors > limit
-    texts = [name + ("" if np.isnan(error) else f" {error:.1f}") for name, error in zip(labels, errors, strict=True)]
+    texts = [name + ("" if np.isnan(error) else f": {error:.1f}") for name, error in zip(labels, errors, strict=True)]
     for name, confidence in zip(classes.values(), picture.confidence, strict=True):
         texts.append(name + ("" if confidence is None else f" {confidence:.2f}"))
     each = [i for i, marks in enumerate(picture.marks) for _ in marks]

@@ -341,8 +341,8 @@ def test_a_picture_is_drawn_beside_each_image(tmp_path):
     assert np.unravel_index(shown.argmax(), shown.shape) == (30, 22)
     assert overlay.shape == (40, 60, 4)
     assert {text.get_text(): text.get_color() for text in axes.texts} == {
-        "$a_1$ 1.0": "lime",
-        "b 9.0": "yellow",
+        "$a_1$: 1.0": "lime",
+        "b: 9.0": "yellow",
         "spleen 0.66": "#" + COLOURS[1],
     }
     title = figure._suptitle.get_text()
