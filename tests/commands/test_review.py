@@ -365,7 +365,7 @@ def test_a_volume_is_drawn_through_each_landmark(tmp_path):
     for x, y in np.rint(marks).astype(int):
         assert shown[y, x] > 0.9
     assert figure._suptitle.get_text() == "001; annotated by hand"
-    assert [text.get_text() for text in axes.texts] == ["L0 1.0", "L1 1.0"]
+    assert [text.get_text() for text in axes.texts] == ["L0: 1.0", "L1: 1.0"]
     figure.savefig(tmp_path / "a.png")
 
 
