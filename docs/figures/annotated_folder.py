@@ -1,4 +1,4 @@
-"""The pictures of docs/howto/annotate.md: ``python docs/figures/annotated_folder.py DIR``, a quarter of an hour on two cores.
+"""The pictures of docs/howto/annotate.md: ``python docs/figures/annotated_folder.py DIR``, a quarter of an hour.
 
 DIR gets a folder of 30 made-up patients: sagittal slices of the MNI152 T1 template, each turned, deformed and exposed
 in its own way, as PNG files with 1 mm a pixel. On one of them six points are annotated. Then come the commands of the

@@ -57,7 +57,7 @@ def annotate_images(
     come the stages, each in a folder of its own below ``stages``, where the exact commands of bundles are. First
     pre-training without labels. For landmarks then matching of the templates, with a consensus of images that match
     well; in 2D two rounds of a detector, the first one trained on the matches, the second one on what the first one has
-    found; and prediction. For label maps, those of the templates are carried to all images, and two rounds of a
+    found; and prediction. For label maps, those of the templates are carried to all images; in 3D two rounds of a
     segmentation network learn from them. ``out`` gets for each image ``NAME.mrk.json`` for 3D Slicer, ``NAME.nii.gz``
     on the image's own grid, and a picture ``NAME.png``, and over all ``landmarks.csv``, ``classes.json`` and the page
     ``review.html``, on which the images that need a look come first.
@@ -245,23 +245,26 @@ def _segment(
     classes: Classes,
     bar: StagesBar,
 ) -> LabelMaps:
-    """Carry the label maps of the templates to all images, and learn from them."""
+    """Carry the label maps of the templates to all images, and learn from them, if the plan has rounds for that."""
     places = {name: folder / f"{number}_{name}" for number, name in enumerate(plan.stages, 1)}
     given = {"pixdim": plan.pixdim, "origin": plan.origin}
     tell = partial(bar, "carrying")
-    carry_labels_to(places["carrying"], checkpoint, survey.names, sure, classes, given, plan.device, tell)
+    found, failures = carry_labels_to(
+        places["carrying"], checkpoint, survey.names, sure, classes, given, plan.device, tell
+    )
     stages = {name: stage for name, stage in plan.stages.items() if stage["bundle"] == "segmentation"}
     rounds = [Round(places[name], stage["settings"]) for name, stage in stages.items()]
-    found, failures = learn_in_rounds(
-        rounds,
-        survey.names,
-        sure,
-        places["carrying"],
-        classes,
-        plan.pool,
-        plan.device,
-        lambda stage, share: bar(stage.partition("_")[2], share),
-    )
+    if rounds:
+        found, failures = learn_in_rounds(
+            rounds,
+            survey.names,
+            sure,
+            places["carrying"],
+            classes,
+            plan.pool,
+            plan.device,
+            lambda stage, share: bar(stage.partition("_")[2], share),
+        )
     for path, why in failures.items():
         warn(f"{path}: {why}")
-    return LabelMaps(rounds[-1].folder, classes, found, sure)
+    return LabelMaps(rounds[-1].folder if rounds else places["carrying"], classes, found, sure)

@@ -18,6 +18,7 @@ from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands import _label_stages, _landmark_stages, _plan, _stages
 from monai_infoaug.commands._label_files import read_labels
+from monai_infoaug.commands._label_plan import segmentation_settings
 from monai_infoaug.commands.annotate import annotate_images
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 from tests.commands.labelled_scenes import NUMBERS, TINY, annotated, scene, stages_in_process, truth
@@ -187,7 +188,8 @@ def test_markups_of_a_volume_are_where_its_affine_says(runs, folder):
 
 
 @pytest.mark.slow
-def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rounds", [False, True])
+def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch, rounds):
     """One picture of a square and a bar is annotated, four more are not."""
     trained: list[dict] = []
     monkeypatch.setattr(_label_stages, "run_stage", stages_in_process(trained, **TINY))
@@ -198,9 +200,18 @@ def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch):
     given = annotated(tmp_path / "mine.png", paths[0], NUMBERS)
     write_landmarks(tmp_path / "table.csv", LandmarkTable(["p"], {"0": [[5.0, 6.0]]}))
     options = {"pixdim": 0.5, "minutes": 5, "names": ["square", "bar"], "out": tmp_path / "out"}
+    if rounds:  # which are not planned for planes
+        annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", labels=given, dry_run=True, **options)
+        plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+        own = segmentation_settings({"modality": "xray", "pixdim": 0.5}, [20.0, 18.0], [0.5, 0.5])
+        learnt = {"bundle": "segmentation", "settings": own | {"max_epochs": 2}, "minutes": 1}
+        plan["stages"] |= dict.fromkeys(("segmentation1", "segmentation2"), learnt)
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        options["plan"] = tmp_path / "plan.json"
     annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", labels=given, **options)
     stages = {path.name for path in (tmp_path / "out" / "stages").iterdir() if path.is_dir()}
-    assert stages >= {"1_pretraining", "2_matching", "4_round2", "6_carrying", "7_segmentation1", "8_segmentation2"}
+    assert stages >= {"1_pretraining", "2_matching", "4_round2", "6_carrying"}
+    assert (stages >= {"7_segmentation1", "8_segmentation2"}) == rounds
     for path in paths:
         found = read_labels(tmp_path / "out" / f"{path.stem}.nii.gz")
         assert found.shape == (1, 40, 36)
@@ -211,7 +222,7 @@ def test_label_maps_beside_landmarks(runs, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "classes.json").read_text())["classes"] == {"square": 4, "bar": 9}
     page = (tmp_path / "out" / "review.html").read_text()
     assert "square" in page
-    assert [len(settings["items"]) for settings in trained] == [5, 5]
+    assert [len(settings["items"]) for settings in trained] == [5, 5] * rounds
     before = len(trained), len(runs)
     annotate_images([tmp_path / "images"], paths[0], tmp_path / "table.csv", labels=given, **options)
     assert (len(trained), len(runs) - 1) == before  # but for `match`, which looks
