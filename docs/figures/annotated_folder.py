@@ -24,6 +24,7 @@ from monai.transforms import (
     RandGaussianNoised,
     ScaleIntensityRanged,
 )
+from PIL import Image
 
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 
@@ -97,14 +98,22 @@ def main(place: Path) -> None:
     others = [name for name in truth.points if name != TEMPLATE]
     errors = np.array([np.linalg.norm(found.points[name] - truth.points[name], axis=1) for name in others])
     print(f"{errors.mean():.2f} mm mean, {np.median(errors):.2f} median, {100 * (errors < 2).mean():.0f} % within 2 mm")
-    PICTURES.mkdir(exist_ok=True)
-    shutil.copy(advice / "advice.png", PICTURES)
-    shutil.copy(out / "patient07.png", PICTURES / "annotated.png")
+    keep(advice / "advice.png", "advice")
+    keep(out / "patient07.png", "annotated")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is not None:
-        screen = [f"--screenshot={PICTURES / 'review.png'}", "--window-size=1100,760", "--hide-scrollbars"]
+        screen = [f"--screenshot={place / 'review.png'}", "--window-size=1100,760", "--hide-scrollbars"]
         run = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", *screen]
         subprocess.run([*run, (out / "review.html").resolve().as_uri()], check=True)
+        keep(place / "review.png", "review")
+
+
+def keep(picture: Path, name: str) -> None:
+    """Put a picture beside the page, small enough for it."""
+    image = Image.open(picture).convert("RGB")
+    image.thumbnail((900, 900))
+    PICTURES.mkdir(exist_ok=True)
+    image.quantize(128).save(PICTURES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

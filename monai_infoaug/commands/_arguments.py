@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+from contextlib import suppress
 from typing import Any
 
 from monai_infoaug import __version__
 
 
 def plain(text: str) -> Any:
-    """A value on the command line: JSON, or else the text itself."""
-    try:
+    """A value on the command line: JSON, numbers as Python writes them, or else the text itself.
+
+    Example:
+        >>> plain("[0.3, 0.5]"), plain(".3"), plain("[.3,1.]"), plain("images")
+        ([0.3, 0.5], 0.3, [0.3, 1.0], 'images')
+    """
+    with suppress(ValueError):
         return json.loads(text)
-    except ValueError:
-        return text
+    with suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+        if all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value])):
+            return value
+    return text
 
 
 def setting(text: str) -> tuple[str, Any]:

@@ -12,7 +12,7 @@ from monai.transforms import Orientation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLUMNS, SIDE = 4, 3.0  # images in a row, and inches of one
+COLUMNS, SIDE = 4, 3.0  # images in a row, and inches that one is wide
 PIXELS = 400  # along the longest side of an image, about
 
 
@@ -26,15 +26,16 @@ def draw_sheet(images: Sequence[MetaTensor], captions: Sequence[str], framed: in
     """
     from matplotlib.figure import Figure
 
+    pictures = [_picture(image) for image in images]
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(SIDE * columns, (SIDE + 0.3) * rows), layout="constrained")
+    height = SIDE * min(2.0, max(picture.shape[0] / picture.shape[1] for picture in pictures))
+    figure = Figure(figsize=(SIDE * columns, (height + 0.3) * rows), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in cells[len(images) :]:
         axes.axis("off")
-    for place, (axes, image, caption) in enumerate(zip(cells, images, captions, strict=False)):
-        pixels = _picture(image)
-        axes.imshow(pixels, cmap="gray", origin="upper")
+    for place, (axes, picture, caption) in enumerate(zip(cells, pictures, captions, strict=False)):
+        axes.imshow(picture, cmap="gray", origin="upper")
         axes.set_title(caption, fontsize=9, parse_math=False)
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
