@@ -49,6 +49,7 @@ from monai.transforms import (
     ScaleIntensity,
 )
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from benchmarks._runs import alone, bundle_config, own_megabytes
 from benchmarks.pixel_sup_con import PEER, loss_of, pixels
@@ -221,7 +222,8 @@ def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001
 
     def ways(size: int, landmarks: int) -> Ways:
         generator = torch.Generator().manual_seed(0)
-        levels = [torch.randn(1, f, *[size // s] * 3, generator=generator) for s, f in ((1, 8), (4, 16))]
+        drawn = [torch.randn(1, f, *[size // s] * 3, generator=generator) for s, f in ((1, 8), (4, 16))]
+        levels = [normalize(level, dim=1) for level in drawn]  # as the networks' are
         points = (size - 1) * torch.rand(1, landmarks, 3, generator=generator)
         find = partial(match_points, levels, points, levels, (1, 4), (size,) * 3)
         return {"ours": find, "all maps at once": partial(find, chunk=landmarks)}
