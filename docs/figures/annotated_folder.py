@@ -113,7 +113,9 @@ def keep(picture: Path, name: str) -> None:
     image = Image.open(picture).convert("RGB")
     image.thumbnail((900, 900))
     PICTURES.mkdir(exist_ok=True)
-    image.quantize(128).save(PICTURES / f"{name}.png", optimize=True)
+    image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        PICTURES / f"{name}.png", optimize=True
+    )
 
 
 if __name__ == "__main__":
