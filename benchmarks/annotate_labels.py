@@ -9,7 +9,7 @@ One training image, the template, has a label map, and all others have none. Row
 - ``propagation``: carried by a network that has learnt from the training images without labels, as the second stage of
   ``monai-infoaug annotate --labels`` does; no training on labels.
 - ``annotate``: rounds of the bundle segmentation on the template's label map and those that were carried to training
-  images, as the stages after it do.
+  images, as the stages after it do in volumes.
 
 The folder has ``images`` and ``labels`` (or ``masks``). Every fourth case is for testing; no network sees its image,
 and no label but the templates' is read in training. The pre-training of a seed serves all templates.

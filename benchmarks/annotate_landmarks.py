@@ -26,21 +26,22 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from benchmarks._landmarks import Cases, common_options, print_end, print_table, summary
 from benchmarks._runs import kept_result, print_difference
-from monai_infoaug.commands import advise
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import images_of
-from monai_infoaug.commands.advise import advise_images
+from monai_infoaug.commands._plan import Plan
+from monai_infoaug.commands.advise import advise_images, ask, rate
 from monai_infoaug.commands.annotate import annotate_images
 from monai_infoaug.commands.match import match_images
 from monai_infoaug.data import image_name, read_landmarks
@@ -48,7 +49,6 @@ from monai_infoaug.inferers import to_world
 
 ROWS = ("template", "consensus", "annotate")
 LARGE = 5.0  # mm
-CONSENSUS = 12  # images, as annotate plans
 CANDIDATES, DRAWS = 16, 1000  # that one is advised of, and how often they are drawn
 ADVISED = "advised"
 
@@ -88,9 +88,8 @@ class Annotating:
         if not count:
             return list(templates)
         self(self.first, seed)  # makes the pre-training
-        settings = {name: value for name, value in self.frame.items() if name == "pixdim"}
-        place = self.out / str(seed) / "advice"
-        best = advise_images(self._checkpoint(seed), [self.cases.data], count, out=place, settings=settings, seed=seed)
+        given = {"out": self.out / str(seed) / "advice", "settings": self.frame, "seed": seed}
+        best = advise_images(self._checkpoint(seed), [self.cases.data], count, **given)
         return [name for name in templates if name != ADVISED] + [image_name(path) for path in best]
 
     def advice(self, seed: int) -> dict[str, Any]:
@@ -101,41 +100,36 @@ class Annotating:
 
     def _rated(self, seed: int) -> dict[str, Any]:
         embedder, table = Embedder(self._checkpoint(seed), settings=self.frame), self.cases.tested_table
-        asked, _ = advise.ask(embedder, map(Path, np.random.default_rng(seed).permutation(self.cases.train).tolist()))
-        images = {path: embedder.read(path) for path in self.cases.test}
-        levels = {path: embedder.embed(image) for path, image in images.items()}
+        asked, _ = ask(embedder, map(Path, np.random.default_rng(seed).permutation(self.cases.train).tolist()))
+        templates = [embedder.annotated(path, table) for path in self.cases.test]
         errors, ratings = [], []
-        for path in tqdm(self.cases.test, "templates", disable=None):
-            template = embedder.annotated(path, table)
-            others = [other for other in images if other != path]
-            found = [
-                embedder.search(template.levels, template.points, levels[each], images[each])[0] for each in others
-            ]
-            world = [to_world(points, images[each])[0].numpy() for points, each in zip(found, others, strict=True)]
-            truth = [self.cases.truth[self.cases.test.index(each)] for each in others]
-            errors.append(float(np.linalg.norm(np.array(world) - np.array(truth), axis=-1).mean()))
-            ratings.append(float(np.mean(advise.rate(embedder, Path(path), asked).scores)))
+        for i, template in enumerate(tqdm(templates, disable=None)):
+            world = []
+            for other in templates[:i] + templates[i + 1 :]:
+                found, _ = embedder.search(template.levels, template.points, other.levels, other.image)
+                world.append(to_world(found, other.image)[0].numpy())
+            truth = np.delete(self.cases.truth, i, axis=0)
+            errors.append(float(np.linalg.norm(np.array(world) - truth, axis=-1).mean()))
+            ratings.append(float(np.mean(rate(embedder, template.path, asked).scores)))
         return {"errors": errors, "ratings": ratings}
 
-    def _make(self, given: list[str], templates: list[str], seed: int) -> dict[str, Any]:
-        folder, data, table = self._folder(given, seed), self.cases.data, self.cases.table
+    def _make(self, asked: list[str], templates: list[str], seed: int) -> dict[str, Any]:
+        folder, data, table = self._folder(asked, seed), self.cases.data, self.cases.table
         paths = [path for path in images_of("data", [data]) if image_name(path) in templates]
         seconds: dict[str, float] = {}
         own = self.frame | {"minutes": self.minutes, "seed": seed, "out": folder / "annotated"}
-        if given != self.first:
+        if asked != self.first:
             first = self._folder(self.first, seed) / "annotated"
             own |= {"checkpoint": self._checkpoint(seed), "plan": first / "plan.json"}
         with _timed(seconds, "annotate"):
             annotate_images([data], paths, table, **own)
         annotate_images([data, *self.cases.test], paths, table, **own)
         checkpoint = own.get("checkpoint", self._checkpoint(seed))
-        for name, count in (("template", 0), ("consensus", CONSENSUS)):
+        for name, count in (("template", 0), ("consensus", Plan.consensus)):
+            given = {"out": folder / name, "settings": self.frame, "consensus": count, "pool": [data]}
             with _timed(seconds, name):
-                place, settings = folder / name, {"pixdim": self.frame["pixdim"], "origin": self.frame["origin"]}
-                match_images(
-                    checkpoint, paths, table, self.cases.test, place, None, settings, consensus=count, pool=[data]
-                )
-        tables = [*sorted((folder / "annotated" / "stages").glob("*round2/found*/landmarks_mm.csv"))]
+                match_images(checkpoint, paths, table, self.cases.test, **given)
+        tables = sorted((folder / "annotated" / "stages").glob("*round2/found*/landmarks_mm.csv"))
         found = {name: read_landmarks(folder / name / "landmarks.csv").to("LPS").points for name in ROWS[:2]}
         found["annotate"] = {name: x for file in tables for name, x in read_landmarks(file).to("LPS").points.items()}
         names = [image_name(path) for path in self.cases.test]
@@ -144,7 +138,7 @@ class Annotating:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Any:
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
@@ -177,13 +171,12 @@ def worth_of_advice(errors: np.ndarray, ratings: np.ndarray) -> dict[str, float]
     drawn = np.array([generator.permutation(len(errors))[:count] for _ in range(DRAWS)])
     best = errors[drawn].min(1)
     advised = errors[np.take_along_axis(drawn, ratings[drawn].argmax(1)[:, None], 1)[:, 0]]
-    order = [np.argsort(np.argsort(values)) for values in (-errors, ratings)]
     return {
         "candidates": count,
         "mean": float(errors.mean()),
         "advised_above_best": float((advised - best).mean()),
         "random_above_best": float((errors[drawn].mean(1) - best).mean()),
-        "rank_correlation": float(np.corrcoef(*order)[0, 1]),
+        "rank_correlation": float(spearmanr(-errors, ratings).statistic),
     }
 
 

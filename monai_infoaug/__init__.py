@@ -25,17 +25,13 @@ __all__ = [
     "transforms",
 ]
 
-FUNCTIONS = {
-    "advise": "advise_images",
-    "annotate": "annotate_images",
-    "segment": "segment_images",
-}  # of commands of that name
+COMMANDS = ("advise", "annotate", "segment")  # whose function of images is theirs, too
 
 
 def __getattr__(name: str) -> Any:
     """Import a sub-package when it is first asked for, so that nothing is loaded that a user does not use."""
-    if name in FUNCTIONS:
-        return getattr(import_module(f"{__name__}.commands.{name}"), FUNCTIONS[name])
+    if name in COMMANDS:
+        return getattr(import_module(f"{__name__}.commands.{name}"), f"{name}_images")
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

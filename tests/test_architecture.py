@@ -72,7 +72,7 @@ def defined(module: object, exported: bool) -> dict[str, object]:
 
 
 def test_the_map_shows_every_room():
-    assert set(ROOMS) | set(monai_infoaug.FUNCTIONS) == set(monai_infoaug.__all__)
+    assert set(ROOMS) | set(monai_infoaug.COMMANDS) == set(monai_infoaug.__all__)
     files = {f.stem for f in PACKAGE.glob("*.py")} - {"__init__"} - FREE_TO_ALL
     assert set(ROOMS) | files == EVERY_ROOM
     assert all(allowed <= EVERY_ROOM for allowed in MAY_IMPORT.values())

@@ -15,14 +15,14 @@ def plain(text: str) -> Any:
     """A value on the command line: JSON, numbers as Python writes them, or else the text itself.
 
     Example:
-        >>> plain("[0.3, 0.5]"), plain(".3"), plain("[.3,1.]"), plain("images")
-        ([0.3, 0.5], 0.3, [0.3, 1.0], 'images')
+        >>> plain("[0.3, 0.5]"), plain(".3"), plain("[.3,1.]"), plain("images"), plain("True")
+        ([0.3, 0.5], 0.3, [0.3, 1.0], 'images', 'True')
     """
     with suppress(ValueError):
         return json.loads(text)
     with suppress(ValueError, SyntaxError):
         value = ast.literal_eval(text)
-        if all(isinstance(number, int | float) for number in (value if isinstance(value, list) else [value])):
+        if all(type(number) in (int, float) for number in (value if isinstance(value, list) else [value])):
             return value
     return text
 

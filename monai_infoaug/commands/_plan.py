@@ -122,7 +122,7 @@ class Plan:
         yield "working pixel", f"{self.working_pixdim:g} mm", f"for images of {extent} mm"
         for name, stage in self.stages.items():
             own = stage["settings"]
-            if not stage["minutes"]:
+            if name == "pretraining" and "max_epochs" not in own:
                 yield name, "done", "by the checkpoint that is given"
                 continue
             how = f"{own['max_epochs']} epochs" if "max_epochs" in own else stage["bundle"]
@@ -196,8 +196,10 @@ def make_plan(
     for name, stage in plan.stages.items():
         stage["minutes"] = round(minutes * shares[name] / total, 1)
         if "step" in stage:
-            steps = 60 * stage["minutes"] / stage.pop("step")
-            stage["settings"]["max_epochs"] = max(2, round(steps / stage.pop("steps")))
+            steps, epoch = 60 * stage["minutes"] / stage.pop("step"), stage.pop("steps")
+            if pretrained and name == "pretraining":
+                continue  # it is run without the checkpoint alone, and then for as long as the bundle says
+            stage["settings"]["max_epochs"] = max(2, round(steps / epoch))
             if stage["bundle"] != "segmentation":  # whose rounds say so themselves
                 stage["settings"]["val_interval"] = stage["settings"]["max_epochs"]
     return plan

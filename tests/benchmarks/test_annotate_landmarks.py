@@ -38,7 +38,7 @@ def calls(monkeypatch):
         rows = [f"{image_name(path)},{label},{2 - i},{i}" for path in rest for i, label in enumerate("01")]
         (out / "landmarks.csv").write_text("\n".join(["image,landmark,error_mm,absent", *rows]))
 
-    def match(checkpoint, template, landmarks, images, out, bundle, settings, consensus, pool):
+    def match(checkpoint, template, landmarks, images, out, settings, consensus, pool):
         made.append(("match", checkpoint, consensus))
         table(out / "landmarks.csv", images, 2.0 if consensus else 3.0)
 
