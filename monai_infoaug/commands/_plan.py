@@ -126,7 +126,7 @@ class Plan:
                 yield name, "done", "by the checkpoint that is given"
                 continue
             how = f"{own['max_epochs']} epochs" if "max_epochs" in own else stage["bundle"]
-            yield name, f"{stage['minutes']:.0f} min", how if "max_epochs" not in own else f"{stage['bundle']}, {how}"
+            yield name, f"{stage['minutes']:g} min", how if "max_epochs" not in own else f"{stage['bundle']}, {how}"
 
 
 def make_plan(
