@@ -15,6 +15,9 @@ names, ``advised+advised`` the first two. The pre-training of a seed does not de
 With ``--advice`` it says, too, what the advice is worth: each test image is a template for matches in the others. Of 16
 drawn candidates, the one that ``advise`` names is compared with the best one, and with one drawn at random.
 
+With ``--cropped`` the test images are annotated once more with three landmarks cut off, those next to one edge, drawn
+for each image, and it says how many of these are called absent, and how many of the others.
+
 The folder has images in ``train`` and ``test1`` (or another ``--test``), and ``train_landmarks_mm.csv`` and
 ``test1_landmarks_mm.csv``. Labels of test images are read after all landmarks are found. With ``--tune`` the last fifth
 of the training images is tested on, of which then the labels are read.
@@ -33,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -50,6 +54,7 @@ from monai_infoaug.inferers import to_world
 ROWS = ("template", "consensus", "annotate")
 LARGE = 5.0  # mm
 CANDIDATES, DRAWS = 16, 1000  # that one is advised of, and how often they are drawn
+CUT_OFF = 3  # landmarks
 ADVISED = "advised"
 
 
@@ -113,22 +118,46 @@ class Annotating:
             ratings.append(float(np.mean(rate(embedder, template.path, asked).scores)))
         return {"errors": errors, "ratings": ratings}
 
-    def _make(self, asked: list[str], templates: list[str], seed: int) -> dict[str, Any]:
-        folder, data, table = self._folder(asked, seed), self.cases.data, self.cases.table
-        paths = [path for path in images_of("data", [data]) if image_name(path) in templates]
-        seconds: dict[str, float] = {}
-        own = self.frame | {"minutes": self.minutes, "seed": seed, "out": folder / "annotated"}
+    def absent(self, templates: Sequence[str], seed: int) -> dict[str, Any]:
+        """Which landmarks (images, L) are ``cut_off`` from test images, and which of them are called ``absent``."""
+        names = self._named(templates, seed)
+        self(templates, seed)
+        about = {"templates": names, "seed": seed, "minutes": self.minutes, **self.frame, "test": len(self.cases.test)}
+        made = partial(self._cropped, list(templates), names, seed)
+        return kept_result(self._folder(templates, seed) / "cropped", about, made)
+
+    def _cropped(self, asked: list[str], templates: list[str], seed: int) -> dict[str, Any]:
+        folder, generator = self._folder(asked, seed) / "cropped" / "images", np.random.default_rng(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        cut_off = [
+            crop(path, folder / f"cropped_{Path(path).name}", points, int(generator.integers(4)), **self.frame).tolist()
+            for path, points in zip(self.cases.test, self.cases.truth, strict=True)
+        ]
+        self._annotate(asked, templates, seed, [folder])
+        names = [f"cropped_{image_name(path)}" for path in self.cases.test]
+        return {"cut_off": cut_off, **_expected(self._folder(asked, seed) / "annotated" / "landmarks.csv", names)}
+
+    def _annotate(self, asked: list[str], templates: list[str], seed: int, more: Sequence[Any] = ()) -> None:
+        """What ``annotate`` does with the training images, and more of them."""
+        own = self.frame | {"minutes": self.minutes, "seed": seed, "out": self._folder(asked, seed) / "annotated"}
         if asked != self.first:
             first = self._folder(self.first, seed) / "annotated"
             own |= {"checkpoint": self._checkpoint(seed), "plan": first / "plan.json"}
+        annotate_images([self.cases.data, *more], self._paths(templates), self.cases.table, **own)
+
+    def _paths(self, templates: Sequence[str]) -> list[Path]:
+        return [path for path in images_of("data", [self.cases.data]) if image_name(path) in templates]
+
+    def _make(self, asked: list[str], templates: list[str], seed: int) -> dict[str, Any]:
+        folder, data, table = self._folder(asked, seed), self.cases.data, self.cases.table
+        seconds: dict[str, float] = {}
         with _timed(seconds, "annotate"):
-            annotate_images([data], paths, table, **own)
-        annotate_images([data, *self.cases.test], paths, table, **own)
-        checkpoint = own.get("checkpoint", self._checkpoint(seed))
+            self._annotate(asked, templates, seed)
+        self._annotate(asked, templates, seed, self.cases.test)
         for name, count in (("template", 0), ("consensus", Plan.consensus)):
             given = {"out": folder / name, "settings": self.frame, "consensus": count, "pool": [data]}
             with _timed(seconds, name):
-                match_images(checkpoint, paths, table, self.cases.test, **given)
+                match_images(self._checkpoint(seed), self._paths(templates), table, self.cases.test, **given)
         tables = sorted((folder / "annotated" / "stages").glob("*round2/found*/landmarks_mm.csv"))
         found = {name: read_landmarks(folder / name / "landmarks.csv").to("LPS").points for name in ROWS[:2]}
         found["annotate"] = {name: x for file in tables for name, x in read_landmarks(file).to("LPS").points.items()}
@@ -151,6 +180,37 @@ def _expected(table: Path, names: Sequence[str]) -> dict[str, Any]:
     own = {name: [row for row in rows if row["image"] == name] for name in names}
     expected = [[float(row["error_mm"] or "nan") for row in own[name]] for name in names]
     return {"expected": expected, "absent": [[int(row["absent"]) for row in own[name]] for name in names]}
+
+
+def crop(path: str, out: Path, points: np.ndarray, edge: int, pixdim: float, origin: float) -> np.ndarray:
+    """Write a picture without the landmarks next to one of its edges: left, right, top or bottom.
+
+    Args:
+        path: picture.
+        out: file that is written, of the same kind.
+        points: (L, 2) its landmarks in millimetres.
+        edge: 0 to 3.
+        pixdim: millimetres a pixel.
+        origin: millimetres of the first pixel's centre.
+
+    Returns:
+        (L,) which of them are cut off.
+    """
+    axis, last = divmod(edge, 2)
+    pixels = (points - origin) / pixdim
+    outwards = pixels[:, axis] if last else -pixels[:, axis]
+    ordered = np.sort(outwards)
+    limit = (ordered[-CUT_OFF] + ordered[-CUT_OFF - 1]) / 2
+    with Image.open(path) as picture:
+        box = [0, 0, *picture.size]
+        box[axis + 2 * last] = round(limit if last else -limit)
+        picture.crop(box).save(out)
+    return outwards > limit
+
+
+def called_absent(cut_off: np.ndarray, absent: np.ndarray) -> dict[str, float]:
+    """How many landmarks are called absent, in per cent of those that are cut off and of the others."""
+    return {"cut_off": 100 * float(absent[cut_off].mean()), "others": 100 * float(absent[~cut_off].mean())}
 
 
 def trust(errors: np.ndarray, expected: np.ndarray, absent: np.ndarray) -> dict[str, float]:
@@ -186,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--templates", default="115,125,126", help="sets of templates, see above (%(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="of annotate (%(default)s)")
     parser.add_argument("--advice", action="store_true", help="say what the advice is worth, too")
+    parser.add_argument("--cropped", action="store_true", help="say which landmarks are called absent, too")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     sets = [each.split("+") for each in options.templates.split(",")]
@@ -205,6 +266,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         differences |= {f"{row} - {other}": print_difference(row, other, errors) for row, other in pairs}
         expected, absent = (np.array([result[kind] for result in results]) for kind in ("expected", "absent"))
         trusted[name] = trust(errors[f"{name} annotate"], np.nan_to_num(expected, nan=0.0), absent)
+        if options.cropped:
+            cropped = [annotating.absent(name.split("+"), seed) for seed in range(options.seeds)]
+            cut_off, absent = (np.array([result[kind] for result in cropped], bool) for kind in ("cut_off", "absent"))
+            trusted[name] |= {f"absent_{which}": share for which, share in called_absent(cut_off, absent).items()}
     print_table(table, "mm")
     for name, values in trusted.items():
         print(f"{name}: " + ", ".join(f"{kind} {value:.1f}" for kind, value in values.items()))

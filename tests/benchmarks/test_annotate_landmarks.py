@@ -9,8 +9,10 @@ import pytest
 
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("PIL", reason="the pictures are made with Pillow")
+from PIL import Image
+
 from benchmarks import annotate_landmarks
-from benchmarks.annotate_landmarks import main, trust, worth_of_advice
+from benchmarks.annotate_landmarks import called_absent, crop, main, trust, worth_of_advice
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands._images import images_of
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
@@ -78,6 +80,35 @@ def test_every_set_is_annotated_once_and_printed(data, calls, capsys):
     run(data, *given)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["table"] == last["table"]
     assert {call[0] for call in calls} == {"advise"}  # which keeps what it knows itself
+
+
+def test_landmarks_that_are_cut_off_are_to_be_called_absent(data, calls, capsys, monkeypatch):
+    monkeypatch.setattr(annotate_landmarks, "CUT_OFF", 1)
+    run(data, "--templates", "1,2+3", "--seeds", "2", "--cropped")
+    trusted = json.loads(capsys.readouterr().out.splitlines()[-1])["trust"]
+    kept = [json.loads(file.read_text()) for file in data.parent.glob("out/small/test1/*/1/cropped/result.json")]
+    cut_off = np.array([result["cut_off"] for result in kept])  # (seeds, images, L); the second one is called absent
+    assert (cut_off.sum(-1) == 1).all()
+    for name in ("1", "2+3"):
+        assert trusted[name]["absent_cut_off"] == pytest.approx(100 * cut_off[..., 1].mean())
+        assert trusted[name]["absent_others"] == pytest.approx(100 * cut_off[..., 0].mean())
+    assert len([call for call in calls if call[0] == "annotate"]) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize("edge", range(4))
+def test_the_landmarks_next_to_an_edge_are_cut_off(tmp_path, edge):
+    generator = np.random.default_rng(0)
+    pixels = np.stack([3 + 4 * generator.permutation(9) for _ in range(2)], 1)
+    points = 0.5 * pixels + 0.25  # mm
+    image = np.zeros((50, 40), np.uint8)
+    image[pixels[:, 1], pixels[:, 0]] = range(1, 10)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    gone = crop(str(tmp_path / "image.png"), tmp_path / "cut.png", points, edge, 0.5, 0.25)
+    left = np.asarray(Image.open(tmp_path / "cut.png"))
+    assert set(left.ravel()) - {0} == {*(np.flatnonzero(~gone) + 1)}
+    outwards = points[:, edge // 2] * (-1, 1)[edge % 2]
+    assert set(np.flatnonzero(gone)) == {*outwards.argsort()[-3:]}
+    assert called_absent(gone, ~gone) == {"cut_off": 0.0, "others": 100.0}
 
 
 def test_the_worth_of_advice_is_that_of_matches_between_test_images(data, calls, capsys, monkeypatch):
