@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: on busy cor
 import torch
 from torch import Tensor
 
-from benchmarks._runs import alone, own_megabytes
+from benchmarks._runs import alone, forget_peak, own_megabytes
 from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.losses.pixel_sup_con import DENOMINATORS
 
@@ -58,9 +58,10 @@ def timed(way: str, number: int) -> tuple[float, float]:
 
 
 def measured(way: str, number: int) -> tuple[float, float, float]:
-    """Value of the loss, seconds, and what the call adds to the peak of this process, which must be a new one."""
+    """Value of the loss, seconds, and the megabytes that the call takes at most."""
     torch.set_num_threads(THREADS)
     run(way, 64)  # loads what is needed
+    forget_peak()
     before = own_megabytes("VmHWM")
     return *timed(way, number), own_megabytes("VmHWM") - before
 

@@ -12,6 +12,8 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
@@ -149,10 +151,15 @@ def _with_one_thread(rank: int, function: Callable, *args: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def in_two_processes() -> Callable[..., None]:
+def new_process() -> BaseContext:
+    """How further processes are begun: a fork need not import PyTorch and MONAI again; CUDA forbids it."""
+    return get_context("fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn")
+
+
+@pytest.fixture(scope="session")
+def in_two_processes(new_process: BaseContext) -> Callable[..., None]:
     """Call a function with ranks 0 and 1 and the same further arguments, each in a process of its own."""
-    # a fork need not import PyTorch and MONAI again, which takes most of a minute on a busy machine; CUDA forbids it
-    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+    method = new_process.get_start_method()
 
     def call(function: Callable, *args: Any) -> None:
         torch.multiprocessing.start_processes(_with_one_thread, (function, *args), nprocs=2, start_method=method)

@@ -6,11 +6,11 @@ import gc
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -121,35 +121,42 @@ def test_other_files_of_the_folder_stay(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1 + len(ITEMS)
 
 
-def run(cache: Path, temporary: Path) -> subprocess.Popen:
-    """A process that fills a cache, with a folder for temporary files, but for those of what is imported."""
-    lines = "import sys; sys.path.insert(0, sys.argv[1]); from tests.data.test_cache_files import *"
-    lines += "; tempfile.tempdir = sys.argv[4]"
-    lines += "; assert_right(served(sys.argv[2], 1_000_000, 0, 0.02, sys.argv[3]))"
-    arguments = [str(Path(__file__).parents[2]), str(cache), str(temporary.parent / "log"), str(temporary)]
-    return subprocess.Popen([sys.executable, "-c", lines, *arguments])
+def fill(cache: Path, temporary: Path) -> None:
+    torch.set_num_threads(1)  # OpenMP's threads do not come along with a fork
+    tempfile.tempdir = str(temporary)
+    assert_right(served(cache, 1_000_000, 0, 0.02, str(temporary.parent / "log")))
+
+
+def run(cache: Path, temporary: Path, new_process: BaseContext) -> BaseProcess:
+    """A process that fills a cache, with a folder for temporary files."""
+    process = new_process.Process(target=fill, args=(cache, temporary))
+    process.start()
+    return process
 
 
 @pytest.mark.slow
-def test_two_processes_at_once(tmp_path):
+def test_two_processes_at_once(tmp_path, new_process):
     (tmp_path / "temporary").mkdir()
-    processes = [run(tmp_path / "cache", tmp_path / "temporary") for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    processes = [run(tmp_path / "cache", tmp_path / "temporary", new_process) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     assert len(list((tmp_path / "cache").glob("*.pt"))) == len(list((tmp_path / "cache").iterdir())) == len(ITEMS)
     assert_right(served(tmp_path / "cache", 1_000_000, 0, 0.02, str(tmp_path / "log")))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_while_it_fills_it_goes_on_and_leaves_nothing(tmp_path):
+def test_killed_while_it_fills_it_goes_on_and_leaves_nothing(tmp_path, new_process):
     cache, temporary = tmp_path / "cache", tmp_path / "temporary"
     temporary.mkdir()
-    process = run(cache, temporary)
-    while not (cache.exists() and list(cache.glob("*.partial"))) and process.poll() is None:
+    process = run(cache, temporary, new_process)
+    while not (cache.exists() and list(cache.glob("*.partial"))) and process.is_alive():
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.002))
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     done = len(list(cache.glob("*.pt")))
     computed = len((tmp_path / "log").read_text().split())
     assert done < len(ITEMS)

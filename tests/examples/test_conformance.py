@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import configparser
 import json
-import multiprocessing
 import os
 import re
 import shlex
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -402,10 +400,8 @@ def train_and_report(rank: int, count: int, port: int, case: Case, settings: dic
 
 
 @pytest.fixture(scope="module")
-def two_processes():
-    # a fork need not import PyTorch and MONAI again; CUDA forbids it
-    method = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
-    with multiprocessing.get_context(method).Pool(2, warnings.simplefilter, ("default",)) as pool:
+def two_processes(new_process):
+    with new_process.Pool(2, warnings.simplefilter, ("default",)) as pool:
         yield pool
 
 
