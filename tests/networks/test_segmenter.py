@@ -227,7 +227,7 @@ def test_logits_of_overlapping_classes_are_relative_to_none_of_them():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not JSRT.exists(), reason="the radiographs are not at hand")
-@pytest.mark.parametrize(("decoder", "steps"), [("mask", 450), ("linear", 130)])
+@pytest.mark.parametrize(("decoder", "steps"), [("mask", 250), ("linear", 130)])
 def test_two_radiographs_are_learnt_by_heart(decoder, steps):
     """Both lungs and the heart, which overlap, at 2.8 mm."""
     images, masks = (
