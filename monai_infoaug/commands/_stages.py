@@ -28,7 +28,7 @@ from monai_infoaug.commands._plan import Plan
 
 SECONDS = 0.5  # between two looks at a stage's log
 TAIL = 4096  # bytes of a log that are looked at
-COUNT = re.compile(rb"(?:\[(\d+)/(\d+)\]: )?\[(\d+)/(\d+)\]")  # of Ignite's progress bar: epochs, iterations
+COUNT = re.compile(rb"^\w+: (?:epoch )?(\d+)/(\d+)", re.MULTILINE)  # of `ConsoleProgress`
 ENVIRONMENT = {  # else big tensors map and unmap memory all the time, and waiting threads take the loaders' time
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
@@ -83,7 +83,7 @@ def run_stage(
         settings: of the bundle, plain values; ``output_dir`` is ``folder`` if they do not say another one.
         configs: names of files in its ``configs``.
         inputs: files and folders on which the result depends, such as labels.
-        progress: is told the share of the iterations that are done.
+        progress: is told the share that is done, after each epoch of a training.
 
     Returns:
         Whether there was something to do.
@@ -216,8 +216,8 @@ def _share(log: Path) -> float | None:
         found = deque(COUNT.finditer(file.read()), 1)
     if not found:
         return None
-    epoch, epochs, iteration, iterations = (int(each or 1) for each in found[0].groups())
-    return (epoch - 1 + iteration / iterations) / epochs
+    done, total = map(int, found[0].groups())
+    return done / total
 
 
 def last_line(log: Path) -> str:

@@ -5,10 +5,12 @@ from monai_infoaug.handlers.class_metrics import ClassMetricsSaver
 from monai_infoaug.handlers.epoch import EpochSetter
 from monai_infoaug.handlers.landmark_report import LandmarkReport, draw_landmarks, summarise_errors
 from monai_infoaug.handlers.pictures import PairPictureHandler, draw_pair
+from monai_infoaug.handlers.progress import ConsoleProgress
 from monai_infoaug.handlers.training import RaiseOnNonFiniteLoss, training_handlers
 
 __all__ = [
     "ClassMetricsSaver",
+    "ConsoleProgress",
     "EpochSetter",
     "LandmarkReport",
     "PairPictureHandler",

@@ -7,15 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai.handlers import LrScheduleHandler, StatsHandler, TensorBoardStatsHandler
+from monai.handlers import LrScheduleHandler, TensorBoardStatsHandler
 from monai.utils import optional_import
 
 from monai_infoaug._processes import rank
 from monai_infoaug.handlers.checkpoint import ResumableCheckpoint
 from monai_infoaug.handlers.epoch import EpochSetter
+from monai_infoaug.handlers.progress import ConsoleProgress
 
 Events, _ = optional_import("ignite.engine", name="Events")
-ProgressBar, _ = optional_import("ignite.handlers", name="ProgressBar")
 
 __all__ = ["RaiseOnNonFiniteLoss", "training_handlers"]
 
@@ -74,10 +74,11 @@ def training_handlers(
 ) -> list[Any]:
     """Handlers that set the epoch, change the learning rate, show and check the loss, and save and resume the training.
 
-    The workers of the loader end with the training. Of several processes the first one alone shows the loss.
+    The workers of the loader end with the training. Of several processes the first one alone shows the loss, see
+    :py:class:`ConsoleProgress`.
 
     Args:
-        name: name of the training, as the progress bar, the log and TensorBoard show it.
+        name: name of the training, as the console and TensorBoard show it.
         loader: batches of :py:func:`monai_infoaug.data.seeded_loader`.
         states: what is saved, by name, see :py:class:`ResumableCheckpoint`: the network, the optimizer and
             ``"lr_scheduler"``, which is stepped after each iteration.
@@ -100,10 +101,7 @@ def training_handlers(
         _WorkersLeave(loader),
     ]
     if rank() == 0:
-        handlers += [
-            StatsHandler(iteration_log=False, output_transform=_loss, name=name, tag_name="loss"),
-            ProgressBar(desc=name),
-        ]
+        handlers.append(ConsoleProgress(name, _loss))
         if summary_writer is not None:
             handlers.append(TensorBoardStatsHandler(summary_writer, output_transform=_loss, tag_name=f"{name}_loss"))
     return [*handlers, ResumableCheckpoint(checkpoint, states, settings=settings)]

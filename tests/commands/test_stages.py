@@ -21,13 +21,13 @@ SLEEP = "import time; print('begun', flush=True); time.sleep(600)"
 
 
 def test_the_command_and_its_output_are_kept_and_the_share_is_told(tmp_path):
-    told, code = [], "import time; print('train [2/4]: [3/6]', flush=True); time.sleep(1.5)"
+    told, code = [], "import time; print('train: epoch 2/4, loss 3', flush=True); time.sleep(1.5)"
     run_command(tmp_path, "train", ["python", "-c", code], tmp_path, told.append)
-    assert set(told) == {(1 + 3 / 6) / 4}
-    assert (tmp_path / "train.log").read_text() == "train [2/4]: [3/6]\n"
+    assert set(told) == {2 / 4}
+    assert (tmp_path / "train.log").read_text() == "train: epoch 2/4, loss 3\n"
     assert "python -c" in (tmp_path / "train.sh").read_text()
     said = subprocess.run(["sh", tmp_path / "train.sh"], capture_output=True, text=True, check=True).stdout
-    assert said == "train [2/4]: [3/6]\n"
+    assert said == "train: epoch 2/4, loss 3\n"
 
 
 def test_what_fails_says_its_last_line(tmp_path):
