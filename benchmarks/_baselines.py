@@ -121,6 +121,7 @@ def register(
     moving: sitk.Image,
     seed: int = 0,
     centring: int = sitk.CenteredTransformInitializerFilter.MOMENTS,
+    coarse: Sequence[int] = (8, 4, 2),
     shares: tuple[float, float] = (0.1, 0.05),
     cell: float = 40,
     shrink: Sequence[int] = (4, 2),
@@ -135,9 +136,10 @@ def register(
         moving: image of as many.
         seed: seed of the draw of voxels.
         centring: which centres: MOMENTS, of mass, or GEOMETRY, of the grids.
+        coarse: factors of the levels of the first two.
         shares: shares of the voxels that are looked at, for the first two and for the B-spline.
         cell: side of the cells of the B-spline's mesh, about, in voxels.
-        shrink: factors of the B-spline's levels; those of the first two are 8, 4 and 2.
+        shrink: factors of the B-spline's levels.
         iterations: iterations of LBFGSB at most, a level of the B-spline.
 
     Yields:
@@ -161,7 +163,7 @@ def register(
         start.SetCenter(done.GetCenter())
         start.SetMatrix(done.GetMatrix())
         start.SetTranslation(done.GetTranslation())
-        registration = method((8, 4, 2), shares[0])
+        registration = method(coarse, shares[0])
         registration.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 200, relaxationFactor=0.7)
         registration.SetOptimizerScalesFromPhysicalShift()
         registration.SetInitialTransform(start, inPlace=True)

@@ -54,7 +54,16 @@ PRETRAINING: dict[str, tuple[str, dict[str, Any]]] = {  # by the name of the fol
 GRIDS = sitk.CenteredTransformInitializerFilter.GEOMETRY
 REGISTRATION: dict[str, dict[str, Any]] = {  # as that of radiographs in `_baselines`; finer where there are few voxels
     "jsrt": {"centring": GRIDS, "shares": (0.5, 0.5), "cell": 60, "shrink": (8, 4, 2), "iterations": 50},
-    "hippocampus": {"centring": GRIDS, "shares": (0.5, 0.5), "cell": 10, "shrink": (2, 1), "iterations": 50},
+    # of the hippocampi, by six training cases and three templates: with `coarse` (4, 2, 1) or (2, 1) the Dice is lower
+    # by .006 and .004
+    "hippocampus": {
+        "centring": GRIDS,
+        "coarse": (4, 2),
+        "shares": (0.5, 0.5),
+        "cell": 10,
+        "shrink": (2, 1),
+        "iterations": 20,
+    },
 }
 SHARED = ("modality", "pixdim", "working_pixdim")
 POOL = 60  # training images that label maps are carried to
