@@ -74,6 +74,8 @@ class LandmarkHeatmapNet(nn.Module):
             if stride > self.stride:
                 level = interpolate(level, scale_factor=stride / self.stride, mode=mode, align_corners=False)
                 for axis, size in enumerate(image.shape[2:], start=2):
-                    level = level.narrow(axis, 0, (size + self.stride - 1) // self.stride)
+                    cells = (size + self.stride - 1) // self.stride
+                    if torch.jit.is_tracing() or cells < level.shape[axis]:
+                        level = level.narrow(axis, 0, cells)
             logits = logits + level
         return logits

@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
 from monai_infoaug._grid import directions
 from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts, require_truth
+from monai_infoaug.networks._instance_norm import keep_channels_last, with_channels_last
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -181,7 +182,8 @@ class PixelEmbeddingNet(nn.Module):
             }
         )
         self.instance_norm = norm is not None and "instance" in norm
-        if not self.instance_norm:  # it would copy to and fro; everything else is faster with channels last
+        keep_channels_last(self)
+        if not self.instance_norm:  # which copies to and fro in single precision; all else is faster with channels last
             self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
     def extra_repr(self) -> str:
@@ -202,6 +204,8 @@ class PixelEmbeddingNet(nn.Module):
         if not torch.jit.is_scripting():
             self._require_image(image)
         x = self.stem(pad_to_multiple(image, self.divisor))
+        if not torch.jit.is_scripting():
+            x = with_channels_last(x)
         stages: list[Tensor] = []
         for stage in self.encoder:
             x = stage(x)
@@ -215,7 +219,9 @@ class PixelEmbeddingNet(nn.Module):
         for (i, smooth), stride in zip(self.smooth.items(), self.strides, strict=True):
             level = smooth(features[int(i) - len(stages)])
             for axis, size in enumerate(image.shape[2:], start=2):
-                level = level.narrow(axis, 0, (size + stride - 1) // stride)
+                cells = (size + stride - 1) // stride
+                if torch.jit.is_tracing() or cells < level.shape[axis]:  # a gradient through it is a copy
+                    level = level.narrow(axis, 0, cells)
             maps.append(level)
         return maps
 

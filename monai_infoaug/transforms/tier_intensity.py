@@ -85,6 +85,7 @@ def _smooth(image: Tensor, sigma: float) -> Tensor:
     for axis in range(1, image.ndim):
         index = torch.arange(image.shape[axis], device=image.device, dtype=image.dtype)
         kernel = torch.softmax(-0.5 * ((index[:, None] - index) / sigma) ** 2, dim=1)
+        kernel = kernel.masked_fill(kernel < 1e-10, 0)  # else products of denormal numbers, which take 20 times as long
         image = (image.movedim(axis, -1) @ kernel.T).movedim(-1, axis)
     return image
 
