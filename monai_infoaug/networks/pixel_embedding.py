@@ -15,7 +15,6 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
 from monai_infoaug._grid import directions
 from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts, require_truth
-from monai_infoaug.networks._instance_norm import keep_channels_last, with_channels_last
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -182,8 +181,7 @@ class PixelEmbeddingNet(nn.Module):
             }
         )
         self.instance_norm = norm is not None and "instance" in norm
-        keep_channels_last(self)
-        if not self.instance_norm:  # which copies to and fro in single precision; all else is faster with channels last
+        if not self.instance_norm:  # it would copy to and fro; everything else is faster with channels last
             self.to(memory_format=torch.channels_last if spatial_dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
 
     def extra_repr(self) -> str:
@@ -204,8 +202,6 @@ class PixelEmbeddingNet(nn.Module):
         if not torch.jit.is_scripting():
             self._require_image(image)
         x = self.stem(pad_to_multiple(image, self.divisor))
-        if not torch.jit.is_scripting():
-            x = with_channels_last(x)
         stages: list[Tensor] = []
         for stage in self.encoder:
             x = stage(x)

@@ -8,10 +8,15 @@ import sys
 
 import pytest
 import torch
-from monai.networks.nets import BasicUNet
+from monai.networks.nets import BasicUNet, DynUNet
 from torch import nn
+from torch.nn.functional import instance_norm
 
 from monai_infoaug.engines import HalfPrecisionInferer, half_precision, has_fast_half
+from monai_infoaug.networks import PixelEmbeddingNet
+
+FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+CONVOLUTIONS = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 def test_half_precision_is_fast_on_every_gpu():
@@ -73,6 +78,67 @@ def test_arguments_by_name():
         deep = torch.conv3d(torch.rand(1, 1, 4, 4, 4), weight=weight, padding=1)
     torch.testing.assert_close(shallow, torch.conv3d(x, weight, padding=1))
     assert deep.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("affine", [False, True])
+def test_instance_normalisation_leaves_channels_last(dims, affine, batch):
+    torch.manual_seed(0)
+    norm = (nn.InstanceNorm2d, nn.InstanceNorm3d)[dims - 2](5, affine=affine)
+    if affine:
+        nn.init.uniform_(norm.weight)
+        nn.init.uniform_(norm.bias)
+    image = (3 * torch.randn(batch, 5, *(8, 6, 4)[:dims]) + 1).bfloat16().contiguous(memory_format=FORMATS[dims])
+    x, exact = image.clone().requires_grad_(), image.double().requires_grad_()
+    with half_precision("cpu"):
+        found = norm(x)
+    expected = instance_norm(exact, None, None, *(p if p is None else p.double() for p in (norm.weight, norm.bias)))
+    assert found.dtype == torch.bfloat16
+    assert found.is_contiguous(memory_format=FORMATS[dims])
+    torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=0.01)
+    towards = torch.randn(found.shape)
+    found.backward(towards.to(found))
+    expected.backward(towards.double())
+    torch.testing.assert_close(x.grad.double(), exact.grad, atol=0.02, rtol=0.02)
+
+
+def test_running_statistics_are_kept():
+    norms = [nn.InstanceNorm2d(5, track_running_stats=True) for _ in range(2)]
+    image = torch.randn(2, 5, 8, 6).bfloat16().contiguous(memory_format=torch.channels_last)
+    with half_precision("cpu"):
+        norms[0](image)
+    norms[1](image)
+    torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean)
+    assert norms[0].running_mean.abs().max() > 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["BasicUNet", "DynUNet", "PixelEmbeddingNet"])
+def test_feature_maps_of_a_network_have_channels_last(name, dims, batch):
+    """From the first convolution on, and the outputs are nearly those in single precision."""
+    torch.manual_seed(0)
+    network = {
+        "BasicUNet": lambda: BasicUNet(dims, 1, 2, features=(8, 8, 8, 8, 8, 8)),
+        "DynUNet": lambda: DynUNet(dims, 1, 2, [3] * 3, [1, 2, 2], [2, 2], filters=[8, 8, 8]),
+        "PixelEmbeddingNet": lambda: PixelEmbeddingNet(dims, features=(8, 8, 8), strides=(2, 4)),
+    }[name]().eval()
+    seen = []
+    for module in network.modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_hook(lambda module, given, made: seen.append(made))
+    image = torch.randn(batch, 1, *[32] * dims)
+    with torch.no_grad(), half_precision("cpu"):
+        half = network(image)
+    seen = [x for x in seen if x.dtype == torch.bfloat16]  # but where the image is not as deep as a kernel
+    assert len(seen) > 8
+    assert all(x.is_contiguous(memory_format=FORMATS[dims]) for x in seen)
+    assert not any(x.is_contiguous() for x in seen if x.shape[1] > 1 and x.shape[2:].numel() > 1)
+    with torch.no_grad():
+        full = network(image)
+    for a, b in zip(*([x] if isinstance(x, torch.Tensor) else x for x in (half, full)), strict=True):
+        assert torch.corrcoef(torch.stack([a.float().flatten(), b.flatten()]))[0, 1] > 0.99
 
 
 if __name__ == "__main__":
