@@ -18,6 +18,7 @@ from monai_infoaug.inferers._peaks import clip_to, peak_of
 __all__ = ["match_points", "match_votes"]
 
 MAP_CELLS = 2**25  # cells of the similarity maps that are held at a time
+CACHED_CELLS = 2**20  # the same on CPUs, whose caches hold about so many
 SAMPLE = 1000  # cells of a level that tell whether it is of unit norm
 LEAST = 1e-6  # voxels of a patch's radius that are divided by
 SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
@@ -162,18 +163,25 @@ def _match_alone(
     votes = votes / votes.sum(0)  # 0 / 0 where there is none
     shares = level_shares(weights, len(strides))
     levels = [
-        (share, stride, (normalize(level_features(mine.float(), points, stride), dim=-1) * votes).sum(0), its)
+        (stride, share * (normalize(level_features(mine.float(), points, stride), dim=-1) * votes).sum(0), its)
         for share, stride, mine, its in zip(shares, strides, template, query, strict=True)
         if share
     ]
-    _, finest, _, cells = min(levels, key=lambda level: level[1])
-    chunk = chunk or max(1, MAP_CELLS // cells[0, 0].numel())
+    finest, _, cells = min(levels, key=lambda level: level[0])
+    chunk = chunk or max(1, (CACHED_CELLS if cells.device.type == "cpu" else MAP_CELLS) // cells[0, 0].numel())
     peaks = []
     for b, i in product(range(len(cells)), range(0, points.shape[1], chunk)):
-        maps = cells.new_zeros((), dtype=torch.float32)
-        for share, stride, described, level in levels:
-            cosines = torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float())
-            maps = maps + share * _to_cells(cosines, stride / finest, cells.shape[2:])
+        cosines = (
+            _to_cells(
+                torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float()),
+                stride / finest,
+                cells.shape[2:],
+            )
+            for stride, described, level in levels
+        )
+        maps = next(cosines).contiguous()
+        for more in cosines:
+            maps += more
         peaks.append(peak_of(maps))
     shape = (len(cells), points.shape[1])
     found, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*peaks, strict=True))

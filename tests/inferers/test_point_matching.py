@@ -178,7 +178,7 @@ def test_never_holds_all_maps(monkeypatch, chunk):
         return out
 
     monkeypatch.setattr(point_matching, "interpolate", measured)
-    monkeypatch.setattr(point_matching, "MAP_CELLS", 700)
+    monkeypatch.setattr(point_matching, "CACHED_CELLS", 700)
     strides, size = (2, 4), (12, 14, 10)  # 210 cells
     levels = levels_of(1, size, strides, seed=0)
     match_points(levels, torch.rand(1, 50, 3) * 9, levels, strides, size, chunk=chunk)
