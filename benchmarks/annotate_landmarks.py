@@ -6,7 +6,7 @@ templates, side by side, by the errors on the same test images:
 
 - ``template``: no training but the pre-training of ``annotate``; what ``match`` finds by the templates alone.
 - ``consensus``: the same, with the training images that match best as templates, too.
-- ``annotate``: what is in its ``landmarks.csv``. Beside it, how many landmarks keep the errors that it expects, how
+- ``annotate``: what is in its ``landmarks.csv``, with the places of absent landmarks. Beside it, how many landmarks keep the errors that it expects, how
   many of the errors above 5 mm are in the tenth that it expects the largest ones of, and how many it calls absent.
 
 Templates are names of training images, several of one set joined by ``+``; ``advised`` is the one that ``advise``
@@ -44,11 +44,12 @@ from benchmarks._landmarks import Cases, common_options, print_end, print_table,
 from benchmarks._runs import kept_result, print_difference
 from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._images import images_of
+from monai_infoaug.commands._landmark_stages import mean_of_rounds
 from monai_infoaug.commands._plan import Plan
 from monai_infoaug.commands.advise import advise_images, ask, rate
 from monai_infoaug.commands.annotate import annotate_images
 from monai_infoaug.commands.match import match_images
-from monai_infoaug.data import image_name, read_landmarks
+from monai_infoaug.data import LandmarkTable, image_name, read_landmarks
 from monai_infoaug.inferers import to_world
 
 ROWS = ("template", "consensus", "annotate")
@@ -158,9 +159,9 @@ class Annotating:
             given = {"out": folder / name, "settings": self.frame, "consensus": count, "pool": [data]}
             with _timed(seconds, name):
                 match_images(self._checkpoint(seed), self._paths(templates), table, self.cases.test, **given)
-        tables = sorted((folder / "annotated" / "stages").glob("*round2/found*/landmarks_mm.csv"))
         found = {name: read_landmarks(folder / name / "landmarks.csv").to("LPS").points for name in ROWS[:2]}
-        found["annotate"] = {name: x for file in tables for name, x in read_landmarks(file).to("LPS").points.items()}
+        rounds = sorted((folder / "annotated" / "stages").glob("*_round*"))
+        found["annotate"] = mean_of_rounds([_found_in(place) for place in rounds]).points
         names = [image_name(path) for path in self.cases.test]
         rows = {name: [points[image].tolist() for image in names] for name, points in found.items()}
         return {"found": rows, "seconds": seconds, **_expected(folder / "annotated" / "landmarks.csv", names)}
@@ -171,6 +172,16 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start
+
+
+def _found_in(place: Path) -> LandmarkTable:
+    """What the detector of a round has found, absent landmarks, too."""
+    tables = [read_landmarks(file).to("LPS") for file in sorted(place.glob("found*/landmarks_mm.csv"))]
+    points, scores = (
+        {name: x for table in tables for name, x in (getattr(table, kind) or {}).items()}
+        for kind in ("points", "scores")
+    )
+    return LandmarkTable(tables[0].labels, points, scores or None, "LPS")
 
 
 def _expected(table: Path, names: Sequence[str]) -> dict[str, Any]:

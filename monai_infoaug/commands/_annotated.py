@@ -48,7 +48,7 @@ class Annotation:
         sure: whether somebody has annotated it.
         matches: (L, D) what the templates and pseudo-templates agree on.
         spreads: (L,) millimetres between their votes.
-        earlier: (L, D) what the detector of the round before has found.
+        earlier: (L, D) what the detector of the last of several rounds has found, by itself.
     """
 
     name: str

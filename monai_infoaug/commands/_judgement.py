@@ -47,7 +47,7 @@ class Found:
         detected: whether that was a detector, so that the scores are probabilities; else they are of matches.
         matches: (N, L, D) where the templates' matches lie, if that is something else.
         spreads: (N, L) millimetres between the votes on these.
-        earlier: (N, L, D) what the detector of the round before has found.
+        earlier: (N, L, D) what one of the detectors has found, whose mean the points are.
     """
 
     points: np.ndarray

@@ -49,6 +49,15 @@ class Sure:
         return names, np.array([known.get(label, missing) for label in names])
 
 
+def mean_of_rounds(tables: Sequence[LandmarkTable]) -> LandmarkTable:
+    """The means of what the detectors of some rounds have found, which are nearer than each of them."""
+    points, scores = (
+        {name: np.mean([values[name] for values in each], axis=0) for name in each[0]}
+        for each in ([table.points for table in tables], [table.scores or {} for table in tables])
+    )
+    return LandmarkTable(tables[0].labels, points, scores or None, tables[0].space)
+
+
 class LandmarkStages:
     """The stages for landmarks, after the pre-training.
 
@@ -87,6 +96,7 @@ class LandmarkStages:
         for name in self._rounds():
             self._train(name, self._labels_of(name, matched, found), checkpoint)
             found.append(self._detected(name))
+        found += [mean_of_rounds(found)] if found else []
         spaces = {space: [table.to(space) for table in found] for space in {*self.survey.spaces.values()}}
         return [
             self._annotation(path, name, matched, spaces[self.survey.spaces[path]]) for path, name in self.names.items()
@@ -210,13 +220,13 @@ class LandmarkStages:
     def _annotation(
         self, path: Path, name: str, matched: Mapping[str, Match], tables: Sequence[LandmarkTable]
     ) -> Annotation:
-        """What is known of an image, by tables of what the rounds have found, in its own frame."""
+        """What is known of an image, in its own frame, by what the rounds have found, and the mean of that."""
         grid, space, nothing = self.survey.grids[path], self.survey.spaces[path], np.full(len(self.labels), np.nan)
         nowhere = np.full((len(self.labels), self.plan.dims), np.nan)
         match = matched.get(name)
         matches = nowhere if match is None else match.world
         spreads = nothing if match is None or match.spreads is None else match.spreads
-        earlier = tables[-2].points[name] if tables[1:] else nowhere
+        earlier = tables[-2].points[name] if tables[2:] else nowhere
         if tables:
             world, scores = tables[-1].points[name], (tables[-1].scores or {})[name]
         else:

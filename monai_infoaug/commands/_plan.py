@@ -26,10 +26,10 @@ SAMPLES = 100  # of an epoch of a detector
 FEWEST = 10  # images, below which pre-training has little to learn from
 BATCHES = {"landmark_pretraining": 8, "landmark_matching_3d": 1, "landmark_detection": 4, "segmentation": 2}
 SHARES = {  # of the minutes, among the stages that there are
-    "pretraining": 50,
+    "pretraining": 60,  # on cephalograms each minute of it brought more than one of the rounds
     "matching": 15,
     "round1": 10,
-    "round2": 20,  # with more, and with twice as much for the first one, nothing was gained on cephalograms
+    "round2": 10,
     "prediction": 5,
     "carrying": 20,
     "segmentation1": 25,
