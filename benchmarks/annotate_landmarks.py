@@ -6,8 +6,9 @@ templates, side by side, by the errors on the same test images:
 
 - ``template``: no training but the pre-training of ``annotate``; what ``match`` finds by the templates alone.
 - ``consensus``: the same, with the training images that match best as templates, too.
-- ``annotate``: what is in its ``landmarks.csv``, with the places of absent landmarks. Beside it, how many landmarks keep the errors that it expects, how
-  many of the errors above 5 mm are in the tenth that it expects the largest ones of, and how many it calls absent.
+- ``annotate``: what is in its ``landmarks.csv``, with the places of absent landmarks. Beside it, how many landmarks
+  keep the errors that it expects, how many of the errors above 5 mm are in the tenth that it expects the largest ones
+  of, and how many it calls absent.
 
 Templates are names of training images, several of one set joined by ``+``; ``advised`` is the one that ``advise``
 names, ``advised+advised`` the first two. The pre-training of a seed does not depend on templates, and serves all sets.
@@ -177,10 +178,8 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def _found_in(place: Path) -> LandmarkTable:
     """What the detector of a round has found, absent landmarks, too."""
     tables = [read_landmarks(file).to("LPS") for file in sorted(place.glob("found*/landmarks_mm.csv"))]
-    points, scores = (
-        {name: x for table in tables for name, x in (getattr(table, kind) or {}).items()}
-        for kind in ("points", "scores")
-    )
+    points = {name: x for table in tables for name, x in table.points.items()}
+    scores = {name: x for table in tables for name, x in (table.scores or {}).items()}
     return LandmarkTable(tables[0].labels, points, scores or None, "LPS")
 
 

@@ -99,7 +99,7 @@ def test_every_image_is_annotated(runs, folder, capsys):
         read_landmarks(out / "stages" / place / "found1" / "landmarks_mm.csv").points["c"]
         for place in ("3_round1", "4_round2")
     ]
-    assert (each[1] > each[0]).all()
+    assert np.abs(each[1] - each[0]).max() > 0.1
     np.testing.assert_allclose(table.points["c"], np.mean(each, axis=0), atol=1e-3)
     np.testing.assert_allclose(table.points["c"], POINTS + 0.125, atol=0.4)
     for name in names:
