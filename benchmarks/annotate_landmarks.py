@@ -56,7 +56,7 @@ from monai_infoaug.inferers import to_world
 ROWS = ("template", "consensus", "annotate")
 LARGE = 5.0  # mm
 CANDIDATES, DRAWS = 16, 1000  # that one is advised of, and how often they are drawn
-CUT_OFF = 3  # landmarks
+CUT_OFF, LEFT = 3, 0.6  # landmarks, and the share of an image that is left at least
 ADVISED = "advised"
 
 
@@ -132,7 +132,7 @@ class Annotating:
         folder, generator = self._folder(asked, seed) / "cropped" / "images", np.random.default_rng(seed)
         folder.mkdir(parents=True, exist_ok=True)
         cut_off = [
-            crop(path, folder / f"cropped_{Path(path).name}", points, int(generator.integers(4)), **self.frame).tolist()
+            crop(path, folder / f"cropped_{Path(path).name}", points, generator.permutation(4), **self.frame).tolist()
             for path, points in zip(self.cases.test, self.cases.truth, strict=True)
         ]
         self._annotate(asked, templates, seed, [folder])
@@ -192,30 +192,32 @@ def _expected(table: Path, names: Sequence[str]) -> dict[str, Any]:
     return {"expected": expected, "absent": [[int(row["absent"]) for row in own[name]] for name in names]}
 
 
-def crop(path: str, out: Path, points: np.ndarray, edge: int, pixdim: float, origin: float) -> np.ndarray:
+def crop(path: str, out: Path, points: np.ndarray, edges: Sequence[int], pixdim: float, origin: float) -> np.ndarray:
     """Write a picture without the landmarks next to one of its edges: left, right, top or bottom.
 
     Args:
         path: picture.
         out: file that is written, of the same kind.
         points: (L, 2) its landmarks in millimetres.
-        edge: 0 to 3.
+        edges: 0 to 3 in some order; the first one is taken that leaves enough of the image, or that which leaves most.
         pixdim: millimetres a pixel.
         origin: millimetres of the first pixel's centre.
 
     Returns:
         (L,) which of them are cut off.
     """
-    axis, last = divmod(edge, 2)
-    pixels = (points - origin) / pixdim
-    outwards = pixels[:, axis] if last else -pixels[:, axis]
-    ordered = np.sort(outwards)
-    limit = (ordered[-CUT_OFF] + ordered[-CUT_OFF - 1]) / 2
+    pixels, cuts = (points - origin) / pixdim, []
     with Image.open(path) as picture:
-        box = [0, 0, *picture.size]
-        box[axis + 2 * last] = round(limit if last else -limit)
+        for edge in edges:
+            axis, last = divmod(int(edge), 2)
+            outwards = pixels[:, axis] if last else -pixels[:, axis]
+            limit = np.sort(outwards)[-CUT_OFF - 1 : -CUT_OFF + 1 or None].mean()
+            box = [0, 0, *picture.size]
+            box[axis + 2 * last] = round(limit if last else -limit)
+            cuts.append(((box[axis + 2] - box[axis]) / picture.size[axis], box, outwards > limit))
+        _, box, gone = next((cut for cut in cuts if cut[0] > LEFT), max(cuts, key=lambda cut: cut[0]))
         picture.crop(box).save(out)
-    return outwards > limit
+    return gone
 
 
 def called_absent(cut_off: np.ndarray, absent: np.ndarray) -> dict[str, float]:

@@ -103,12 +103,22 @@ def test_the_landmarks_next_to_an_edge_are_cut_off(tmp_path, edge):
     image = np.zeros((50, 40), np.uint8)
     image[pixels[:, 1], pixels[:, 0]] = range(1, 10)
     Image.fromarray(image).save(tmp_path / "image.png")
-    gone = crop(str(tmp_path / "image.png"), tmp_path / "cut.png", points, edge, 0.5, 0.25)
+    gone = crop(str(tmp_path / "image.png"), tmp_path / "cut.png", points, [edge], 0.5, 0.25)
     left = np.asarray(Image.open(tmp_path / "cut.png"))
     assert set(left.ravel()) - {0} == {*(np.flatnonzero(~gone) + 1)}
     outwards = points[:, edge // 2] * (-1, 1)[edge % 2]
     assert set(np.flatnonzero(gone)) == {*outwards.argsort()[-3:]}
     assert called_absent(gone, ~gone) == {"cut_off": 0.0, "others": 100.0}
+
+
+@pytest.mark.parametrize("edges", [[1, 0], [0, 1]])
+def test_enough_of_an_image_is_left(tmp_path, edges):
+    points = np.array([[x, 10.0] for x in (4, 9, 12, 28, 30)])  # without three at the right, a fourth is left
+    Image.new("L", (40, 20)).save(tmp_path / "image.png")
+    gone = crop(str(tmp_path / "image.png"), tmp_path / "cut.png", points, edges, 1.0, 0.0)
+    assert gone.tolist() == [True, True, True, False, False]
+    with Image.open(tmp_path / "cut.png") as picture:
+        assert picture.size == (20, 20)
 
 
 def test_the_worth_of_advice_is_that_of_matches_between_test_images(data, calls, capsys, monkeypatch):
