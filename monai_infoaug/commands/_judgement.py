@@ -19,7 +19,7 @@ from monai_infoaug.inferers import ErrorModel, LandmarkLayout, LayoutPlaces, abs
 MATCHED = ErrorModel(
     {"voxel": 1.6, "spread": 0.19, "usual spread": 0.14, "layout": 0.13, "unsure": 0.08, "misfit": 44.0}, 3.1
 )
-# Fitted to what one run of `annotate` found in training images 121 to 150 from template 115: the means of two detectors.
+# Fitted to what one run of `annotate` found in training images 121 to 150 from template 115: means of two detectors.
 DETECTED = ErrorModel(
     {
         "voxel": 0.467,
