@@ -23,7 +23,7 @@ from monai_infoaug.commands._judgement import Found, judge
 from monai_infoaug.commands._label_files import read_labels, read_on_grid
 from monai_infoaug.commands._label_maps import label_file
 from monai_infoaug.commands._pictures import png_bytes
-from monai_infoaug.commands._records import key_of
+from monai_infoaug.commands._records import key_of, stamp_of
 from monai_infoaug.commands._review import Reviewed, draw_reviewed, review_card, review_page
 from monai_infoaug.commands._survey import Survey
 from monai_infoaug.data import LandmarkTable
@@ -123,7 +123,7 @@ def write_annotations(
     for path, name in tqdm(survey.names.items(), "Writing", unit="image", disable=None):
         markups, picture = f"{name}.mrk.json", f"{name}.png"
         text = _markups(known[name], labels, *judged[name]) if known else ""
-        made_of: list[Any] = [text, labels, classes]
+        made_of: list[Any] = [text, labels, classes, stamp_of(path)]
         if maps is not None:
             file = maps.sure.get(name) or label_file(maps.folder, name, path)
             made_of.append(digest_of(file) if file.is_file() else None)

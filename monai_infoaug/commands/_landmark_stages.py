@@ -17,6 +17,7 @@ from monai_infoaug._console import Failure
 from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug.commands._annotated import Annotation
 from monai_infoaug.commands._plan import Plan
+from monai_infoaug.commands._records import stamp_of
 from monai_infoaug.commands._stages import last_line, run_command, run_stage
 from monai_infoaug.commands._survey import Survey, link_images
 from monai_infoaug.commands.template_matcher import Match
@@ -184,18 +185,17 @@ class LandmarkStages:
         """What a round's detector finds in all images; those that it was shown before are not looked at again."""
         folder = self._round(stage)
         made_by = (folder / "train.done.json").read_text(encoding="utf-8")
+        images = {name: [os.path.abspath(path), stamp_of(path)] for path, name in self.names.items()}
         tables: list[LandmarkTable] = []
+        known: set[str] = set()
         number = 1
         while (place := folder / f"found{number}").exists():
-            mark = place / "made_by.json"
-            if (
-                mark.exists()
-                and mark.read_text(encoding="utf-8") == made_by
-                and (place / "inference.done.json").exists()
-            ):
-                tables.append(read_landmarks(place / "landmarks_mm.csv"))
+            with suppress(OSError, ValueError):
+                mark = json.loads((place / "made_by.json").read_text(encoding="utf-8"))
+                if mark["training"] == made_by and (place / "inference.done.json").exists():
+                    tables.append(read_landmarks(place / "landmarks_mm.csv"))
+                    known |= {name for name, image in mark["images"].items() if images.get(name) == image}
             number += 1
-        known = {name for table in tables for name in table.points}
         ahead = [name for name in self.names.values() if name not in known]
         if ahead:
             links = {image_name(link): str(link) for link in self.images.iterdir()}
@@ -210,7 +210,8 @@ class LandmarkStages:
                 ["inference"],
                 progress=self._progress("prediction"),
             )
-            write_whole(place / "made_by.json", made_by)
+            shown = {name: images[name] for name in ahead}
+            write_whole(place / "made_by.json", json.dumps({"training": made_by, "images": shown}))
             tables.append(read_landmarks(place / "landmarks_mm.csv"))
         self.bar("prediction", 1.0)
         points = {name: values for table in tables for name, values in table.points.items()}

@@ -155,7 +155,7 @@ def link_images(names: Mapping[Path, str], folder: str | os.PathLike) -> Path:
 
     Args:
         names: each image, a file or a folder with a DICOM series, to its name.
-        folder: folder, made where it is missing; links of an earlier call stay.
+        folder: folder, made where it is missing; links of an earlier call stay where the image is the same.
 
     Returns:
         ``folder``.
@@ -170,6 +170,8 @@ def link_images(names: Mapping[Path, str], folder: str | os.PathLike) -> Path:
                 "" if part.is_dir() else "".join(part.suffixes[-2:] if part.suffix == ".gz" else part.suffixes[-1:])
             )
             target = folder / (name + suffix if part == path else part.name)
+            if target.is_symlink() and os.readlink(target) != os.fspath(part.absolute()):
+                target.unlink()  # another image has that name now
             if not os.path.lexists(target):
                 target.symlink_to(part.absolute(), target_is_directory=part.is_dir())
     return folder

@@ -134,6 +134,32 @@ def test_more_images_are_found_by_the_networks_that_are_there(runs, folder):
     assert sorted(read_landmarks(folder / "out" / "landmarks.csv").points) == list("abcde")
 
 
+def test_an_image_that_has_changed_is_looked_at_again(runs, folder):
+    annotate(folder)
+    add(folder, "e")
+    annotate(folder)
+    shown = (folder / "out" / "e.png").read_bytes()
+    sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), folder / "images" / "e.png")
+    runs.clear()
+    annotate(folder)
+    assert runs == ["2_matching match", "3_round1 e", "4_round2 e"]
+    assert (folder / "out" / "e.png").read_bytes() != shown
+
+
+def test_an_image_of_the_same_name_elsewhere_is_another_one(runs, folder):
+    annotate(folder)
+    add(folder, "e")
+    annotate(folder)
+    (folder / "more").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), folder / "more" / "e.png")
+    (folder / "images" / "e.png").unlink()
+    runs.clear()
+    given = {"template": folder / "images" / "a.png", "landmarks": folder / "table.csv", "out": folder / "out"}
+    annotate_images([folder / "images", folder / "more"], **given, pixdim=0.5, minutes=1)
+    assert runs == ["2_matching match", "3_round1 e", "4_round2 e"]
+    assert (folder / "out" / "stages" / "images" / "e.png").resolve() == (folder / "more" / "e.png").resolve()
+
+
 @pytest.mark.slow
 def test_what_somebody_corrects_is_a_template(runs, folder):
     annotate(folder)
