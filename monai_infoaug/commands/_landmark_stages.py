@@ -192,7 +192,7 @@ class LandmarkStages:
         while (place := folder / f"found{number}").exists():
             with suppress(OSError, ValueError):
                 mark = json.loads((place / "made_by.json").read_text(encoding="utf-8"))
-                if mark["training"] == made_by and (place / "inference.done.json").exists():
+                if mark.get("training") == made_by and (place / "inference.done.json").exists():
                     tables.append(read_landmarks(place / "landmarks_mm.csv"))
                     known |= {name for name, image in mark["images"].items() if images.get(name) == image}
             number += 1
