@@ -15,6 +15,7 @@ from monai.utils import convert_to_numpy, optional_import
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from monai_infoaug._console import say
 from monai_infoaug._files import save_whole
 from monai_infoaug._processes import rank, unwrapped
 from monai_infoaug._require import is_count, refusal, require_truth, to_path
@@ -254,7 +255,8 @@ class ResumableCheckpoint:
                 group.update(of_group)
         for name, value in progress.items():
             setattr(engine.state, name, value)
-        engine.logger.info(f"Resumed from {self.path} after epoch {engine.state.epoch}.")
+        if rank() == 0:
+            say(f"Resumed from {self.path} after epoch {engine.state.epoch}.")
 
 
 def _state_of(thing: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from monai.utils import optional_import
 from monai.utils.enums import MetaKeys
 
+from monai_infoaug._console import say
 from monai_infoaug._processes import all_gather_interleaved, rank, world_size
 from monai_infoaug._require import is_count, refusal
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
@@ -161,7 +162,7 @@ class LandmarkReport:
                 kept["image"] = image[0].cpu().numpy()
             self.items.append(kept)
 
-    def write(self, engine: Any) -> None:
+    def write(self) -> None:
         """Write table, summary and picture. Each process must call it."""
         self.items = all_gather_interleaved(self.items)
         if rank() > 0:
@@ -178,9 +179,9 @@ class LandmarkReport:
         if all(error is not None for error in errors):
             summary = summarise_errors(np.stack(errors), self.radii, labels)
             (self.output_dir / "errors.txt").write_text(summary + "\n")
-            engine.logger.info(f"Errors on {len(errors)} images:\n{summary}")
+            say(f"Errors on {len(errors)} images:\n{summary}")
         self.draw().savefig(self.output_dir / "landmarks.png", dpi=100)
-        engine.logger.info(f"Wrote {self.output_dir / 'landmarks_mm.csv'} and {self.output_dir / 'landmarks.png'}.")
+        say(f"Wrote {self.output_dir / 'landmarks_mm.csv'} and {self.output_dir / 'landmarks.png'}.")
 
     def draw(self) -> Figure:
         """Draw the first images with found and true landmarks."""

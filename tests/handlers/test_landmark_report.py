@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -53,9 +51,8 @@ def report(folder, images=3, size=(9, 8), with_truth=True, names="{}.nii.gz", la
 
 
 @pytest.mark.parametrize("size", [(9, 8), (9, 8, 7)])
-def test_table_summary_and_picture(tmp_path, caplog, size):
-    with caplog.at_level(logging.INFO):
-        _, handler, points, affine = report(tmp_path / "made", size=size)
+def test_table_summary_and_picture(tmp_path, capsys, size):
+    _, handler, points, affine = report(tmp_path / "made", size=size)
     found = read_landmarks(tmp_path / "made" / "landmarks_mm.csv").points
     dims = len(size)
     assert list(found) == ["0", "1", "2"]
@@ -73,7 +70,7 @@ def test_table_summary_and_picture(tmp_path, caplog, size):
     errors = [np.linalg.norm(item["world"] - item["truth"], axis=1)[[0, 2]] for item in handler.items]
     assert float(lines[1].split()[1]) == pytest.approx(np.mean(errors), abs=0.006)
     assert 1 < np.mean(errors) < 3  # one voxel of 2 mm, but for the parabola
-    assert lines[1] in caplog.text
+    assert lines[1] in capsys.readouterr().out
 
     picture = (tmp_path / "made" / "landmarks.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
