@@ -162,7 +162,7 @@ class LandmarkReport:
                 kept["image"] = image[0].cpu().numpy()
             self.items.append(kept)
 
-    def write(self) -> None:
+    def write(self, engine: Any) -> None:  # noqa: ARG002
         """Write table, summary and picture. Each process must call it."""
         self.items = all_gather_interleaved(self.items)
         if rank() > 0:
