@@ -49,7 +49,11 @@ from monai_infoaug.data import image_name
 ROWS = ("copied", "unet", "bspline", "propagation", "annotate")
 PRETRAINING: dict[str, tuple[str, dict[str, Any]]] = {  # by the name of the folder
     "jsrt": ("landmark_pretraining", {"batch_size": 2, "max_epochs": 5}),
-    "hippocampus": ("landmark_matching_3d", {}),
+    # as `annotate` plans it: volumes of few voxels are worked at twice as finely
+    "hippocampus": (
+        "landmark_matching_3d",
+        {"working_pixdim": 0.5, "global_scale": 2, "num_points": 300, "max_epochs": 6},
+    ),
 }
 GRIDS = sitk.CenteredTransformInitializerFilter.GEOMETRY
 REGISTRATION: dict[str, dict[str, Any]] = {  # as that of radiographs in `_baselines`; finer where there are few voxels
