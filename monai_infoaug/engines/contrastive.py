@@ -140,4 +140,6 @@ class ContrastiveTrainer(SupervisedTrainer):
             return  # MONAI will accumulate more gradients before it steps
         if self.amp and self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), max_norm)
+        # those that are trained: others may have gradients that an earlier stage has left
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(trained, max_norm)

@@ -89,6 +89,22 @@ def test_gradients_are_clipped_just_before_a_step(accumulation_steps, scaled, mo
     assert got[0].norm() > norm
 
 
+def test_gradients_of_what_is_not_trained_do_not_count():
+    norms = []
+    for left in (0.0, 1e3):
+        network = net(norm=None)
+        engine = trainer(network, [views()], max_grad_norm=1e-3)
+        engine.optimizer = torch.optim.SGD([p for p in network.parameters() if p.ndim > 1], 0.1)
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, left if parameter.ndim == 1 else 0.0)
+        engine.optimizer.register_step_pre_hook(
+            lambda opt, *_: norms.append(torch.cat([p.grad.flatten() for p in opt.param_groups[0]["params"]]).norm())
+        )
+        engine.run()
+    assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("norm", [0, -1.0, float("nan"), "1"])
 def test_bad_gradient_norm(norm):
     with pytest.raises(ValueError, match=f"`max_grad_norm` must be a number above 0, or None, got {norm}"):
