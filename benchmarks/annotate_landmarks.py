@@ -80,8 +80,12 @@ class Annotating:
     def __call__(self, templates: Sequence[str], seed: int) -> dict[str, Any]:
         """Result of a set of templates and a seed: by row ``found`` (images, L, D) in mm and ``seconds``, and more."""
         names = self._named(templates, seed)
-        about = {"templates": names, "seed": seed, "minutes": self.minutes, **self.frame, "test": len(self.cases.test)}
-        return kept_result(self._folder(templates, seed), about, partial(self._make, list(templates), names, seed))
+        made = partial(self._make, list(templates), names, seed)
+        return kept_result(self._folder(templates, seed), self._about(names, seed), made)
+
+    def _about(self, names: Sequence[str], seed: int) -> dict[str, Any]:
+        about = {"templates": names, "seed": seed, "minutes": self.minutes}
+        return about | self.frame | {"test": len(self.cases.test)}
 
     def _folder(self, templates: Sequence[str], seed: int) -> Path:
         return self.out / str(seed) / "+".join(templates)
@@ -124,9 +128,8 @@ class Annotating:
         """Which landmarks (images, L) are ``cut_off`` from test images, and which of them are called ``absent``."""
         names = self._named(templates, seed)
         self(templates, seed)
-        about = {"templates": names, "seed": seed, "minutes": self.minutes, **self.frame, "test": len(self.cases.test)}
         made = partial(self._cropped, list(templates), names, seed)
-        return kept_result(self._folder(templates, seed) / "cropped", about, made)
+        return kept_result(self._folder(templates, seed) / "cropped", self._about(names, seed), made)
 
     def _cropped(self, asked: list[str], templates: list[str], seed: int) -> dict[str, Any]:
         folder, generator = self._folder(asked, seed) / "cropped" / "images", np.random.default_rng(seed)
@@ -179,8 +182,7 @@ def _found_in(place: Path) -> LandmarkTable:
     """What the detector of a round has found, absent landmarks, too."""
     tables = [read_landmarks(file).to("LPS") for file in sorted(place.glob("found*/landmarks_mm.csv"))]
     points = {name: x for table in tables for name, x in table.points.items()}
-    scores = {name: x for table in tables for name, x in (table.scores or {}).items()}
-    return LandmarkTable(tables[0].labels, points, scores or None, "LPS")
+    return LandmarkTable(tables[0].labels, points, space="LPS")
 
 
 def _expected(table: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -186,17 +186,16 @@ class LandmarkStages:
         folder = self._round(stage)
         made_by = (folder / "train.done.json").read_text(encoding="utf-8")
         images = {name: [os.path.abspath(path), stamp_of(path)] for path, name in self.names.items()}
-        tables: list[LandmarkTable] = []
-        known: set[str] = set()
+        tables: dict[str, LandmarkTable] = {}  # name to that in which the image is as it is now
         number = 1
         while (place := folder / f"found{number}").exists():
             with suppress(OSError, ValueError):
                 mark = json.loads((place / "made_by.json").read_text(encoding="utf-8"))
                 if mark.get("training") == made_by and (place / "inference.done.json").exists():
-                    tables.append(read_landmarks(place / "landmarks_mm.csv"))
-                    known |= {name for name, image in mark["images"].items() if images.get(name) == image}
+                    table = read_landmarks(place / "landmarks_mm.csv")
+                    tables |= {name: table for name, image in mark["images"].items() if images.get(name) == image}
             number += 1
-        ahead = [name for name in self.names.values() if name not in known]
+        ahead = [name for name in self.names.values() if name not in tables]
         if ahead:
             links = {image_name(link): str(link) for link in self.images.iterdir()}
             items = [{"image": links[name]} for name in ahead]
@@ -212,11 +211,12 @@ class LandmarkStages:
             )
             shown = {name: images[name] for name in ahead}
             write_whole(place / "made_by.json", json.dumps({"training": made_by, "images": shown}))
-            tables.append(read_landmarks(place / "landmarks_mm.csv"))
+            tables |= dict.fromkeys(ahead, read_landmarks(place / "landmarks_mm.csv"))
         self.bar("prediction", 1.0)
-        points = {name: values for table in tables for name, values in table.points.items()}
-        scores = {name: values for table in tables for name, values in (table.scores or {}).items()}
-        return LandmarkTable(tables[0].labels, points, scores, tables[0].space)
+        points = {name: table.points[name] for name, table in tables.items()}
+        scores = {name: (table.scores or {})[name] for name, table in tables.items()}
+        first = next(iter(tables.values()))
+        return LandmarkTable(first.labels, points, scores, first.space)
 
     def _annotation(
         self, path: Path, name: str, matched: Mapping[str, Match], tables: Sequence[LandmarkTable]

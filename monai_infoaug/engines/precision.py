@@ -54,18 +54,19 @@ class _OnCPU(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
         if func in ARGUMENTS:
-            given = dict(zip(ARGUMENTS[func], args, strict=False)) | kwargs
+            given = dict(zip(ARGUMENTS[func], args, strict=False)) | dict(kwargs)
             image = given["input"]
-            if func is torch.conv3d and image.shape[-3] < given["weight"].shape[-3]:
+            if func is instance_norm:
+                if _is_to_stay(image) and given.get("running_mean") is None:
+                    return _normalised(image, given.get("weight"), given.get("bias"), given.get("eps", 1e-5))
+            elif func is torch.conv3d and image.shape[-3] < given["weight"].shape[-3]:
                 floats: dict[str, Any] = {k: v.float() if isinstance(v, Tensor) else v for k, v in given.items()}
                 with torch.autocast("cpu", enabled=False):
                     return func(**floats)
-            if func is not instance_norm and image.ndim == given["weight"].ndim:  # else it is one without a batch
+            elif image.ndim == given["weight"].ndim:  # else it is one without a batch
                 return func(**given | {"input": _with_channels_last(image)})
-            if func is instance_norm and _is_to_stay(image) and given.get("running_mean") is None:
-                return _normalised(image, given.get("weight"), given.get("bias"), given.get("eps", 1e-5))
         return func(*args, **kwargs)
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from monai_infoaug._require import refusal, require_counts
 from monai_infoaug.networks._precision import at_least_single
-from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
+from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet, without_padding
 
 __all__ = ["LandmarkHeatmapNet"]
 
@@ -73,9 +73,6 @@ class LandmarkHeatmapNet(nn.Module):
             level = at_least_single(head(maps[i]))  # half precision would round a sum of logits
             if stride > self.stride:
                 level = interpolate(level, scale_factor=stride / self.stride, mode=mode, align_corners=False)
-                for axis, size in enumerate(image.shape[2:], start=2):
-                    cells = (size + self.stride - 1) // self.stride
-                    if torch.jit.is_tracing() or cells < level.shape[axis]:
-                        level = level.narrow(axis, 0, cells)
+                level = without_padding(level, image, self.stride)
             logits = logits + level
         return logits

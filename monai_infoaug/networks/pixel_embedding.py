@@ -64,6 +64,15 @@ def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
     return pad(image, margins, mode="replicate")
 
 
+def without_padding(level: Tensor, image: Tensor, stride: int) -> Tensor:
+    """The cells (B, F, *ceil(S / stride)) of a level of the padded image that an image (B, C, *S) has."""
+    for axis, size in enumerate(image.shape[2:], start=2):
+        cells = (size + stride - 1) // stride
+        if torch.jit.is_tracing() or cells < level.shape[axis]:  # a gradient through it is a copy
+            level = level.narrow(axis, 0, cells)
+    return level
+
+
 def shrink(image: Tensor, scale: int) -> Tensor:
     """Mean of each ``scale`` x ``scale`` (x ``scale``) voxels of (B, C, *S); the last ones are repeated as needed."""
     if scale == 1:
@@ -213,12 +222,7 @@ class PixelEmbeddingNet(nn.Module):
             features[k - 1] = features[k - 1] + self.upsample(features[k])
         maps: list[Tensor] = []
         for (i, smooth), stride in zip(self.smooth.items(), self.strides, strict=True):
-            level = smooth(features[int(i) - len(stages)])
-            for axis, size in enumerate(image.shape[2:], start=2):
-                cells = (size + stride - 1) // stride
-                if torch.jit.is_tracing() or cells < level.shape[axis]:  # a gradient through it is a copy
-                    level = level.narrow(axis, 0, cells)
-            maps.append(level)
+            maps.append(without_padding(smooth(features[int(i) - len(stages)]), image, stride))
         return maps
 
     def _require_image(self, image: Tensor) -> None:

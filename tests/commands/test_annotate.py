@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,23 @@ def test_an_image_that_has_changed_is_looked_at_again(runs, folder):
     annotate(folder)
     assert runs == ["2_matching match", "3_round1 e", "4_round2 e"]
     assert (folder / "out" / "e.png").read_bytes() != shown
+
+
+def test_an_image_that_is_as_it_was_before_has_the_landmarks_of_then(runs, folder):
+    annotate(folder)
+    add(folder, "e")
+    annotate(folder)
+    found = folder / "out" / "stages" / "4_round2"
+    first, kept = read_landmarks(found / "found2" / "landmarks_mm.csv").points["e"], folder / "kept.png"
+    (folder / "images" / "e.png").rename(kept)
+    sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), folder / "images" / "e.png")
+    annotate(folder)
+    for place in (folder / "out" / "stages").glob("*_round*/found3/landmarks_mm.csv"):  # as if it had other ones
+        table = read_landmarks(place)
+        write_landmarks(place, replace(table, points={"e": table.points["e"] + 5}))
+    kept.replace(folder / "images" / "e.png")
+    annotate(folder)
+    np.testing.assert_allclose(read_landmarks(folder / "out" / "landmarks.csv").points["e"], first, atol=0.3)
 
 
 def test_an_image_of_the_same_name_elsewhere_is_another_one(runs, folder):
