@@ -12,6 +12,7 @@ templates, side by side, by the errors on the same test images:
 
 Templates are names of training images, several of one set joined by ``+``; ``advised`` is the one that ``advise``
 names, ``advised+advised`` the first two. The pre-training of a seed does not depend on templates, and serves all sets.
+The plan of the first of all, whose steps are timed, serves all sets and seeds: only it needs a machine that is idle.
 
 With ``--advice`` it says, too, what the advice is worth: each test image is a template for matches in the others. Of 16
 drawn candidates, the one that ``advise`` names is compared with the best one, and with one drawn at random.
@@ -29,6 +30,7 @@ What was stopped goes on, and each result is kept.
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,8 +148,11 @@ class Annotating:
         """What ``annotate`` does with the training images, and more of them."""
         own = self.frame | {"minutes": self.minutes, "seed": seed, "out": self._folder(asked, seed) / "annotated"}
         if asked != self.first:
-            first = self._folder(self.first, seed) / "annotated"
-            own |= {"checkpoint": self._checkpoint(seed), "plan": first / "plan.json"}
+            own["checkpoint"] = self._checkpoint(seed)
+        if (made := self._folder(self.first, 0) / "annotated" / "plan.json").is_file():
+            own["plan"] = plan = self._folder(asked, seed) / "plan.json"
+            plan.parent.mkdir(parents=True, exist_ok=True)
+            plan.write_text(json.dumps(json.loads(made.read_text(encoding="utf-8")) | {"seed": seed}), encoding="utf-8")
         annotate_images([self.cases.data, *more], self._paths(templates), self.cases.table, **own)
 
     def _paths(self, templates: Sequence[str]) -> list[Path]:
