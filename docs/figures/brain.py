@@ -14,6 +14,7 @@ volume = LoadImage()(files("nilearn") / "datasets/data/mni_icbm152_t1_tal_nlin_s
 image = volume[None, 80, 21:213, :160] / 255  # 1 mm a pixel
 item = InformationMapd("image", mask_key="brain")({"image": image, "brain": image > 0})
 item = InformationTiersd(mask_key="brain")(item)
+brain, tiers = item["brain"][0].numpy(), item["tiers"][0].numpy()
 
 
 def show(axes: Axes, picture: np.ndarray, title: str = "", **kwargs: object) -> object:

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from monai.transforms import Compose, EnsureChannelFirstd, Lambdad, LoadImaged, Rand2DElastic
 
+from monai_infoaug.handlers import draw_information, draw_tiers
 from monai_infoaug.transforms import (
     InformationMapd,
     InformationTiersd,
@@ -56,8 +57,11 @@ def show(axes, image, title, **kwargs):
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
 show(axes[0], item["image"], "image")
-show(axes[1], item["information"], "information, 0 to 5 bits", cmap="magma", vmin=0, vmax=5)
-show(axes[2], item["tiers"], "tiers: low, medium, high", cmap="viridis")
+inside = item["foreground"][0].numpy()
+draw_information(axes[1], item["information"][0].numpy(), inside, most=5, origin="lower")
+axes[1].set_title("information")
+draw_tiers(axes[2], item["tiers"][0].numpy(), inside, origin="lower")
+axes[2].set_title("tiers")
 
 # %%
 # Two views

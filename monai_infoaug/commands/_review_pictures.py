@@ -12,9 +12,10 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import pad
 
 from monai_infoaug._grid import plain, sample_at
+from monai_infoaug.commands._slices import PLANES, Slice, painted
 from monai_infoaug.handlers import draw_landmarks
 from monai_infoaug.inferers import to_voxels, to_world
 
@@ -26,7 +27,6 @@ MAX_SIDE, MAGNIFIED = 300, 4  # of a slice, and pixels a voxel at most
 CROP_MM = 80  # side of a slice through a landmark
 GAP = 2  # pixels between slices
 ZOOM = 0.4  # share of a picture that shows a landmark
-PLANES = ((0, 1), (0, 2), (1, 2))  # axes to the right and down: axial, coronal, sagittal
 UNSURE = 0.5  # confidence below which a label is hatched
 COLOURS = ("ff595e", "1fb6ff", "8ac926", "ffca3a", "c77dff", "ff924c", "2ec4b6", "f15bb5", "e9d8a6", "7f9cff")
 
@@ -84,41 +84,6 @@ class Picture:
     confidence: list[float | None]
 
 
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    """A slice of an image.
-
-    Args:
-        centre: voxel (D,) in its middle.
-        axes: those of the image to the right and down.
-        steps: voxels a pixel along each axis of the image.
-        size: width and height in pixels.
-        corner: its first pixel in the picture.
-    """
-
-    centre: Tensor
-    axes: tuple[int, int]
-    steps: Tensor
-    size: tuple[int, int]
-    corner: tuple[int, int] = (0, 0)
-
-    def places(self, fine: int = 1) -> Tensor:
-        """Voxels (D, fine * width, fine * height) of each pixel, or of ``fine`` x ``fine`` parts of it."""
-        found = self.centre[:, None, None].repeat(1, fine * self.size[0], fine * self.size[1])
-        for place, (axis, length) in enumerate(zip(self.axes, self.size, strict=True)):
-            along = (torch.arange(fine * length).to(self.centre) + 0.5) / fine - length / 2
-            found[axis] += (along * self.steps[axis]).unsqueeze(1 - place)
-        return found
-
-    def mark(self, point: Tensor) -> tuple[float, float]:
-        """Where in the picture a voxel (D,) is."""
-        x, y = (
-            float((point[axis] - self.centre[axis]) / self.steps[axis]) + length / 2 - 0.5 + first
-            for axis, length, first in zip(self.axes, self.size, self.corner, strict=True)
-        )
-        return x, y
-
-
 def picture_of(reviewed: Reviewed, classes: Mapping[int, str]) -> Picture:
     """The picture of an image that could be read.
 
@@ -173,7 +138,7 @@ class _Labels:
         """Whether places belong to a class, by what the label map (1 or K, ...) has there."""
         return values[0] == self.values[i] if len(values) == 1 else values[i] != 0
 
-    def overlay(self, image: MetaTensor, part: _Slice) -> Tensor:
+    def overlay(self, image: MetaTensor, part: Slice) -> Tensor:
         """Colours (4, width, height) of the classes in a slice of an image."""
         colours = torch.zeros(4, *part.size, dtype=torch.uint8)
         if self.labels is None:
@@ -227,7 +192,7 @@ def _draw_whole(image: MetaTensor, points: Tensor, shown: _Labels) -> Picture:
     extent = pixdim * size
     step = max(math.sqrt(float(extent.prod()) / MAX_PIXELS), float(pixdim.min()))
     width, height = (max(1, round(float(length) / step)) for length in extent)
-    whole = _Slice((size - 1).double() / 2, (0, 1), step / pixdim, (width, height))
+    whole = Slice((size - 1).double() / 2, (0, 1), step / pixdim, (width, height))
     marks = [[whole.mark(point)] if bool(point.isfinite().all()) else [] for point in points]
     views = [_view(mark[0], ZOOM, whole.size) if mark else None for mark in marks]
     for box in shown.boxes:
@@ -270,8 +235,8 @@ def _draw_slices(image: MetaTensor, points: Tensor, shown: _Labels) -> Picture:
     for number, (centres, millimetres) in enumerate(there):
         left, top = number % columns * (width + 3 * GAP), number // columns * (height + 3 * GAP)
         corners = [(left + n * (side + GAP), top) for n in range(3)]
-        steps, planes = millimetres / side / pixdim, zip(centres, PLANES, corners, strict=True)
-        rows.append([_Slice(centre, axes, steps, (side, side), corner) for centre, axes, corner in planes])
+        steps, planes = millimetres / side / pixdim, zip(centres, PLANES.values(), corners, strict=True)
+        rows.append([Slice(centre, axes, steps, (side, side), corner) for centre, axes, corner in planes])
     last = rows[-1][-1], rows[min(columns, len(rows)) - 1][-1]  # lowest, and farthest to the right
     whole = (last[1].corner[0] + side, last[0].corner[1] + side)
     remaining = iter(rows)
@@ -283,21 +248,15 @@ def _draw_slices(image: MetaTensor, points: Tensor, shown: _Labels) -> Picture:
 
 
 def _painted(
-    image: MetaTensor, slices: Sequence[_Slice], size: tuple[int, int], shown: _Labels
+    image: MetaTensor, slices: Sequence[Slice], size: tuple[int, int], shown: _Labels
 ) -> tuple[Tensor, Tensor | None]:
-    """Slices of an image, and of its labels, as one picture; where it is coarse, its pixels are means."""
-    values = image.as_tensor() if len(image) == 3 else image.as_tensor()[:1]
-    some = values.flatten()[:: math.ceil(values.numel() / 10**6)]
-    low, high = torch.quantile(some[some.isfinite()], torch.tensor([0.002, 0.998])).tolist()
-    values = ((values - low) / max(high - low, 1e-12)).nan_to_num(0).clamp(0, 1)
-    pixels, overlay = torch.zeros(len(values), *size), torch.zeros(4, *size, dtype=torch.uint8)
+    """Slices of an image as one picture, and the colours of its labels over them."""
+    if shown.labels is None:
+        return painted(image, slices, size), None
+    overlay = torch.zeros(4, *size, dtype=torch.uint8)
     for each in slices:
-        ranges = (slice(first, first + n) for first, n in zip(each.corner, each.size, strict=True))
-        within = (slice(None), *ranges)
-        fine = max(1, math.ceil(max(float(each.steps[axis]) for axis in each.axes) - 0.01))
-        pixels[within] = avg_pool2d(sample_at(values[None], each.places(fine)[None])[0], fine)
-        overlay[within] = shown.overlay(image, each)
-    return pixels, None if shown.labels is None else overlay
+        overlay[(slice(None), *each.within)] = shown.overlay(image, each)
+    return painted(image, slices, size), overlay
 
 
 def draw_reviewed(reviewed: Reviewed, labels: Sequence[str], classes: Mapping[int, str], limit: float = 4.0) -> Figure:

@@ -24,6 +24,7 @@ PATCHES = 24  # of a tier in an image
 BINS = 16  # of a patch: few, since the bias of mutual information grows with their square
 DRAWS = 8  # of the change of an image, of which the one that leaves least counts
 STRENGTHS = (*(k / 8 for k in range(1, 8)), *(k / 4 for k in range(4, 17)))  # that are tried; 0 is no change
+FINER = 4  # parts of the step in which a tier's stop is reached
 MAX_VOXELS = 2**19  # of an image that is changed; of a larger one a part is
 
 
@@ -103,12 +104,14 @@ def weakened(
 ) -> tuple[list[float], np.ndarray]:
     """The mutual information of patches with their changed selves, from ``own`` until it is at ``stop`` in every tier.
 
+    Where a tier reaches its stop, the strengths lie closer.
+
     Returns:
-        The strengths that were tried, from 0, and for each (rows) the bits of each tier.
+        The strengths that were tried, from 0 up, and for each (rows) the bits of each tier.
     """
     patches = [tier_patches(view.image, view) for view in views]
-    curves = [own]
-    for strength in tqdm(STRENGTHS, "Raising the strength", unit="step", disable=None):
+
+    def bits_at(strength: float) -> np.ndarray:
         change, rows = intensity_preset(intensity, strength), np.empty((DRAWS, len(views), len(TIERS)))
         for draw, number in np.ndindex(DRAWS, len(views)):
             view = views[number]
@@ -116,10 +119,28 @@ def weakened(
             image = torch.as_tensor(change(view.image.clone())).clamp(0, 1)
             pairs = zip(patches[number], tier_patches(image, view), strict=True)
             rows[draw, number] = [_bits(mine, changed, value_range) for mine, changed in pairs]
-        curves.append(_mean(rows.min(0)))
-        if (curves[-1] <= stop).all():
+        return _mean(rows.min(0))
+
+    found = {0.0: own}
+    for strength in tqdm(STRENGTHS, "Raising the strength", unit="step", disable=None):
+        found[strength] = bits_at(strength)
+        if (found[strength] <= stop).all():
             break
-    return [0.0, *STRENGTHS[: len(curves) - 1]], np.array(curves)
+    between = _around_stops(list(found), np.array([*found.values()]), stop)
+    found |= {strength: bits_at(strength) for strength in between}
+    strengths = sorted(found)
+    return strengths, np.array([found[strength] for strength in strengths])
+
+
+def _around_stops(strengths: Sequence[float], curves: np.ndarray, stop: np.ndarray) -> list[float]:
+    """Strengths in between, in the step in which each tier's bits (a column) first fall to its stop."""
+    between = set()
+    for bits, end in zip(curves.T, stop, strict=True):
+        below = np.flatnonzero(bits <= end)
+        if len(below) and below[0] > 0:
+            step = strengths[below[0] - 1], strengths[below[0]]
+            between |= {float(strength) for strength in np.linspace(*step, FINER + 1)[1:-1]}
+    return sorted(between)
 
 
 def crossing(strengths: Sequence[float], bits: np.ndarray, stop: float) -> float:

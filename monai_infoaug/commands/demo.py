@@ -35,7 +35,7 @@ from monai_infoaug.commands._images import require_seed
 from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.data import SeededDataset
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
-from monai_infoaug.handlers import EpochSetter, draw_landmarks
+from monai_infoaug.handlers import EpochSetter, draw_information, draw_landmarks, draw_tiers
 from monai_infoaug.networks import PixelEmbeddingNet
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
 
@@ -266,16 +266,16 @@ def draw(pair: dict[str, Tensor], found: dict[str, Tensor]) -> Figure:
     points, truth = pair["points_view1"][0].numpy(), pair["points_view2"][0].numpy()
     draw_landmarks(template, plane("image_view1"), points)
     template.set_title(f"template, {len(points)} points")
-    information.imshow(plane("information").T, cmap="magma")
+    draw_information(information, plane("information"))
     information.set_title("information")
-    tiers.imshow(plane("tiers").T, cmap="viridis")
-    tiers.set_title("tiers: low, medium, high")
+    draw_tiers(tiers, plane("tiers"))
+    tiers.set_title("tiers")
     for axes, (name, positions) in zip(searched, found.items(), strict=True):
         draw_landmarks(axes, plane("image_view2"), positions.numpy(), truth)
         error = np.nanmean(np.linalg.norm(positions.numpy() - truth, axis=-1))
         axes.set_title(f"{name}: {error:.1f} mm", fontsize=10)
     figure.supxlabel("changed copy: circles are the true positions, crosses the found ones", fontsize=10)
-    for axes in figure.axes:
+    for axes in (template, information, tiers, *searched):
         axes.invert_yaxis()
         axes.axis("off")
     return figure

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.utils import ensure_tuple_rep, optional_import
 
 from monai_infoaug._require import is_count, refusal
+from monai_infoaug.handlers._planes import Plane, planes_of
+from monai_infoaug.handlers.maps import draw_information, draw_tiers
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Events, _ = optional_import("ignite.engine", name="Events")
@@ -30,7 +34,8 @@ def draw_pair(item: dict[str, Any], key: str = "image", prefix: str = "", num_po
         num_points: number of drawn points, the first valid ones of each tier in turn.
 
     Returns:
-        A Matplotlib figure. Of volumes, the slices of view 1 and view 2 through the first point.
+        A Matplotlib figure. Of volumes, the axial, coronal and sagittal slice of each view through the first point, by
+        the affine of the view; views without one lie as RAS, with equal sides.
     """
     from matplotlib.figure import Figure
 
@@ -41,28 +46,52 @@ def draw_pair(item: dict[str, Any], key: str = "image", prefix: str = "", num_po
     valid = np.flatnonzero(array("points_valid"))
     tiers = array("points_tier")
     shown = sorted(valid, key=lambda i: (np.sum(tiers[valid[valid < i]] == tiers[i]), tiers[i]))[:num_points]
-
-    def plane(volume: np.ndarray, view: int) -> np.ndarray:
-        # the last axis of a volume is cut, axis 0 is drawn to the right
-        cut = round(float(points[view][shown[0], -1])) if shown and volume.ndim == 4 else volume.shape[-1] // 2
-        return (volume[0] if volume.ndim == 3 else volume[0, ..., cut]).T
-
-    panels = [("view 1", array(f"{key}_view1"), 0, "gray"), ("view 2", array(f"{key}_view2"), 1, "gray")]
-    for name, colours in (("information", "magma"), ("tiers", "viridis")):
-        if f"{prefix}{name}_view1" in item:
-            panels.append((f"{name} of view 1", array(f"{name}_view1"), 0, colours))
-    figure = Figure(figsize=(4 * len(panels), 4), layout="constrained")
-    for axes, (title, values, view, colours) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        limits = (0, 2) if title.startswith("tiers") else (None, None)
-        axes.imshow(plane(values, view), cmap=colours, vmin=limits[0], vmax=limits[1], origin="upper")
-        axes.set_title(title)
-        axes.axis("off")
+    panels = [(f"view {k}", array(f"{key}_view{k}"), k - 1) for k in (1, 2)]
+    panels += [
+        (f"{name} of view 1", array(f"{name}_view1"), 0)
+        for name in ("information", "tiers")
+        if f"{prefix}{name}_view1" in item
+    ]
+    planes = [_planes_of_view(item[f"{prefix}{key}_view{k}"]) for k in (1, 2)]
+    rows = len(planes[0])
+    figure = Figure(figsize=(4 * len(panels), 4 * rows + 0.3), layout="constrained")
+    cells = figure.subplots(rows, len(panels), squeeze=False)
+    for row, column in np.ndindex(*cells.shape):
+        (title, values, view), axes = panels[column], cells[row, column]
+        plane = planes[view][row]
+        through = points[view][shown[0]] if shown else np.array(values.shape[1:]) // 2
+        picture = values[0] if plane.cut < 0 else values[0].take(round(float(through[plane.cut])), plane.cut)
+        picture = picture if plane.axes == tuple(sorted(plane.axes)) else picture.T
+        _draw_panel(axes, title, picture, plane)
         if title in ("view 1", "view 2"):
             for number, i in enumerate(shown):
-                x, y = points[view][i, :2]
+                x, y = points[view][i, list(plane.axes)]
                 axes.plot(x, y, "o", color=f"C{number % 10}", markersize=5)
                 axes.annotate(str(number), (x, y), color=f"C{number % 10}", xytext=(3, 3), textcoords="offset points")
     return figure
+
+
+def _planes_of_view(view: Any) -> list[Plane]:
+    """The planes of a view (C, *S) that are drawn: itself, or three of a volume."""
+    if view.ndim == 3:
+        return [Plane("", (0, 1), -1, (False, False), 1.0)]
+    affine = view.affine.cpu().reshape(-1, 4, 4)[0].numpy() if isinstance(view, MetaTensor) else np.eye(4)
+    return list(planes_of(affine))
+
+
+def _draw_panel(axes: Axes, title: str, picture: np.ndarray, plane: Plane) -> None:
+    """A plane of a view (H, W), in voxels of the view."""
+    if title.startswith("information"):
+        draw_information(axes, picture, aspect=plane.aspect, origin="upper")
+    elif title.startswith("tiers"):
+        draw_tiers(axes, picture, aspect=plane.aspect, origin="upper")
+    else:
+        axes.imshow(picture.T, cmap="gray", aspect=plane.aspect, origin="upper")
+        axes.axis("off")
+    axes.set_title(f"{title}, {plane.name}" if plane.name else title)
+    for turn, is_turned in zip((axes.invert_xaxis, axes.invert_yaxis), plane.turned, strict=True):
+        if is_turned:
+            turn()
 
 
 class PairPictureHandler:

@@ -8,11 +8,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from monai.data import MetaTensor
 
 pytest.importorskip("tqdm", reason="matching needs the extra train")
 pytest.importorskip("matplotlib", reason="matching draws with matplotlib")
@@ -20,9 +22,11 @@ pytest.importorskip("matplotlib", reason="matching draws with matplotlib")
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import copy_bundle, find_bundle
 from monai_infoaug.commands._images import distinct_names
+from monai_infoaug.commands._match_pictures import draw_match
 from monai_infoaug.commands.match import match_images
-from monai_infoaug.commands.template_matcher import TemplateMatcher
+from monai_infoaug.commands.template_matcher import Match, TemplateMatcher
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from monai_infoaug.inferers import to_voxels
 from tests.commands.scenes import save_checkpoint, smooth
 
 SETTINGS = {
@@ -461,3 +465,33 @@ def test_names_of_any_kind_come_into_pictures(checkpoint, folder):
     write_landmarks(folder / "table.csv", LandmarkTable(["$\\x$", "页", "chin"], {"a": POINTS}))
     assert run(checkpoint, folder) == {}
     assert {"a$\\x$.png", "页.mrk.json"} <= set(contents(folder / "out"))
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_landmarks_of_volumes_are_in_the_middle_of_three_planes(count):
+    """Of the template and of the image, whose axes run otherwise and whose voxels are no cubes."""
+    generator = np.random.default_rng(0)
+    world = generator.uniform(8, 20, (count, 3)).round()
+    volumes = []
+    for sides, order in (((1.0, 1.0, 1.0), (0, 1, 2)), ((2.0, 1.0, 0.5), (2, 0, 1))):
+        affine = np.eye(4)
+        affine[:3, :3] = np.eye(3)[:, list(order)] * np.multiply(sides, (1, -1, 1))
+        affine[order[1], 3] = 28  # that axis runs down from there
+        shape = [round(28 / side) + 1 for side in sides]
+        grid = np.einsum("ij,jklm->iklm", affine[:3, :3], np.indices(shape)) + affine[:3, 3, None, None, None]
+        distances = [np.abs(grid - place[:, None, None, None]).max(0) for place in world]
+        volumes.append(MetaTensor(torch.tensor((np.min(distances, axis=0) <= 1)[None] * 1.0), affine=affine))
+    template, image = volumes
+    points = to_voxels(torch.tensor(world)[None], template)
+    labels = [f"p{i}" for i in range(count)]
+    match = Match(world, "RAS", np.ones(count), np.ones(count), np.arange(count) % 2 == 1)
+    matcher = SimpleNamespace(labels=labels, templates=[SimpleNamespace(image=template, points=points)])
+    axes = draw_match(image, match, matcher, "scan").axes[0]
+    marks = np.concatenate([line.get_xydata() for line in axes.lines])
+    assert len(marks) == 6 * count
+    assert len(np.unique(marks, axis=0)) == 6 * count
+    pixels = axes.images[0].get_array()
+    for x, y in marks.round().astype(int):
+        assert pixels[y, x] > 0.9
+        assert pixels[y, x - 4 : x + 5].min() < 0.1  # the landmark alone is bright
+    assert [text.get_text() for text in axes.texts] == labels

@@ -75,3 +75,17 @@ def test_curves_are_of_the_draw_that_leaves_least(monkeypatch):
 )
 def test_crossing(bits, stop, expected):
     assert _strengths.crossing([0, 0.5, 1], np.array(bits), stop) == expected
+
+
+def test_strengths_are_closer_where_a_tier_reaches_its_stop(monkeypatch):
+    monkeypatch.setattr(_strengths, "STRENGTHS", (0.5, 1.0))
+    monkeypatch.setattr(_strengths, "DRAWS", 1)
+    generator = np.random.RandomState(0)
+    tiers = torch.arange(3, dtype=torch.uint8).repeat_interleave(24).expand(1, 64, 72)
+    views = [_strengths.draw_view(torch.rand(1, 64, 72), tiers, generator)]
+    own = _strengths.of_themselves(views, (0.0, 1.0))
+    _, coarse = _strengths.weakened(views, "rich", (0.0, 1.0), own, np.full(3, -1.0), 7)
+    stop = np.array([coarse[:2, 0].mean(), -1.0, -1.0])  # low reaches its stop at once, the others never
+    strengths, curves = _strengths.weakened(views, "rich", (0.0, 1.0), own, stop, 7)
+    assert strengths == [0, 0.125, 0.25, 0.375, 0.5, 1]
+    np.testing.assert_array_equal(curves[[0, 4, 5]], coarse)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_infoaug.handlers import PairPictureHandler, draw_pair
+from monai_infoaug.handlers import TIER_COLOURS, PairPictureHandler, draw_pair
 
-pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+to_hex = pytest.importorskip("matplotlib.colors", reason="pictures need matplotlib").to_hex
 Engine = pytest.importorskip("ignite.engine", reason="trainers need ignite").Engine
 
 
@@ -60,27 +62,62 @@ def test_as_many_points_as_asked_for_and_valid(number):
     assert len(marks(draw_pair(item, num_points=number).axes[1])) == 0
 
 
+def panels(figure):
+    """The axes of a figure by their titles."""
+    return {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+
+
 def test_maps_are_drawn_where_they_are_known():
     item = pair(maps=("information", "tiers"))
     item["tiers_view1"] = (item["tiers_view1"] * 3).to(torch.uint8)
-    figure = draw_pair(item)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["view 1", "view 2", "information of view 1", "tiers of view 1"]
-    np.testing.assert_array_equal(figure.axes[2].images[0].get_array(), item["information_view1"][0].T)
-    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), item["tiers_view1"][0].T)
-    assert figure.axes[3].images[0].get_clim() == (0, 2)
+    found = panels(draw_pair(item))
+    assert list(found) == ["view 1", "view 2", "information of view 1", "tiers of view 1"]
+    information, tiers = (found[f"{name} of view 1"] for name in ("information", "tiers"))
+    np.testing.assert_array_equal(information.images[0].get_array(), item["information_view1"][0].T)
+    np.testing.assert_array_equal(tiers.images[0].get_array(), item["tiers_view1"][0].T)
+    shown = tiers.images[0]
+    assert [to_hex(shown.cmap(shown.norm(tier))) for tier in range(3)] == [*TIER_COLOURS.values()]
 
 
-def test_volumes_are_cut_through_the_first_point():
-    item = pair(size=(8, 6, 5), maps=("information",))
+def on_screen(axes, voxel):
+    """Where the middle of a voxel is drawn: pixels to the right and down."""
+    x, y = axes.transData.transform(voxel)
+    return np.array([x, axes.figure.bbox.height - y])
+
+
+@pytest.mark.parametrize("codes", [None, "RAS", "LPS", "SRA", "PIR"])
+def test_volumes_are_drawn_in_three_planes_as_radiologists_look_at_them(codes):
+    """The patient's left, back and feet are to the right and down, and millimetres are as long both ways."""
+    item, pairs = pair(size=(8, 6, 5), maps=("information",)), ("RL", "AP", "SI")
+    world = [next(i for i, ends in enumerate(pairs) if code in ends) for code in codes or "RAS"]
+    signs, sides = [1 if code in "RAS" else -1 for code in codes or "RAS"], (1.0, 2.0, 3.0) if codes else (1, 1, 1)
+    affine = torch.zeros(4, 4, dtype=torch.float64)
+    for axis, (row, sign, side) in enumerate(zip(world, signs, sides, strict=True)):
+        affine[row, axis] = sign * side
+    affine[3, 3] = 1
+    if codes:
+        item |= {f"image_view{k}": MetaTensor(item[f"image_view{k}"], affine=affine) for k in (1, 2)}
     figure = draw_pair(item)
-    for axes, name, view in zip(
-        figure.axes, ("image_view1", "image_view2", "information_view1"), (1, 2, 1), strict=True
+    figure.draw_without_rendering()
+    found = panels(figure)
+    for view, (name, patient) in itertools.product(
+        (1, 2), {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}.items()
     ):
-        cut = round(item[f"points_view{view}"][0, -1].item())
-        np.testing.assert_array_equal(axes.images[0].get_array(), item[name][0, ..., cut].T)
+        axes, image = found[f"view {view}, {name}"], torch.as_tensor(item[f"image_view{view}"])[0]
+        across, down = (world.index(axis) for axis in patient)
+        cut = 3 - across - down
+        through = item[f"points_view{view}"][0, cut].round().long()
+        shown = image.select(cut, through) if across < down else image.select(cut, through).T
+        np.testing.assert_array_equal(axes.images[0].get_array(), shown.T)
+        np.testing.assert_allclose(marks(axes), item[f"points_view{view}"][[0, 4, 5, 1, 2, 3]][:, [across, down]])
+        right, below = (on_screen(axes, step) - on_screen(axes, (0, 0)) for step in ((1, 0), (0, 1)))
+        assert right[0] * -signs[across] > 0
+        assert below[1] * -signs[down] > 0
+        assert abs(below[1] / right[0]) == pytest.approx(sides[down] / sides[across], rel=1e-3)
+    assert "information of view 1, sagittal" in found
     item["points_valid"][:] = False
-    np.testing.assert_array_equal(draw_pair(item).axes[0].images[0].get_array(), item["image_view1"][0, ..., 2].T)
+    middle = panels(draw_pair(item))
+    assert len(marks(middle["view 1, axial"])) == 0
 
 
 def test_key_and_prefix_and_meta_tensors():
