@@ -1,6 +1,6 @@
 """The MONAI bundles that come with the package, and the network of a checkpoint that one of them has trained."""
 
-from monai_infoaug.bundles.checkpoints import load_network, read_config
+from monai_infoaug.bundles.checkpoints import load_network, read_bundle, read_config
 from monai_infoaug.bundles.finding import (
     bundle_overlays,
     copy_bundle,
@@ -16,6 +16,7 @@ __all__ = [
     "describe_bundles",
     "find_bundle",
     "load_network",
+    "read_bundle",
     "read_config",
     "require_settings",
     "training_command",

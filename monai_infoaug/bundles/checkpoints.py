@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # MONAI takes seconds that listing and copying need not wait
     from monai.bundle import ConfigParser
     from torch import nn
 
-__all__ = ["load_network", "read_config"]
+__all__ = ["load_network", "read_bundle", "read_config"]
 
 
 def read_config(
@@ -41,28 +41,56 @@ def read_config(
         ValueError: for an unreadable checkpoint, an unknown bundle or overlay, or a setting that the bundle does not
             have or that is no plain value.
     """
-    from monai.bundle import ConfigParser
+    from monai_infoaug.handlers.checkpoint import read_settings
 
-    from monai_infoaug.handlers.checkpoint import is_plain, read_settings, require_plain
-
-    kept, given = read_settings(checkpoint, states), dict(settings or {})
-    require_plain(given)
+    kept = read_settings(checkpoint, states)
     name, overlay = kept.pop("bundle", "landmark_pretraining"), kept.pop("overlay", None)
-    folder = Path(name if bundle is None else bundle)
-    if bundle is None or not (folder / "configs" / "train.json").is_file():
-        folder = find_bundle(str(folder))
+    folder = find_bundle(name) if bundle is None else _folder_of(bundle)
     overlays = bundle_overlays(folder)
     if overlay is not None and overlay not in overlays:
         accepted = f"one of {', '.join(overlays)}" if overlays else f"none, for the bundle {folder.name} has none"
         raise refusal(f"overlay of {checkpoint}", repr(overlay), accepted)
+    names = ["train"] if overlay is None else ["train", overlay]
+    return _configuration(folder, names, {f"settings of {checkpoint}": kept, "settings": dict(settings or {})})
+
+
+def read_bundle(bundle: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> ConfigParser:
+    """Configuration of a bundle's training, with settings of one's own.
+
+    Args:
+        bundle: folder of a bundle or name of one of the package.
+        settings: plain values for settings at the top level of the configuration.
+
+    Returns:
+        The configuration, not parsed, its imports done.
+
+    Raises:
+        ValueError: for an unknown bundle, or a setting that it does not have or that is no plain value.
+    """
+    return _configuration(_folder_of(bundle), ["train"], {"settings": dict(settings or {})})
+
+
+def _folder_of(bundle: str | os.PathLike) -> Path:
+    """The folder of a bundle that is one, or goes by its name."""
+    folder = Path(bundle)
+    return folder if (folder / "configs" / "train.json").is_file() else find_bundle(str(folder))
+
+
+def _configuration(folder: Path, names: Sequence[str], sources: Mapping[str, Mapping[str, Any]]) -> ConfigParser:
+    """Files of a bundle's ``configs``, each over the one before, then settings from sources, which errors name."""
+    from monai.bundle import ConfigParser
+
+    from monai_infoaug.handlers.checkpoint import is_plain, require_plain
+
+    require_plain(dict(sources["settings"]))
     config = ConfigParser()
-    config.read_config([folder / "configs" / f"{each}.json" for each in ("train", overlay) if each is not None])
-    names = [key for key, value in config.get().items() if is_plain(value)]
-    for source, values in ((f"settings of {checkpoint}", kept), ("settings", given)):
+    config.read_config([folder / "configs" / f"{name}.json" for name in names])
+    known = [key for key, value in config.get().items() if is_plain(value)]
+    for source, values in sources.items():
         for key, value in values.items():
-            if key not in names:
-                near = "".join(f": {name} may be meant" for name in get_close_matches(key, names, 1))
-                raise refusal(source, repr(key) + near, f"among those of the bundle: {', '.join(names)}")
+            if key not in known:
+                near = "".join(f": {name} may be meant" for name in get_close_matches(key, known, 1))
+                raise refusal(source, repr(key) + near, f"among those of the bundle: {', '.join(known)}")
             config[key] = value
     if "imports" in config:
         config.get_parsed_content("imports")

@@ -35,16 +35,25 @@ def setting(text: str) -> tuple[str, Any]:
     return key, plain(value)
 
 
-def add_measuring(command: argparse.ArgumentParser) -> None:
+def add_measuring(command: argparse.ArgumentParser, has_defaults: bool = True) -> None:
     """The options of the commands that measure information: how images are read, scaled, measured and changed."""
     command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
     command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
     command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
-    command.add_argument("--window", type=int, default=9, metavar="VOXELS", help="odd side of the window (%(default)s)")
-    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
-    command.add_argument("--bins", type=int, default=32, dest="num_bins", metavar="N", help="grey levels (%(default)s)")
+    usual = {"window": 9, "bins": 32, "intensity": "rich"} if has_defaults else {}
     command.add_argument(
-        "--intensity", default="rich", metavar="NAME", help="preset of the intensity changes (%(default)s)"
+        "--window",
+        type=int,
+        default=usual.get("window"),
+        metavar="VOXELS",
+        help=f"odd side of the window ({'9' if has_defaults else '9 in 2D, 5 in 3D'})",
+    )
+    command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
+    command.add_argument(
+        "--bins", type=int, default=usual.get("bins"), dest="num_bins", metavar="N", help="grey levels (32)"
+    )
+    command.add_argument(
+        "--intensity", default=usual.get("intensity"), metavar="NAME", help="preset of the intensity changes (rich)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
@@ -268,10 +277,35 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("path", metavar="IMAGE", help="2D or 3D, grey or RGB; or a folder with a DICOM series")
     command.add_argument("--out", default="inspect.html", metavar="FILE", help="the page (%(default)s)")
-    add_measuring(command)
+    add_measuring(command, has_defaults=False)
     command.add_argument("--origin", type=float, default=0.0, metavar="MM", help="of the first pixel's centre")
     command.add_argument(
         "--thresholds", type=float, nargs=2, metavar=("T1", "T2"), help="in bits (tertiles of the foreground)"
+    )
+    command.add_argument(
+        "--strengths",
+        type=float,
+        nargs=3,
+        metavar=("LOW", "MEDIUM", "HIGH"),
+        help="of each tier's change, 0 for none (the preset's own)",
+    )
+    command.add_argument(
+        "--foreground",
+        type=plain,
+        metavar="body|LEVEL",
+        help="leave out black surrounds: the body alone, or what is brighter than a grey level (by the modality)",
+    )
+    command.add_argument(
+        "--ct-window",
+        type=plain,
+        metavar="NAME|[LOW,HIGH]",
+        help="soft, brain, lung, bone, or Hounsfield units that become black and white (from fat to bone)",
+    )
+    command.add_argument("--calibration", metavar="FILE", help="of calibrate: show what it says")
+    command.add_argument(
+        "--bundle",
+        metavar="NAME|DIR",
+        help="show what its training would do: a bundle of this package, or your own, which may run code of its own",
     )
     command.add_argument("--axis", type=int, default=-1, metavar="N", help="along which a volume is cut (the last)")
     command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")

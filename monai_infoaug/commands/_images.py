@@ -11,12 +11,17 @@ from monai.data import MetaTensor
 from monai.utils import ensure_tuple, ensure_tuple_rep
 
 from monai_infoaug._console import printable
+from monai_infoaug._files import files_of
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
 from monai_infoaug.data import SimpleITKReader, image_datalist, image_name
+from monai_infoaug.data._dicom import MODALITY, is_dicom, read_header
 from monai_infoaug.transforms import InformationMap, ModalityPreset
 from monai_infoaug.transforms.intensity_presets import require_preset
 
+OF_DICOM = {"CT": "ct", "PT": "mr", "MR": "mr"} | dict.fromkeys(
+    ("CR", "DX", "MG", "PX", "RF", "RG", "XA", "IO"), "xray"
+)
 MAX_VOXELS = 2**31  # of an image that is resampled: 8 GiB
 
 
@@ -54,6 +59,12 @@ def read_image(
         steps.append(step("monai.transforms.SqueezeDimd", keys="image", dim=-1))
         item = run(steps[-1:], item)
     return item["image"], steps
+
+
+def said_modality(path: str | os.PathLike) -> str | None:
+    """The modality that a DICOM file or series says; None for another file, or if it is none of ours."""
+    file = next((each for each in files_of(Path(path)) if not each.name.startswith(".") and is_dicom(each)), None)
+    return None if file is None else OF_DICOM.get(read_header(file).text(MODALITY))
 
 
 def require_millimetres(path: str | os.PathLike, pixdim: object, *sizes: object) -> None:

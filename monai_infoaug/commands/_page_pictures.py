@@ -6,21 +6,24 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from nibabel.orientations import io_orientation
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from monai_infoaug.commands._pictures import data_url
+from monai_infoaug.commands._pictures import data_url, small_url
 from monai_infoaug.commands._steps import Step, build
+from monai_infoaug.handlers import CHANGE_COLOURS
 from monai_infoaug.information import TIERS
-from monai_infoaug.transforms import RandTierIntensity
 
 LEVELS = 254  # of information in a picture; 0 is outside of the foreground, 1 is no information, 255 the most
 CELLS = 8 * LEVELS  # of the histogram, which gives the shares
-MAX_VOXELS, MAX_PIXELS, MAX_SAMPLE = 10**7, 2 * 10**6, 400  # of a map, of a slice of it, of a sample's longer side
+MAX_VOXELS, MAX_PIXELS, MAX_SAMPLE = 10**7, {2: 2 * 10**6, 3: 10**5}, 400  # of a map, its slice, a sample's side
+MAX_LEVELS, MAX_IMAGE, MAX_SHOWN, MAX_VIEW = 1_200_000, 500_000, 28_000, 120_000  # characters of pictures: below 3 MB
 DRAWS = 3
+LEAST_CHANGE = 0.02  # that is drawn in full colours
 
 
 def for_screen(item: Mapping[str, MetaTensor], axis: int) -> tuple[dict[str, Tensor], tuple[float, float]]:
@@ -56,14 +59,22 @@ def mosaics(volumes: Mapping[str, Tensor], top: float, index: int) -> dict[str, 
     """
     image = volumes["image"]
     levels = _levels(volumes["information"], volumes["foreground"], top)
-    thin = math.ceil(math.sqrt(image[0, 0].numel() / MAX_PIXELS))
-    image, levels = image[..., ::thin, ::thin], levels[..., ::thin, ::thin]
-    every = math.ceil(image[0].numel() / MAX_VOXELS)
-    slices = list(range(index % every, image.shape[1], every))
-    columns = math.ceil(math.sqrt(len(slices)))
+    is_volume = image.shape[1] > 1
+    thin = math.ceil(math.sqrt(image[0, 0].numel() / MAX_PIXELS[3 if is_volume else 2]))
+    every = math.ceil(image[0, :, ::thin, ::thin].numel() / MAX_VOXELS)
+    while True:
+        slices = list(range(index % every, image.shape[1], every))
+        columns = math.ceil(math.sqrt(len(slices)))
+        url = data_url(_tiled(levels[:, slices, ::thin, ::thin], columns))
+        excess = len(url) / MAX_LEVELS
+        if excess <= 1:
+            break
+        every = math.ceil(every * max(excess, 1 + 1 / every)) if len(slices) > 1 else every
+        thin += len(slices) == 1
+    image = image[:, slices, ::thin, ::thin]
     return {
-        "image": data_url(_tiled(_bytes(image[:, slices]), columns)),
-        "levels": data_url(_tiled(levels[:, slices], columns)),
+        "image": small_url(_tiled(_bytes(image), columns), MAX_IMAGE),
+        "levels": url,
         "size": tuple(image.shape[2:]),
         "columns": columns,
         "slices": slices,
@@ -72,22 +83,47 @@ def mosaics(volumes: Mapping[str, Tensor], top: float, index: int) -> dict[str, 
     }
 
 
-def samples(plane: Mapping[str, Tensor], intensity: str, seed: int) -> list[list[str]]:
-    """For each draw, the slice through the intensity transform of each tier, and through all of them blended."""
-    draws = []
+def samples(plane: Mapping[str, Tensor], intensity: Step, seed: int) -> dict[str, Any]:
+    """For each draw, the slice through the intensity transform of each tier, and through all of them blended.
+
+    Returns:
+        For each draw and transform the picture, the picture of what is darker and brighter, and the mean of what has
+        changed in the foreground, in shares of the range of grey levels; and the change of the strongest colours.
+    """
+    images = torch.empty(0, *plane["image"].shape)
     for draw in range(DRAWS):
-        shown = []
         for tier in (*range(len(TIERS)), None):
-            change = RandTierIntensity(intensity, mode="blend" if tier is None else "anchor")
+            change = build(intensity | {"mode": "blend" if tier is None else "anchor"})
             change.set_random_state(seed=seed + draw)
-            shown.append(sample(torch.as_tensor(change(plane["image"], tiers=plane["tiers"], tier=tier))))
-        draws.append(shown)
-    return draws
+            changed = torch.as_tensor(change(plane["image"], tiers=plane["tiers"], tier=tier))
+            images = torch.cat([images, changed[None]])
+    by = reduction(plane["image"])
+    pooled = avg_pool2d((images - plane["image"]).mean(1, keepdim=True), by)
+    most = max(LEAST_CHANGE, float(np.percentile(pooled.abs().numpy(), 99)))
+    inside = plane["foreground"] > 0
+    means = [float((image - plane["image"]).abs().mean(0, keepdim=True)[inside].mean()) for image in images]
+    rows = range(0, len(images), len(TIERS) + 1)
+    split = [slice(start, start + len(TIERS) + 1) for start in rows]
+    return {
+        "pictures": [[sample(image) for image in images[row]] for row in split],
+        "changes": [[small_url(_coloured(change[0] / most), MAX_SHOWN) for change in pooled[row]] for row in split],
+        "means": [[0.0 if math.isnan(mean) else round(mean, 4) for mean in means[row]] for row in split],
+        "most": round(most, 4),
+    }
 
 
 def sample(image: Tensor) -> str:
     """An image (C, X, Y) with at most ``MAX_SAMPLE`` pixels a side."""
-    return data_url(_bytes(avg_pool2d(image, reduction(image))))
+    return small_url(_bytes(avg_pool2d(image, reduction(image))), MAX_SHOWN)
+
+
+def _coloured(shares: Tensor) -> Tensor:
+    """Shares (X, Y) of the strongest change, -1 darker to 1 brighter, as colours (3, X, Y) uint8."""
+    stops = torch.tensor([[*bytes.fromhex(colour[1:])] for colour in CHANGE_COLOURS]).float()
+    at = (shares.clamp(-1, 1) + 1) / 2 * (len(stops) - 1)
+    low = at.long().clamp(max=len(stops) - 2)
+    colours = stops[low].lerp(stops[low + 1], (at - low)[..., None])
+    return colours.movedim(-1, 0).round().to(torch.uint8)
 
 
 def reduction(image: Tensor) -> int:
@@ -101,8 +137,8 @@ def pair(views: Step, plane: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
     density, valid = item["sampling_view1"], item["points_valid"]
     points = torch.cat([item["points_view1"], item["points_view2"], item["points_tier"][:, None]], 1)[valid]
     return {
-        "views": [data_url(_bytes(item[f"image_view{k}"])) for k in (1, 2)],
-        "sampling": data_url(_bytes(density / density.max().clamp_min(torch.finfo().tiny))),
+        "views": [small_url(_bytes(item[f"image_view{k}"]), MAX_VIEW) for k in (1, 2)],
+        "sampling": small_url(_bytes(density / density.max().clamp_min(torch.finfo().tiny)), MAX_VIEW),
         "size": tuple(density.shape[1:]),
         "points": [[round(x, 2) for x in point] for point in points.tolist()],
     }

@@ -15,6 +15,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+QUALITIES = (90, 75, 50, 25)
+
 
 def png_bytes(figure: Figure, dpi: int) -> bytes:
     """A figure as the content of a PNG file."""
@@ -23,6 +25,16 @@ def png_bytes(figure: Figure, dpi: int) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: a box stands for it
         figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()
+
+
+def small_url(image: Tensor, most: int) -> str:
+    """A picture (1 or 3, X, Y) uint8 as a data URL: PNG if it is no longer than ``most``, else JPEG that fits."""
+    url = data_url(image)
+    for quality in QUALITIES:
+        if len(url) <= most:
+            break
+        url = data_url(image, quality)
+    return url
 
 
 def data_url(image: Tensor, quality: int | None = None) -> str:

@@ -12,17 +12,12 @@ import numpy as np
 from monai.utils.enums import MetaKeys
 from tqdm import tqdm
 
-from monai_infoaug._files import files_of
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, reason, refusal
-from monai_infoaug.commands._images import read_image
-from monai_infoaug.data._dicom import MODALITY, is_dicom, read_header
+from monai_infoaug.commands._images import read_image, said_modality
 from monai_infoaug.data._grids import Grid
 from monai_infoaug.transforms import guess_modality
 
 UNLIKE = 2.0  # times larger or smaller along an axis than usual is another kind of image
-OF_DICOM = {"CT": "ct", "PT": "mr", "MR": "mr"} | dict.fromkeys(
-    ("CR", "DX", "MG", "PX", "RF", "RG", "XA", "IO"), "xray"
-)
 
 
 @dataclass(frozen=True)
@@ -136,18 +131,12 @@ def survey_images(
 
 def _looked_at(path: Path, pixdim: float | Sequence[float] | None, origin: float | Sequence[float]) -> _Image:
     image, _ = read_image(path, pixdim, origin)
-    said = _said_modality(path) if len(image) == 1 else None
+    said = said_modality(path) if len(image) == 1 else None
     sides = tuple(float(side) for side in image.pixdim[: image.ndim - 1])
     extent = tuple(length * side for length, side in zip(image.shape[1:], sides, strict=True))
     grid = Grid(tuple(image.shape[1:]), image.affine.double().numpy())
     space = image.meta.get(MetaKeys.SPACE) or "RAS"
     return _Image(grid, space, len(image), extent, sides, said or guess_modality(image), said is not None)
-
-
-def _said_modality(path: Path) -> str | None:
-    """The modality that a DICOM file says."""
-    file = next((each for each in files_of(path) if not each.name.startswith(".") and is_dicom(each)), None)
-    return None if file is None else OF_DICOM.get(read_header(file).text(MODALITY))
 
 
 def link_images(names: Mapping[Path, str], folder: str | os.PathLike) -> Path:
