@@ -59,7 +59,8 @@ def read_bundle(bundle: str | os.PathLike, settings: Mapping[str, Any] | None = 
 
     Args:
         bundle: folder of a bundle or name of one of the package.
-        settings: plain values for settings at the top level of the configuration.
+        settings: plain values for settings at the top level of the configuration, also for those that it works out
+            from others.
 
     Returns:
         The configuration, not parsed, its imports done.
@@ -67,7 +68,7 @@ def read_bundle(bundle: str | os.PathLike, settings: Mapping[str, Any] | None = 
     Raises:
         ValueError: for an unknown bundle, or a setting that it does not have or that is no plain value.
     """
-    return _configuration(_folder_of(bundle), ["train"], {"settings": dict(settings or {})})
+    return _configuration(_folder_of(bundle), ["train"], {"settings": dict(settings or {})}, with_expressions=True)
 
 
 def _folder_of(bundle: str | os.PathLike) -> Path:
@@ -76,7 +77,9 @@ def _folder_of(bundle: str | os.PathLike) -> Path:
     return folder if (folder / "configs" / "train.json").is_file() else find_bundle(str(folder))
 
 
-def _configuration(folder: Path, names: Sequence[str], sources: Mapping[str, Mapping[str, Any]]) -> ConfigParser:
+def _configuration(
+    folder: Path, names: Sequence[str], sources: Mapping[str, Mapping[str, Any]], with_expressions: bool = False
+) -> ConfigParser:
     """Files of a bundle's ``configs``, each over the one before, then settings from sources, which errors name."""
     from monai.bundle import ConfigParser
 
@@ -85,7 +88,8 @@ def _configuration(folder: Path, names: Sequence[str], sources: Mapping[str, Map
     require_plain(dict(sources["settings"]))
     config = ConfigParser()
     config.read_config([folder / "configs" / f"{name}.json" for name in names])
-    known = [key for key, value in config.get().items() if is_plain(value)]
+    works_out = str if with_expressions else ()
+    known = [key for key, value in config.get().items() if is_plain(value) or isinstance(value, works_out)]
     for source, values in sources.items():
         for key, value in values.items():
             if key not in known:

@@ -46,6 +46,7 @@ def _draw_histogram(
     axes: Axes, values: np.ndarray, cuts: tuple[float, float], colours: tuple[str, ...] = ("0.8", "0.6", "0.8")
 ) -> None:
     """A histogram in three colours: below, between and above the cuts."""
+    bars: Any
     _, edges, bars = axes.hist(values, 128)
     for bar, start, end in zip(bars, edges[:-1], edges[1:], strict=True):
         bar.set_facecolor(colours[int(np.searchsorted(cuts, (start + end) / 2, "right"))])

@@ -71,7 +71,7 @@ def _draw_crops(image: MetaTensor, match: Match, matcher: TemplateMatcher, title
                 axes = list(PLANES.values())[plane]
                 slices.append(Slice(points[i], axes, step / spacing, (side, side), (left, corners[i][1])))
                 marks[number, i, plane] = slices[-1].mark(points[i])
-        sheet += painted(volume.mean(0, keepdim=True), slices, size)
+        sheet += painted(cast(MetaTensor, volume.mean(0, keepdim=True)), slices, size)
     figure = Figure(figsize=(12, 12 * size[1] / size[0] + 0.6))
     panel = figure.add_axes((0, 0, 1, 1 - 0.6 / figure.get_figheight()))
     draw_landmarks(panel, sheet[0].numpy(), marks.reshape(-1, 2), low=np.tile(np.repeat(match.low, len(PLANES)), 2))

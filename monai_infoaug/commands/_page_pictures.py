@@ -20,7 +20,8 @@ from monai_infoaug.information import TIERS
 
 LEVELS = 254  # of information in a picture; 0 is outside of the foreground, 1 is no information, 255 the most
 CELLS = 8 * LEVELS  # of the histogram, which gives the shares
-MAX_VOXELS, MAX_PIXELS, MAX_SAMPLE = 10**7, {2: 2 * 10**6, 3: 10**5}, 400  # of a map, its slice, a sample's side
+MAX_VOXELS, MAX_SAMPLE = 10**7, 400  # of a map, of a side of a sample
+MAX_PIXELS, MAX_SLICE = 2 * 10**6, 10**5  # of an image, of a slice of a volume
 MAX_LEVELS, MAX_IMAGE, MAX_SHOWN, MAX_VIEW = 1_200_000, 500_000, 28_000, 120_000  # characters of pictures: below 3 MB
 DRAWS = 3
 LEAST_CHANGE = 0.02  # that is drawn in full colours
@@ -60,7 +61,7 @@ def mosaics(volumes: Mapping[str, Tensor], top: float, index: int) -> dict[str, 
     image = volumes["image"]
     levels = _levels(volumes["information"], volumes["foreground"], top)
     is_volume = image.shape[1] > 1
-    thin = math.ceil(math.sqrt(image[0, 0].numel() / MAX_PIXELS[3 if is_volume else 2]))
+    thin = math.ceil(math.sqrt(image[0, 0].numel() / (MAX_SLICE if is_volume else MAX_PIXELS)))
     every = math.ceil(image[0, :, ::thin, ::thin].numel() / MAX_VOXELS)
     while True:
         slices = list(range(index % every, image.shape[1], every))

@@ -76,7 +76,7 @@ class Settings:
             ValueError: for none.
         """
         given: Any = self.ct_window
-        window = CT_WINDOWS.get(given) if isinstance(given, str) else given
+        window: Any = CT_WINDOWS.get(given) if isinstance(given, str) else given
         if not is_ordered_pair(window) or window[0] == window[1]:
             raise refusal("ct_window", given, f"{', '.join(CT_WINDOWS)}, or Hounsfield units [low, high], low < high")
         return float(window[0]), float(window[1])
@@ -172,7 +172,7 @@ def _of_ones_own(image: MetaTensor, settings: Settings, modality: str, working: 
         measuring: dict[str, Any] = {"file": os.fspath(settings.calibration)}
         split, change = measuring, measuring
     else:
-        side = {"window": WINDOW[image.ndim - 1] if settings.window is None else settings.window}
+        side: dict[str, Any] = {"window": WINDOW[image.ndim - 1] if settings.window is None else settings.window}
         side = side if settings.window_mm is None else {"window_mm": settings.window_mm}
         measuring = {**side, "num_bins": NUM_BINS if settings.num_bins is None else settings.num_bins}
         split, change = {}, {"transforms": INTENSITY if settings.intensity is None else settings.intensity}

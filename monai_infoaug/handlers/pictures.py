@@ -55,7 +55,7 @@ def draw_pair(item: dict[str, Any], key: str = "image", prefix: str = "", num_po
     planes = [_planes_of_view(item[f"{prefix}{key}_view{k}"]) for k in (1, 2)]
     rows = len(planes[0])
     figure = Figure(figsize=(4 * len(panels), 4 * rows + 0.3), layout="constrained")
-    cells = figure.subplots(rows, len(panels), squeeze=False)
+    cells: Any = figure.subplots(rows, len(panels), squeeze=False)
     for row, column in np.ndindex(*cells.shape):
         (title, values, view), axes = panels[column], cells[row, column]
         plane = planes[view][row]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_infoaug.bundles import copy_bundle, find_bundle, load_network, read_config
+from monai_infoaug.bundles import copy_bundle, find_bundle, load_network, read_bundle, read_config
 from monai_infoaug.bundles.finding import MOVED
 from tests.bundles.checkpoints import checkpoint_of
 
@@ -57,6 +57,27 @@ def test_the_overlay_that_a_checkpoint_names_is_read(tmp_path, overlay):
 def test_checkpoints_that_say_what_is_not_there(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         read_config(checkpoint_of(tmp_path / "c.pt", **settings))
+
+
+def test_a_bundle_by_its_name_or_folder_with_settings_of_ones_own(tmp_path):
+    folder = copy_bundle("landmark_pretraining", tmp_path / "mine")
+    for bundle in ("landmark_pretraining", folder):
+        config = read_bundle(bundle, {"shares": None, "strengths": [1, 1, 1]})  # the bundle works out the latter
+        assert (config["shares"], config["strengths"], config["batch_size"]) == (None, [1, 1, 1], 8)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "settings", "message"),
+    [
+        ("none", {}, "`bundle` must be one of"),
+        ("segmentation", {"windows": 5}, "`settings` must be among .*, got 'windows': window may be meant"),
+        ("segmentation", {"spatial": 5}, "`settings` must be among"),  # an object
+        ("segmentation", {"window": "$print(1)"}, "must be names with numbers"),
+    ],
+)
+def test_bundles_and_settings_that_are_not_there(bundle, settings, message):
+    with pytest.raises(ValueError, match=message):
+        read_bundle(bundle, settings)
 
 
 def test_network_of_a_checkpoint(tmp_path):

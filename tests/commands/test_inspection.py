@@ -20,8 +20,11 @@ from monai.transforms import Compose, Rand2DElastic
 
 from monai_infoaug import transforms
 from monai_infoaug.__main__ import main
+from monai_infoaug.bundles import copy_bundle, find_bundle
+from monai_infoaug.commands import inspection
 from monai_infoaug.commands._page_pictures import for_screen
 from monai_infoaug.commands.inspection import inspect_image
+from monai_infoaug.handlers import CHANGE_COLOURS, INFORMATION_COLOURS, TIER_COLOURS
 from monai_infoaug.transforms import RandTierIntensity
 
 LEVELS = 254
@@ -45,7 +48,7 @@ def page_of(path: Path) -> dict:
 
 def picture(url: str, folder: Path) -> np.ndarray:
     """(C, X, Y) of a data URL."""
-    assert url.startswith("data:image/png;base64,")
+    assert url.startswith("data:image/png;base64,")  # small ones lose nothing
     (folder / "picture.png").write_bytes(b64decode(url.split(",", 1)[1], validate=True))
     pixels = sitk.GetArrayFromImage(sitk.ReadImage(folder / "picture.png"))
     return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 1, 0)
@@ -143,18 +146,211 @@ def test_volumes_are_drawn_as_radiologists_look_at_them(plane, codes):
     assert volumes["image"].nonzero()[0, 2:].tolist() == [3, 3]
 
 
-def test_samples_are_the_transforms_of_the_tiers(tmp_path):
-    path = write(tmp_path / "image.png")
-    page = inspected(tmp_path, path, intensity="published", seed=4)
+def coloured(shares: np.ndarray) -> np.ndarray:
+    """Shares (X, Y) of the strongest change in the colours of changes, (3, X, Y)."""
+    stops = np.array([[*bytes.fromhex(colour[1:])] for colour in CHANGE_COLOURS])
+    return np.stack([np.interp(shares, np.linspace(-1, 1, len(stops)), stops[:, c]) for c in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({}, {"transforms": "rich"}),
+        ({"intensity": "published"}, {"transforms": "published"}),
+        ({"strengths": (0.0, 2.0, 0.3)}, {"transforms": "rich", "strengths": (0.0, 2.0, 0.3)}),
+    ],
+)
+def test_samples_are_the_transforms_of_the_tiers_and_what_they_change(tmp_path, options, given):
+    path = write(tmp_path / "image.png", channels=3 if options else 1)
+    page = inspected(tmp_path, path, seed=4, **options)
     item = run_code(page, path)
-    assert len(page["samples"]) == 3
-    for draw, shown in enumerate(page["samples"]):
-        modes = [("anchor", 0), ("anchor", 1), ("anchor", 2), ("blend", None)]
-        for url, (mode, tier) in zip(shown, modes, strict=True):
-            change = RandTierIntensity("published", mode=mode).set_random_state(seed=4 + draw)
+    found = page["samples"]
+    assert len(found["pictures"]) == len(found["changes"]) == 3
+    changes = []
+    for draw, shown in enumerate(found["pictures"]):
+        for place, (mode, tier) in enumerate([("anchor", 0), ("anchor", 1), ("anchor", 2), ("blend", None)]):
+            change = RandTierIntensity(mode=mode, **given).set_random_state(seed=4 + draw)
             expected = change(item["image"], tiers=item["tiers"], tier=tier)
-            np.testing.assert_allclose(picture(url, tmp_path) / 255, expected, atol=0.5 / 255 + 1e-6)
-    assert page["samples"][0] != page["samples"][1]
+            np.testing.assert_allclose(picture(shown[place], tmp_path) / 255, expected, atol=0.5 / 255 + 1e-6)
+            difference = np.asarray(expected - item["image"])
+            assert found["means"][draw][place] == pytest.approx(abs(difference).mean(), abs=1e-4)
+            changes.append(difference.mean(0))
+    assert found["most"] == pytest.approx(np.percentile(np.abs(changes), 99), abs=1e-3)
+    urls = [url for row in found["changes"] for url in row]
+    for url, change in zip(urls, changes, strict=True):
+        np.testing.assert_allclose(picture(url, tmp_path), coloured(change / found["most"]), atol=1)
+    assert found["pictures"][0] != found["pictures"][1]
+    assert page["strengths"] == (
+        list(options.get("strengths", (0.5, 1.0, 0.7))) if "intensity" not in options else None
+    )
+
+
+def test_colours_are_those_of_all_pictures(tmp_path):
+    page = inspected(tmp_path, write(tmp_path / "image.png"))
+    known = {"tiers": TIER_COLOURS, "information": [*INFORMATION_COLOURS], "change": [*CHANGE_COLOURS]}
+    assert page["colours"] == known
+    template = (tmp_path / "page.html").read_text().split('id="page"')[0]
+    assert not set(re.findall("#[0-9a-f]{6}", template)) & set(TIER_COLOURS.values())
+
+
+def calibration(folder: Path, **made_from) -> Path:
+    content = {
+        "version": 1,
+        "information": {"window": 7, "window_mm": None, "num_bins": 16, "value_range": [0.1, 0.8]},
+        "thresholds": [0.7, 2.1],
+        "intensity": {"transforms": "rich", "strengths": {"low": 0.2, "medium": 0.9, "high": 0.4}},
+        "made_from": {"modality": "xray", "working_pixdim": None} | made_from,
+    }
+    (folder / "found.json").write_text(json.dumps(content))
+    return folder / "found.json"
+
+
+def test_a_calibration_says_how_it_is_measured_split_and_changed(tmp_path):
+    path, file = write(tmp_path / "image.png", channels=1), calibration(tmp_path, modality="mr")
+    page = inspected(tmp_path, path, calibration=file)
+    item = run_code(page, path)
+    expected = transforms.InformationMap(file=file)(item["image"], item["foreground"])
+    np.testing.assert_array_equal(item["information"], expected)
+    assert page["thresholds"] == [0.7, 2.1]
+    assert page["bits"] == 4
+    assert page["strengths"] == [0.2, 0.9, 0.4]
+    change = RandTierIntensity(file=file).set_random_state(seed=0)(item["image"], tiers=item["tiers"])
+    shown = picture(page["samples"]["pictures"][0][3], tmp_path)
+    np.testing.assert_allclose(shown / 255, change, atol=0.5 / 255 + 1e-6)
+    assert {"modality": "mr (of the calibration)", "calibration": "found.json"}.items() <= dict(page["facts"]).items()
+
+
+def test_a_calibration_at_a_resolution_resamples_to_it(tmp_path):
+    path, file = write(tmp_path / "image.png"), calibration(tmp_path, working_pixdim=0.8)
+    with pytest.raises(ValueError, match=r"^`pixdim` must be given"):
+        inspect_image(path, tmp_path / "page.html", calibration=file)
+    assert dict(inspected(tmp_path, path, calibration=file, pixdim=0.5)["facts"])["resampled to"].startswith("25 x 20")
+    with pytest.raises(ValueError, match=r"^`working_pixdim` must be that of the calibration, 0.8, got 1"):
+        inspect_image(path, tmp_path / "page.html", calibration=file, pixdim=0.5, working_pixdim=1)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "settings", "strengths", "shares"),
+    [
+        ("landmark_pretraining", {}, [0.1, 0.3, 0.3], [0.1, 0.45, 0.45]),
+        ("landmark_pretraining", {"strengths": [0.2, 0.4, 0.6]}, [0.2, 0.4, 0.6], [0.1, 0.45, 0.45]),
+        ("landmark_detection", {}, [0.5, 1.0, 0.7], None),
+        ("segmentation", {"window": 7}, [0.5, 1.0, 0.7], None),
+        ("landmark_matching_3d", {}, [0.5, 1.0, 0.7], [0.1, 0.45, 0.45]),
+        ("patch_contrast_adaptation", {"modality": "ct"}, [0.5, 1.0, 0.7], None),
+    ],
+)
+def test_a_bundle_is_shown_as_its_training_does_it(tmp_path, bundle, settings, strengths, shares):
+    is_volume = bundle in ("landmark_matching_3d", "patch_contrast_adaptation")
+    path = write(
+        tmp_path / ("a.nii.gz" if is_volume else "a.mha"), (44, 40, 38) if is_volume else (40, 32), kind=np.int16
+    )
+    if settings.get("modality") == "ct":
+        image = sitk.ReadImage(path)
+        sitk.WriteImage(image * 4 - 1000, path)
+    page = inspected(tmp_path, path, bundle=bundle, **settings)
+    config = ConfigParser()
+    config.read_config(find_bundle(bundle) / "configs" / "train.json")
+    config.update({"modality": "mr" if is_volume else "xray"} | settings)
+    if "spatial_dims" in config:
+        config.update({"spatial_dims": 3 if is_volume else 2})
+    config.get_parsed_content("imports")
+    parts = [config.get_parsed_content(f"{name}_transforms") for name in ("preprocessing", "information")]
+    steps = [each for part in parts for each in part]
+    expected, item = Compose(steps)({"image": str(path)}), run_code(page, path, tuple(page["tertiles"]))
+    for key in ("image", "information", "tiers"):
+        np.testing.assert_array_equal(item[key], expected[key])
+    assert page["strengths"] == strengths
+    assert page["draw"].get("shares") == shares
+    assert dict(page["facts"])["bundle"].startswith(bundle)
+    assert ("intensity by tier" in dict(page["facts"])) == (bundle == "segmentation")
+
+
+def test_a_folder_of_a_bundle_and_a_calibration_for_it(tmp_path):
+    path, folder = write(tmp_path / "image.png"), copy_bundle("landmark_pretraining", tmp_path / "mine")
+    config = json.loads((folder / "configs" / "train.json").read_text()) | {"shares": None, "gamma": 0.5}
+    (folder / "configs" / "train.json").write_text(json.dumps(config))
+    file = calibration(tmp_path, working_pixdim=1.0)
+    page = inspected(tmp_path, path, bundle=folder, pixdim=0.5, calibration=file)
+    assert page["draw"] == {"gamma": 0.5}
+    assert page["strengths"] == [0.2, 0.9, 0.4]
+    assert page["thresholds"] == [0.7, 2.1]
+    assert "calibration" in dict(page["facts"])["bundle"]
+
+
+@pytest.mark.parametrize(("size", "window"), [((40, 32), 9), ((20, 16, 12), 5)])
+def test_the_window_is_smaller_in_a_volume(tmp_path, size, window):
+    path = write(tmp_path / "image.nrrd", size=size, kind=np.float32)
+    page = inspected(tmp_path, path)
+    assert f"window={window}" in page["code"]["python"]
+    assert dict(page["facts"])["information"] == f"window {window}, bins 32"
+
+
+@pytest.mark.parametrize(("foreground", "added"), [("body", 0), (40, 0), (130, 100)])
+def test_black_surrounds_do_not_count(tmp_path, foreground, added):
+    """A bright disc in the dark."""
+    x, y = np.meshgrid(np.arange(60), np.arange(50))
+    disc = (x - 30) ** 2 + (y - 25) ** 2 < 20**2
+    pixels = np.random.default_rng(0).integers(0, 20, (50, 60, 3)) + added
+    pixels[disc] += np.random.default_rng(1).integers(60, 120, (disc.sum(), 3))
+    sitk.WriteImage(sitk.GetImageFromArray(pixels.astype(np.uint8), isVector=True), tmp_path / "eye.png")
+    page = inspected(tmp_path, tmp_path / "eye.png", foreground=foreground)
+    item = run_code(page, tmp_path / "eye.png")
+    np.testing.assert_array_equal(item["foreground"][0].T > 0, disc)
+    assert sum(page["histogram"]) == disc.sum()
+    assert not page["black"]
+
+
+def test_a_black_surround_is_told_of(tmp_path):
+    pixels = np.zeros((40, 40), np.uint8)
+    pixels[:, 20:] = np.random.default_rng(0).integers(0, 255, (40, 20))
+    sitk.WriteImage(sitk.GetImageFromArray(pixels), tmp_path / "half.png")
+    page = inspected(tmp_path, tmp_path / "half.png")
+    assert page["black"] == pytest.approx(16 / 40, abs=1e-6)  # as far as a window reaches, there is something
+    assert inspected(tmp_path, write(tmp_path / "image.png"))["black"] == 0
+
+
+@pytest.mark.parametrize(("window", "ends"), [("soft", (-160, 240)), ([-100, 900], (-100, 900)), (None, (-200, 1000))])
+def test_window_of_ct(tmp_path, window, ends):
+    units = np.random.default_rng(0).uniform(-1000, 1500, (8, 10, 12)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(units), tmp_path / "body.nrrd")
+    page = inspected(tmp_path, tmp_path / "body.nrrd", window=3, ct_window=window)
+    shown = run_code(page, tmp_path / "body.nrrd")["image"][0].numpy().T
+    np.testing.assert_allclose(shown, ((units - ends[0]) / (ends[1] - ends[0])).clip(0, 1), atol=1e-5)
+    assert ("CT window" in dict(page["facts"])) == (window is not None)
+
+
+def test_modality_is_what_a_dicom_file_says(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 900, (32, 40)).astype(np.int16)
+    image = sitk.GetImageFromArray(pixels)
+    image.SetMetaData("0008|0060", "MR")
+    sitk.WriteImage(image, tmp_path / "slice.dcm")
+    assert dict(inspected(tmp_path, tmp_path / "slice.dcm")["facts"])["modality"] == "mr (as the file says)"
+    page = inspected(tmp_path, tmp_path / "slice.dcm", modality="xray")
+    assert dict(page["facts"])["modality"] == "xray"
+
+
+@pytest.mark.parametrize(
+    ("codes", "axis", "ends"),
+    [("RAS", 2, "RLAP"), ("RAS", 0, "APSI"), ("LPS", 1, "RLSI"), ("SRA", 0, "RLAP")],
+)
+def test_slices_say_what_is_where(codes, axis, ends):
+    affine = torch.zeros(4, 4, dtype=torch.float64)
+    for number, code in enumerate(codes):
+        affine[next(i for i, pair in enumerate(("RL", "AP", "SI")) if code in pair), number] = (
+            1 if code in "RAS" else -1
+        )
+    affine[3, 3] = 1
+    assert "".join(inspection._ends(MetaTensor(torch.zeros(1, 3, 3, 3), affine=affine), axis)) == ends
+
+
+@pytest.mark.parametrize("size", [(700, 560), (100, 90, 90)])
+def test_pages_of_noise_are_small(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 255, size[::-1]).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(noise), tmp_path / "noise.nrrd")
+    page = inspected(tmp_path, tmp_path / "noise.nrrd")
+    assert (tmp_path / "page.html").stat().st_size < 3e6
+    assert page["maps"]["slices"][page["maps"]["start"]] == (0 if len(size) == 2 else 45)
 
 
 def test_points_are_those_of_the_code_and_correspond(tmp_path):
@@ -245,7 +441,7 @@ def test_constant_image_has_one_tier(tmp_path):
 
 def test_large_maps_are_thinned_out(tmp_path, monkeypatch):
     monkeypatch.setattr("monai_infoaug.commands._page_pictures.MAX_VOXELS", 500)
-    monkeypatch.setattr("monai_infoaug.commands._page_pictures.MAX_PIXELS", 100)
+    monkeypatch.setattr("monai_infoaug.commands._page_pictures.MAX_SLICE", 100)
     path = write(tmp_path / "volume.nrrd", size=(20, 16, 11), kind=np.float32)
     page = inspected(tmp_path, path, window=3)
     maps = page["maps"]
@@ -313,6 +509,25 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
         (["--window-mm", "3"], "`pixdim` must be given, 1 for pixels"),
         (["--intensity", "loud"], "`intensity` must be one of ('published', 'rich', 'cross_contrast')"),
         (["--seed", "-1"], "`seed` must be at least 0"),
+        (["--strengths", "1", "-1", "1"], "`strengths` must be a number of at least 0"),
+        (["--foreground", "black"], "`foreground` must be body, or a grey level of the file, got 'black'"),
+        (["--ct-window", "soft"], "`ct_window` must be left out for modality 'xray'"),
+        (["--ct-window", "tissue"], "`ct_window` must be soft, brain, lung, bone, or Hounsfield units [low, high]"),
+        (["--ct-window", "[3, 3]"], "`ct_window` must be soft"),
+        (["--calibration", "none.json"], "none.json"),
+        (["--calibration", "image.png"], "image.png"),
+        (["--calibration", "found.json", "--window", "9"], "`window` must be left out beside `calibration`"),
+        (["--calibration", "found.json", "--strengths", "1", "1", "1"], "`strengths` must be left out beside"),
+        (["--calibration", "found.json", "--thresholds", "1", "2"], "`thresholds` must be left out beside"),
+        (["--calibration", "found.json", "--modality", "mr"], "`modality` must be that of the calibration, xray"),
+        (["--bundle", "none"], "`bundle` must be one of"),
+        (
+            ["--bundle", "landmark_matching_3d"],
+            "`bundle` must be one for images in 2D, as this one, got one for images in 3D",
+        ),
+        (["--bundle", "landmark_pretraining"], "`pixdim` must be given, 1 for pixels"),
+        (["--bundle", "landmark_pretraining", "--bins", "16"], "among those of the bundle"),
+        (["--bundle", "landmark_pretraining", "--foreground", "body"], "'foreground'"),
         (["--out", "nowhere/page.html"], "`out` must be a file in a folder that exists, got nowhere/page.html"),
         (["--out", "."], "`out` must be a file"),
     ],
@@ -320,6 +535,7 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
 def test_errors_are_one_line(arguments, named, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "image.png")
+    calibration(tmp_path)
     assert main(["inspect", "image.png", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("monai-infoaug inspect: ")
@@ -415,6 +631,9 @@ def test_thresholds_in_the_browser(tmp_path):
     assert "thresholds=(0.900, 2.600)" in text
     assert '{"thresholds": [0.900, 2.600]}' in text
     assert text.count('class="pair"') == len(page["pair"]["points"])
+    assert text.count("% on average") == 4
+    assert "low, strength 0.5" in text
+    assert f"--high: {TIER_COLOURS['high']}" in text
 
 
 @pytest.mark.skipif(not (DATA / "ceph").is_dir(), reason="needs the cephalometric images")
