@@ -35,7 +35,7 @@ def draw_pair(item: dict[str, Any], key: str = "image", prefix: str = "", num_po
 
     Returns:
         A Matplotlib figure. Of volumes, the axial, coronal and sagittal slice of each view through the first point, by
-        the affine of the view; views without one lie as RAS, with equal sides.
+        the affine of the view, with all points cast on it; views without an affine lie as RAS, with equal sides.
     """
     from matplotlib.figure import Figure
 

@@ -85,12 +85,17 @@ def test_inspect(data, seed, folder, capsys, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "page.html"
     options = []
     for option in (*MEASURING, "--origin", "--axis", "--slice"):
-        if data.draw(st.integers(0, 3)) == 0:
+        if data.draw(st.integers(0, 9)) == 0:
             options += [option, data.draw(NUMBERS | ODD | st.sampled_from(["xray", "ct", "published", "5", "3"]))]
-    if data.draw(st.integers(0, 3)) == 0:
-        options += ["--thresholds", data.draw(NUMBERS), data.draw(NUMBERS)]
+    for option in ("--foreground", "--ct-window", "--calibration", "--bundle"):
+        if data.draw(st.integers(0, 9)) == 0:
+            words = ["body", "soft", "[-100, 200]", "segmentation", "landmark_pretraining", folder / "text.csv"]
+            options += [option, data.draw(NUMBERS | ODD | st.sampled_from(words))]
+    for option, number in (("--thresholds", 2), ("--strengths", 3)):
+        if data.draw(st.integers(0, 9)) == 0:
+            options += [option, *(data.draw(NUMBERS) for _ in range(number))]
     pytest.importorskip("matplotlib")
-    status, _ = run(capsys, ["inspect", folder / data.draw(PLACES), "--out", out, *options])
+    status, _ = run(capsys, ["inspect", folder / data.draw(PLACES | st.just("images/a.png")), "--out", out, *options])
     assert out.exists() == (status == 0)
 
 
