@@ -103,6 +103,15 @@ class Recipe:
     facts: list[tuple[str, str]] = field(default_factory=list)
 
     @property
+    def preset(self) -> str:
+        """Name of the change of view 2."""
+        change = self.changes[1]
+        if "file" in change:
+            return str(read_entry(change["file"], "intensity", "a calibration")["transforms"])
+        name = change.get("transforms", "published")
+        return name if isinstance(name, str) else "of its own"
+
+    @property
     def strengths(self) -> list[float] | None:
         """That of the change of each tier in view 2; None where it has no such number."""
         change = self.changes[1]

@@ -150,7 +150,7 @@ def inspect_image(
         "black": _black(item) if foreground is None else 0,
         "histogram": pictures.histogram(item["information"][item["foreground"] > 0], top),
         "maps": pictures.mosaics(volumes, top, index),
-        "intensity": str(recipe.changes[1].get("transforms", "the calibrated preset")),
+        "intensity": recipe.preset,
         "strengths": recipe.strengths,
         "draw": recipe.draw,
         "reduced": pictures.reduction(plane["image"]),

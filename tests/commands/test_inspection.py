@@ -213,7 +213,7 @@ def test_a_calibration_says_how_it_is_measured_split_and_changed(tmp_path):
     np.testing.assert_array_equal(item["information"], expected)
     assert page["thresholds"] == [0.7, 2.1]
     assert page["bits"] == 4
-    assert page["strengths"] == [0.2, 0.9, 0.4]
+    assert (page["intensity"], page["strengths"]) == ("rich", [0.2, 0.9, 0.4])
     change = RandTierIntensity(file=file).set_random_state(seed=0)(item["image"], tiers=item["tiers"])
     shown = picture(page["samples"]["pictures"][0][3], tmp_path)
     np.testing.assert_allclose(shown / 255, change, atol=0.5 / 255 + 1e-6)
