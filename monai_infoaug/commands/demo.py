@@ -266,9 +266,9 @@ def draw(pair: dict[str, Tensor], found: dict[str, Tensor]) -> Figure:
     points, truth = pair["points_view1"][0].numpy(), pair["points_view2"][0].numpy()
     draw_landmarks(template, plane("image_view1"), points)
     template.set_title(f"template, {len(points)} points")
-    draw_information(information, plane("information"))
+    draw_information(information, plane("information"), plane("brain"))
     information.set_title("information")
-    draw_tiers(tiers, plane("tiers"))
+    draw_tiers(tiers, plane("tiers"), plane("brain"))
     tiers.set_title("tiers")
     for axes, (name, positions) in zip(searched, found.items(), strict=True):
         draw_landmarks(axes, plane("image_view2"), positions.numpy(), truth)
