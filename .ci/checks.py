@@ -36,7 +36,7 @@ def wheel(path: str) -> None:
 
 
 def plain_install() -> None:
-    """Without extras: nothing but MONAI's needs, SimpleITK and nibabel is there, and the import is fast."""
+    """Without extras: nothing but MONAI's needs, SimpleITK, nibabel and Pillow is there, and the import is fast."""
     from packaging.requirements import Requirement
 
     def needs(name: str) -> set[str]:
@@ -46,7 +46,7 @@ def plain_install() -> None:
     def normal(name: str) -> str:
         return re.sub(r"[-_.]+", "-", name).lower()
 
-    allowed, new = set(), {"monai", "nibabel", "simpleitk"}
+    allowed, new = set(), {"monai", "nibabel", "pillow", "simpleitk"}
     while new:
         allowed |= new
         new = set().union(*map(needs, new)) - allowed

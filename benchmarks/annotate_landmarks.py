@@ -185,7 +185,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 def _found_in(place: Path) -> LandmarkTable:
     """What the detector of a round has found, absent landmarks, too."""
-    tables = [read_landmarks(file).to("LPS") for file in sorted(place.glob("found*/landmarks_mm.csv"))]
+    tables = [read_landmarks(file).to("LPS") for file in sorted(place.glob("found*/landmarks.csv"))]
     points = {name: x for table in tables for name, x in table.points.items()}
     return LandmarkTable(tables[0].labels, points, space="LPS")
 

@@ -148,8 +148,9 @@ class Detection:
 
     def _detected(self, folder: Path, name: str, images: Sequence[str]) -> LandmarkTable:
         places = {"dataset#data": [{"image": image} for image in images], "results_dir": str(folder / name)}
+        places["num_pictures"] = 0
         run_bundle(BUNDLE, "train", "inference", folder=folder, **self.settings, **places)
-        return read_landmarks(folder / name / "landmarks_mm.csv").to("LPS")
+        return read_landmarks(folder / name / "landmarks.csv").to("LPS")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         matched = alone(partial(run, folder, threads, settings | known, "inference"))
         found, truth = (
             read_landmarks(path).to("RAS").points["scan"]
-            for path in (folder / "out" / "inference" / "landmarks_mm.csv", table)
+            for path in (folder / "out" / "inference" / "landmarks.csv", table)
         )
         errors = np.linalg.norm(found - truth, axis=1)
         print(json.dumps(row | {"run": "match"} | matched | {"largest_error_mm": float(errors.max())}))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
 import warnings
+from functools import partial
+from pathlib import Path
 
 from sphinx_gallery.sorting import FileNameSortKey
 
@@ -32,6 +35,8 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["tutorials/*", "figures/*", "**sg_execution_times.rst"]
 suppress_warnings = ["config.cache"]  # the gallery's sort key is a class
+
+highlight_language = "none"  # of blocks that say none: commands, which wrap
 
 html_theme = "furo"
 html_title = f"monai_infoaug {release}"
@@ -112,6 +117,30 @@ def escape_shapes(app: object, what: str, name: str, thing: object, options: obj
             parts = re.split(r"(``.*?``)", line)
             parts[::2] = [re.sub(r"(?<=[(,])( ?)\*(?=\w)", r"\1\\*", part) for part in parts[::2]]
             lines[i] = "".join(parts)
+
+
+def command_line_page() -> str:
+    """The reference of the command line, made from its parsers."""
+    from monai_infoaug.commands._arguments import make_parser
+
+    parser = make_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    lines = ["# Command line", "", parser.description, ""]
+    for name, command in commands.choices.items():
+        command.formatter_class = partial(argparse.HelpFormatter, width=88)
+        description = re.sub(r"(?<!\w)--[\w-]+", r"`\g<0>`", str(command.description))  # else one long dash
+        lines += [f"## monai-infoaug {name}", "", description, "", "```text", command.format_usage().strip()]
+        lines += ["```", "", "| argument | |", "|---|---|"]
+        formatter = command._get_formatter()
+        for action in command._actions[1:]:  # the first one is the help itself
+            shown = ", ".join(f"`{form}`" for form in formatter._format_action_invocation(action).split(", "))
+            cells = [text.replace("|", r"\|") for text in (shown, formatter._expand_help(action))]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+Path(__file__).with_name("cli.md").write_text(command_line_page(), encoding="utf-8")
 
 
 def setup(app: object) -> None:

@@ -19,9 +19,15 @@ def require_extra(extra: str, *modules: str) -> None:
     Raises:
         ImportError: naming what is missing and what to install.
     """
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
+    if missing := [module for module in modules if find_spec(module) is None]:
         raise ImportError(f"needs {', '.join(missing)}: pip install monai_infoaug[{extra}]")
+
+
+def usual_device() -> str:
+    """Where networks are if nobody says: as in the bundles."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -34,23 +40,31 @@ def demo(args: argparse.Namespace) -> None:
 
 def init(args: argparse.Namespace) -> None:
     """Copy a bundle, or list them."""
-    from monai_infoaug.bundles import bundle_overlays, copy_bundle, describe_bundles, find_bundle, training_command
+    from monai_infoaug import bundles
 
     if args.list or args.bundle is None:
-        for name, line in describe_bundles().items():
+        for name, line in bundles.describe_bundles().items():
             say(f"{name}\n    {line}")
-            if overlays := bundle_overlays(find_bundle(name)):
+            if overlays := bundles.bundle_overlays(bundles.find_bundle(name)):
                 say(f"    Methods: {', '.join(overlays)}")
         return
-    folder = copy_bundle(args.bundle, args.dir or args.bundle)
+    folder = bundles.copy_bundle(args.bundle, args.dir or args.bundle)
+    train, use = bundles.training_command(folder), bundles.using_command(folder)
     say(
         f"Copied {args.bundle} to {folder}. Its page is {folder / 'docs' / 'README.md'}. To train:\n"
         f"  cd {shlex.quote(str(folder))}\n"
-        f"  {training_command(folder)}"
+        f"  {train}"
     )
-    if overlays := bundle_overlays(folder):
-        commands = "\n".join(f"  {training_command(folder, overlay)}" for overlay in overlays)
-        say(f"Or by one of its methods:\n{commands}")
+    if overlays := bundles.bundle_overlays(folder):
+        methods = "\n".join(f"  {bundles.training_command(folder, overlay)}" for overlay in overlays)
+        say(f"Or by one of its methods:\n{methods}")
+    say(f"Then:\n  {use}")
+    for word, meaning in bundles.inputs_of(train, use).items():
+        say(f"{word:>13}: {meaning}")
+    try:
+        require_extra("train", "ignite", "tensorboard", "matplotlib", "tqdm", "fire", "yaml", "einops", "scipy")
+    except ImportError as error:
+        say(f"The bundle {error}")
 
 
 def match(args: argparse.Namespace) -> int:
@@ -155,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if some of several images failed, 2 for a user's error (one line on stderr), 130 after Ctrl-C.
     """
     args = make_parser().parse_args(argv)
+    if getattr(args, "device", "") is None:
+        args.device = usual_device()
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{args.command}: {' '.join(str(message).split())}\n"
     try:

@@ -120,6 +120,7 @@ def test_init_lists_the_bundles(arguments, capsys):
 
 @pytest.mark.parametrize("folder", [["my bundle"], []])
 def test_init_copies_and_says_what_is_next(folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_infoaug.__main__.find_spec", str)  # as if all extras were there
     monkeypatch.chdir(tmp_path)
     assert main(["init", "landmark_pretraining", *folder]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -129,9 +130,22 @@ def test_init_copies_and_says_what_is_next(folder, capsys, tmp_path, monkeypatch
     assert (
         said[2] == "  python -m monai.bundle run --config_file configs/train.json --dataset_dir IMAGES --output_dir OUT"
     )
-    assert len(said) == 3
+    assert said[3:] == [
+        "Then:",
+        "  monai-infoaug match IMAGES --checkpoint OUT/checkpoint.pt --template IMAGE --landmarks TABLE",
+        "       IMAGES: folder of images",
+        "        TABLE: landmarks in millimetres: .csv, .fcsv or .mrk.json",
+        "        IMAGE: the annotated one",
+        "          OUT: folder for the results",
+    ]
     assert main(["init", "landmark_pretraining", *folder]) == 2  # it is no longer empty
     assert "must be new or empty" in capsys.readouterr().err
+
+
+def test_init_says_which_packages_the_bundle_lacks(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("monai_infoaug.__main__.find_spec", lambda name: None if name == "ignite" else name)
+    assert main(["init", "segmentation", str(tmp_path / "mine")]) == 0
+    assert capsys.readouterr().out.endswith("\nThe bundle needs ignite: pip install monai_infoaug[train]\n")
 
 
 def test_init_says_how_to_train_by_each_method(capsys, tmp_path):

@@ -6,7 +6,10 @@ from monai_infoaug.bundles.finding import (
     copy_bundle,
     describe_bundles,
     find_bundle,
+    inputs_of,
+    say_what_next,
     training_command,
+    using_command,
 )
 from monai_infoaug.bundles.settings import require_settings
 
@@ -15,9 +18,12 @@ __all__ = [
     "copy_bundle",
     "describe_bundles",
     "find_bundle",
+    "inputs_of",
     "load_network",
     "read_bundle",
     "read_config",
     "require_settings",
+    "say_what_next",
     "training_command",
+    "using_command",
 ]

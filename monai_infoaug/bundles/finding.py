@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
 
+from monai_infoaug._console import say
 from monai_infoaug._require import refusal
 
-__all__ = ["bundle_overlays", "copy_bundle", "describe_bundles", "find_bundle", "training_command"]
+__all__ = [
+    "bundle_overlays",
+    "copy_bundle",
+    "describe_bundles",
+    "find_bundle",
+    "inputs_of",
+    "say_what_next",
+    "training_command",
+    "using_command",
+]
 
 USUAL = {"train", "evaluate", "inference", "multi_gpu_train", "metadata"}  # configurations that bundles have
 MOVED = {  # bundles of old to the overlay of the bundle `segmentation` that each became
@@ -26,6 +37,16 @@ INPUTS = {  # settings that a user has to give, and what the pages call them
     "source": "SOURCE",
     "source_images": "SOURCE_IMAGES",
     "source_labels": "SOURCE_LABELS",
+}
+MEANT = {  # by what the pages call
+    "IMAGES": "folder of images",
+    "LABELS": "folder of label maps, called like their images",
+    "TABLE": "landmarks in millimetres: .csv, .fcsv or .mrk.json",
+    "SOURCE": "checkpoint of the network to adapt",
+    "SOURCE_IMAGES": "folder of the images that it has learnt from",
+    "SOURCE_LABELS": "folder of their label maps",
+    "IMAGE": "the annotated one",
+    "OUT": "folder for the results",
 }
 
 
@@ -109,3 +130,41 @@ def training_command(folder: str | os.PathLike, overlay: str | None = None) -> s
     config = "configs/train.json" if overlay is None else f"\"['configs/train.json','configs/{overlay}.json']\""
     inputs = [f"--{name} {word}" for name, word in INPUTS.items() if name in settings]
     return " ".join(["python -m monai.bundle run --config_file", config, *inputs, "--output_dir OUT"])
+
+
+def using_command(folder: str | os.PathLike, checkpoint: str | os.PathLike = "OUT/checkpoint.pt") -> str:
+    """What to type in the folder of a bundle when it is trained: matching, or inference for images without labels.
+
+    Example:
+        >>> using_command(find_bundle("landmark_pretraining"))
+        'monai-infoaug match IMAGES --checkpoint OUT/checkpoint.pt --template IMAGE --landmarks TABLE'
+        >>> using_command(find_bundle("segmentation"))
+        'python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir OUT'
+    """
+    settings = json.loads(Path(folder, "configs", "inference.json").read_text(encoding="utf-8"))
+    if "template" in settings:
+        return f"monai-infoaug match IMAGES --checkpoint {checkpoint} --template IMAGE --landmarks TABLE"
+    out, name = os.path.split(checkpoint)
+    of = "" if name == "checkpoint.pt" else f" --checkpoint {checkpoint}"
+    return (
+        f"python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir {out}{of}"
+    )
+
+
+def inputs_of(*commands: str) -> dict[str, str]:
+    """What the words in capitals of some commands stand for.
+
+    Example:
+        >>> inputs_of("monai-infoaug match IMAGES --landmarks TABLE")
+        {'IMAGES': 'folder of images', 'TABLE': 'landmarks in millimetres: .csv, .fcsv or .mrk.json'}
+    """
+    words = set(re.findall(r"\b[A-Z_]+\b", " ".join(commands)))
+    return {word: meaning for word, meaning in MEANT.items() if word in words}
+
+
+def say_what_next(name: str, checkpoint: str | os.PathLike) -> None:
+    """At the end of a training: where the network is, and what to type now. Of several processes the first says it."""
+    from monai_infoaug._processes import rank  # imports torch, which listing and copying need not wait for
+
+    if rank() == 0:
+        say(f"Wrote {checkpoint}. Now, for example:\n  {using_command(find_bundle(name), checkpoint)}")

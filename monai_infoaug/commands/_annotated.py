@@ -22,13 +22,13 @@ from monai_infoaug.commands._embedding import Embedder
 from monai_infoaug.commands._judgement import Found, judge
 from monai_infoaug.commands._label_files import read_labels, read_on_grid
 from monai_infoaug.commands._label_maps import label_file
-from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._records import key_of, stamp_of
 from monai_infoaug.commands._review import Reviewed, draw_reviewed, review_card, review_page
 from monai_infoaug.commands._survey import Survey
 from monai_infoaug.data import LandmarkTable
 from monai_infoaug.data._grids import Grid
 from monai_infoaug.data.landmarks import landmark_text
+from monai_infoaug.handlers.landmark_pictures import png_bytes
 from monai_infoaug.inferers import to_voxels
 
 PAGE, TABLE = "review.html", "landmarks.csv"
@@ -48,7 +48,7 @@ class Annotation:
         sure: whether somebody has annotated it.
         matches: (L, D) what the templates and pseudo-templates agree on.
         spreads: (L,) millimetres between their votes.
-        earlier: (L, D) what the detector of the last of several rounds has found, by itself.
+        detected: whether detectors have found it; else the matches are all there is.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Annotation:
     sure: bool
     matches: np.ndarray
     spreads: np.ndarray
-    earlier: np.ndarray
+    detected: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +163,12 @@ def _markups(each: Annotation, labels: Sequence[str], errors: np.ndarray, absent
 
 def _judged(annotations: Sequence[Annotation], voxel: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name to errors (L,) in millimetres that 90 % of such landmarks are within, and which (L,) are absent."""
-    world, scores, matches, spreads, earlier, sure = (
+    world, scores, matches, spreads, sure = (
         np.array([getattr(each, name) for each in annotations])
-        for name in ("world", "scores", "matches", "spreads", "earlier", "sure")
+        for name in ("world", "scores", "matches", "spreads", "sure")
     )
-    detected = bool(np.isfinite(earlier).any())  # else the matches are all there is
-    found = Found(world, scores, detected, matches if detected else None, spreads, earlier if detected else None)
+    detected = annotations[0].detected
+    found = Found(world, scores, detected, matches if detected else None, spreads)
     errors, absent = judge(found, world[sure.argmax()], voxel, [each.grid for each in annotations])
     missing = np.isnan(world).any(-1)  # what somebody has annotated is right, and what not is absent
     errors = np.where(sure[:, None] | missing, np.nan, errors)

@@ -83,7 +83,7 @@ def add_planning(command: argparse.ArgumentParser) -> None:
 
 def add_place(command: argparse.ArgumentParser) -> None:
     """The options that say where networks are, and how what is drawn is."""
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (cuda where there is one)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
 
@@ -100,13 +100,13 @@ def make_parser() -> argparse.ArgumentParser:
         "demo",
         help="pre-train on a real brain in about two minutes, then match points",
         description="Pre-train on slices of a real brain, without labels, then find points in changed copies of slices "
-        "that were not seen. Nothing is downloaded. Writes a table and a picture.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "that were not seen. Nothing is downloaded. Writes a table, a picture, and, to play with, the network and "
+        "slices.",
     )
-    command.add_argument("--out", default="infoaug_demo", metavar="DIR", help="folder for demo.csv and demo.png")
-    command.add_argument("--seed", type=int, default=0, help="of the training")
-    command.add_argument("--epochs", type=int, default=40, help="over the training slices")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    command.add_argument("--out", default="infoaug_demo", metavar="DIR", help="folder for what it writes (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the training (%(default)s)")
+    command.add_argument("--epochs", type=int, default=40, metavar="N", help="over the training slices (%(default)s)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (cuda where there is one)")
 
     command = commands.add_parser(
         "init",
@@ -174,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="IMAGES",
         help="files and folders of images that may do so (all)",
     )
-    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... (cuda where there is one)")
 
     command = commands.add_parser(
         "advise",

@@ -10,11 +10,10 @@ from pathlib import Path
 from monai.data import MetaTensor
 from monai.utils import ensure_tuple, ensure_tuple_rep
 
-from monai_infoaug._console import printable
 from monai_infoaug._files import files_of
 from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_count, is_number, refusal
 from monai_infoaug.commands._steps import Step, run, step
-from monai_infoaug.data import SimpleITKReader, image_datalist, image_name
+from monai_infoaug.data import SimpleITKReader, image_datalist
 from monai_infoaug.data._dicom import MODALITY, is_dicom, read_header
 from monai_infoaug.transforms import InformationMap, ModalityPreset
 from monai_infoaug.transforms.intensity_presets import require_preset
@@ -145,23 +144,3 @@ def images_of(argument: str, given: Iterable[str | os.PathLike]) -> list[Path]:
     if not places:
         raise refusal(argument, "none", "files and folders")
     return list(dict.fromkeys(Path(item["image"]) for place in places for item in image_datalist(place)))
-
-
-def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Name of each image: without folder, or with all below the common one where two files have the same name.
-
-    Example:
-        >>> list(distinct_names([Path("scans/1/t1.nii.gz"), Path("scans/2/t1.nii.gz")]).values())
-        ['1_t1', '2_t1']
-    """
-    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    within = [path.absolute().relative_to(root) for path in paths]
-    for names in (
-        [image_name(path) for path in within],
-        ["_".join([*path.parts[:-1], image_name(path)]) for path in within],
-        ["_".join(path.parts) for path in within],
-        [f"{number}_{path.name}" for number, path in enumerate(within)],
-    ):
-        if len({name.casefold() for name in names}) == len(names):  # there are file systems that do not tell case
-            break
-    return dict(zip(paths, map(printable, names), strict=True))

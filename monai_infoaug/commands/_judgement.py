@@ -47,7 +47,6 @@ class Found:
         detected: whether that was a detector, so that the scores are probabilities; else they are of matches.
         matches: (N, L, D) where the templates' matches lie, if that is something else.
         spreads: (N, L) millimetres between the votes on these.
-        earlier: (N, L, D) what one of the detectors has found, whose mean the points are.
     """
 
     points: np.ndarray
@@ -55,7 +54,6 @@ class Found:
     detected: bool
     matches: np.ndarray | None = None
     spreads: np.ndarray | None = None
-    earlier: np.ndarray | None = None
 
 
 def judge(
@@ -102,8 +100,7 @@ def features_of(found: Found, places: LayoutPlaces, fits: Tensor, voxel: float) 
         known = {name: torch.full_like(values, TYPICAL * voxel) for name, values in known.items()}
     known = {name: _filled(values, voxel) for name, values in known.items()}
     known["misfit"] = voxel * (1 - fits).clamp(0, 1).nan_to_num(1.0)
-    for name, values in (("rounds", found.earlier), ("matches", found.matches)):
-        known[name] = _filled(_between(points, values), voxel)
+    known["matches"] = _filled(_between(points, found.matches), voxel)
     known["spread"] = _filled(_known(found.spreads, points), voxel)
     if found.detected:
         known["heat"] = _filled(heat_spread(_tensor(found.scores), RADIUS * voxel), voxel)

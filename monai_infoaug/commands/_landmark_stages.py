@@ -192,14 +192,14 @@ class LandmarkStages:
             with suppress(OSError, ValueError):
                 mark = json.loads((place / "made_by.json").read_text(encoding="utf-8"))
                 if mark.get("training") == made_by and (place / "inference.done.json").exists():
-                    table = read_landmarks(place / "landmarks_mm.csv")
+                    table = read_landmarks(place / "landmarks.csv")
                     tables |= {name: table for name, image in mark["images"].items() if images.get(name) == image}
             number += 1
         ahead = [name for name in self.names.values() if name not in tables]
         if ahead:
             links = {image_name(link): str(link) for link in self.images.iterdir()}
             items = [{"image": links[name]} for name in ahead]
-            own = {"labels": self.labels, "output_dir": str(folder), "results_dir": str(place)}
+            own = {"labels": self.labels, "output_dir": str(folder), "results_dir": str(place), "num_pictures": 0}
             wanted = {"modality", "in_channels", "pixdim", "origin", "working_pixdim", "device"}
             shared = {key: value for key, value in self.plan.shared.items() if key in wanted}
             run_stage(
@@ -211,7 +211,7 @@ class LandmarkStages:
             )
             shown = {name: images[name] for name in ahead}
             write_whole(place / "made_by.json", json.dumps({"training": made_by, "images": shown}))
-            tables |= dict.fromkeys(ahead, read_landmarks(place / "landmarks_mm.csv"))
+            tables |= dict.fromkeys(ahead, read_landmarks(place / "landmarks.csv"))
         self.bar("prediction", 1.0)
         points = {name: table.points[name] for name, table in tables.items()}
         scores = {name: (table.scores or {})[name] for name, table in tables.items()}
@@ -227,7 +227,6 @@ class LandmarkStages:
         match = matched.get(name)
         matches = nowhere if match is None else match.world
         spreads = nothing if match is None or match.spreads is None else match.spreads
-        earlier = tables[-2].points[name] if tables[2:] else nowhere
         if tables:
             world, scores = tables[-1].points[name], (tables[-1].scores or {})[name]
         else:
@@ -236,14 +235,5 @@ class LandmarkStages:
         if sure is not None:
             world = sure.landmarks(space, self.labels)[1]
         return Annotation(
-            name,
-            path,
-            space,
-            grid,
-            world,
-            scores,
-            sure is not None,
-            matches,
-            nothing if spreads is None else spreads,
-            earlier,
+            name, path, space, grid, world, scores, sure is not None, matches, spreads, detected=bool(tables)
         )

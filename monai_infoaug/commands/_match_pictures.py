@@ -13,6 +13,7 @@ from torch import Tensor
 from monai_infoaug.commands._slices import PLANES, Slice, painted
 from monai_infoaug.commands.template_matcher import Match, TemplateMatcher
 from monai_infoaug.handlers import draw_landmarks
+from monai_infoaug.handlers.landmark_pictures import landmark_figure
 from monai_infoaug.inferers import to_voxels, to_world
 
 if TYPE_CHECKING:
@@ -30,19 +31,8 @@ def draw_match(image: MetaTensor, match: Match, matcher: TemplateMatcher, title:
 
 def _draw_overlay(image: MetaTensor, match: Match, matcher: TemplateMatcher, title: str) -> Figure:
     """An image with its landmarks."""
-    from matplotlib.figure import Figure
-
     array, points = _for_display(image, match.world)
-    height = 8 * array.shape[2] / array.shape[1]
-    figure = Figure(figsize=(8, height + 0.4))
-    axes = figure.add_axes((0, 0, 1, height / (height + 0.4)))
-    draw_landmarks(axes, array[0], points, labels=matcher.labels, low=match.low)
-    if len(array) == 3:
-        axes.images[0].set_data(array.T)
-    figure.suptitle(
-        title, x=0.01, y=0.99, horizontalalignment="left", verticalalignment="top", fontsize=11, parse_math=False
-    )
-    return figure
+    return landmark_figure(array, points, title, matcher.labels, match.low)
 
 
 def _draw_crops(image: MetaTensor, match: Match, matcher: TemplateMatcher, title: str) -> Figure:

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
-import warnings
 from base64 import b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import SimpleITK
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 QUALITIES = (90, 75, 50, 25)
-
-
-def png_bytes(figure: Figure, dpi: int) -> bytes:
-    """A figure as the content of a PNG file."""
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: a box stands for it
-        figure.savefig(content, format="png", dpi=dpi)
-    return content.getvalue()
 
 
 def small_url(image: Tensor, most: int) -> str:

@@ -20,14 +20,15 @@ from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug._require import reason, refusal, require_counts
 from monai_infoaug.commands._contact_sheet import draw_sheet
 from monai_infoaug.commands._embedding import Embedded, Embedder
-from monai_infoaug.commands._images import distinct_names, images_of, require_seed
-from monai_infoaug.commands._pictures import png_bytes
+from monai_infoaug.commands._images import images_of, require_seed
 from monai_infoaug.commands._plan import begun_plan, make_plan
 from monai_infoaug.commands._records import is_full, key_of, stamp_of, warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, TemplateMatcher, is_same, with_tables
+from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.engines import keep_freed_memory
+from monai_infoaug.handlers.landmark_pictures import png_bytes
 from monai_infoaug.inferers.template_choice import ChosenTemplates, choose_templates, salient_points
 
 __all__ = ["advise_images"]

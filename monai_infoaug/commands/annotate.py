@@ -17,7 +17,7 @@ from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.commands._annotated import LabelMaps, write_annotations
 from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._embedding import Embedder
-from monai_infoaug.commands._images import distinct_names, images_of, read_image
+from monai_infoaug.commands._images import images_of, read_image
 from monai_infoaug.commands._label_finals import labels_of, require_label_of, write_label_maps
 from monai_infoaug.commands._label_stages import Round, carry_labels_to, learn_in_rounds
 from monai_infoaug.commands._landmark_stages import LandmarkStages, Sure
@@ -27,6 +27,7 @@ from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import Survey, link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, is_same, templates_of, with_tables
 from monai_infoaug.data import image_name
+from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.data.datalists import images_below
 from monai_infoaug.handlers.checkpoint import read_checkpoint

@@ -21,13 +21,13 @@ from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.commands._calibration_picture import draw_calibration
 from monai_infoaug.commands._images import read_image, require_measurable, resampling
-from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._steps import run
 from monai_infoaug.commands._strengths import PATCH, crossing, draw_view, of_corresponding, of_themselves, weakened
 from monai_infoaug.commands.anchor_loss import anchor_losses, loss_cuts
 from monai_infoaug.data import image_datalist
 from monai_infoaug.data._headers import faults_beside
 from monai_infoaug.handlers.checkpoint import read_checkpoint
+from monai_infoaug.handlers.landmark_pictures import png_bytes
 from monai_infoaug.information import TIERS, assign_tiers
 from monai_infoaug.transforms import InformationMap, ModalityPreset, guess_modality, intensity_preset
 from monai_infoaug.transforms._calibration import VERSION

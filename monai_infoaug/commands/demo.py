@@ -25,6 +25,7 @@ from ignite.handlers import ProgressBar
 from monai.data import CacheDataset, DataLoader, Dataset
 from monai.handlers import LrScheduleHandler
 from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContrast, RandBiasField, RandGaussianNoise
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize, unfold
 
@@ -32,11 +33,12 @@ from monai_infoaug._console import say
 from monai_infoaug._files import Ledger
 from monai_infoaug._require import is_count, refusal, require_device
 from monai_infoaug.commands._images import require_seed
-from monai_infoaug.commands._pictures import png_bytes
-from monai_infoaug.data import SeededDataset
+from monai_infoaug.data import LandmarkTable, SeededDataset
+from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_information, draw_landmarks, draw_tiers
-from monai_infoaug.networks import PixelEmbeddingNet
+from monai_infoaug.handlers.landmark_pictures import png_bytes
+from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
 
 if TYPE_CHECKING:
@@ -179,7 +181,9 @@ def match(network: nn.Module, pairs: Sequence[dict[str, Tensor]], device: str = 
 def run_demo(
     out: str | os.PathLike = "infoaug_demo", seed: int = 0, epochs: int = 40, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """Pre-train, match, print a table, and write ``demo.csv`` and ``demo.png``.
+    """Pre-train, match, print a table, and write it as ``demo.csv``, and a picture ``demo.png``.
+
+    To play with there are ``checkpoint.pt``, a slice with its changed copies in ``slices``, and ``landmarks.csv``.
 
     Args:
         out: folder for the files, made where it is missing.
@@ -201,8 +205,9 @@ def run_demo(
         raise refusal("epochs", epochs, "at least 1")
     require_device(device)
     out, ledger = Path(out), Ledger(out)
-    ledger.require_ours(["demo.csv", "demo.png"])
-    out.mkdir(parents=True, exist_ok=True)
+    slices = ["slices/slice.png", *(f"slices/changed_{i + 1}.png" for i in range(CHANGES))]
+    ledger.require_ours(["demo.csv", "demo.png", "checkpoint.pt", "landmarks.csv", *slices])
+    (out / "slices").mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise refusal("out", out, "a folder that can be written to")
 
@@ -231,12 +236,38 @@ def run_demo(
     figure = draw(pairs[-1], {name: found[name][-1] for name in (untrained, best, trained)})
     ledger.write("demo.png", png_bytes(figure, dpi=100))
     ratios = [float(errors[trained].mean() / errors[name].mean()) for name in (untrained, best)]
+    ledger.write("checkpoint.pt", checkpoint_of(network))
+    copies = [pairs[len(TEST_SLICES) * i] for i in range(CHANGES)]
+    for name, image in zip(slices, [copies[0]["image_view1"], *(copy["image_view2"] for copy in copies)], strict=True):
+        ledger.write(name, picture_of(image[0, 0]))
+    points = copies[0]["points_view1"][0].double().numpy() * (1, -1) + (0, copies[0]["image"].shape[-1] - 1)
+    ledger.write("landmarks.csv", landmark_text("landmarks.csv", LandmarkTable(range(POINTS), {"slice": points})))
     say(
         f"The trained network's mean error is {ratios[0]:.2f} of the untrained one's and {ratios[1]:.2f} of the best "
         f"cross-correlation's.\nTrained for {seconds:.0f} s, seed {seed}; seed of the changes {CHANGE_SEED}. "
-        f"Wrote {out / 'demo.csv'} and {out / 'demo.png'}."
+        f"Wrote {out / 'demo.csv'} and {out / 'demo.png'}.\n"
+        f"To play with:\n"
+        f"  monai-infoaug match {out / 'slices'} --checkpoint {out / 'checkpoint.pt'} --template {out / slices[0]} "
+        f"--landmarks {out / 'landmarks.csv'} --pixdim 1\n"
+        f"  monai-infoaug inspect {out / slices[0]} --modality mr --pixdim 1"
     )
     return errors
+
+
+def checkpoint_of(network: nn.Module) -> bytes:
+    """The network as a checkpoint of the bundle ``landmark_pretraining``."""
+    states = GlobalLocalEmbeddingNet([network], [1]).cpu().state_dict()
+    settings = {"bundle": "landmark_pretraining", "modality": "mr", "scales": [1], "patch_radius": None}
+    content = io.BytesIO()
+    torch.save({"network": states, "settings": settings}, content)
+    return content.getvalue()
+
+
+def picture_of(image: Tensor) -> bytes:
+    """A slice (W, H) in [0, 1] as a PNG file, the head upright."""
+    content = io.BytesIO()
+    Image.fromarray((255 * image.clamp(0, 1)).byte().flip(1).T.numpy()).save(content, format="PNG")
+    return content.getvalue()
 
 
 def report(errors: dict[str, Tensor], ledger: Ledger) -> None:

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from monai_infoaug._console import printable, say
+from monai_infoaug._console import say
 from monai_infoaug._files import Ledger
 from monai_infoaug._require import reason, refusal, require_counts
-from monai_infoaug.commands._images import distinct_names, images_of
+from monai_infoaug.commands._images import images_of
 from monai_infoaug.commands._match_pictures import draw_match
-from monai_infoaug.commands._pictures import png_bytes
 from monai_infoaug.commands._records import is_full, key_of, stamp_of, warn
 from monai_infoaug.commands.template_matcher import Match, Paths, TemplateMatcher, is_same, with_tables
 from monai_infoaug.data import LandmarkTable
+from monai_infoaug.data._found_landmarks import FOUND_TABLES, found_tables, summary_rows
 from monai_infoaug.data._headers import faults_beside
+from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import keep_freed_memory
+from monai_infoaug.handlers.landmark_pictures import png_bytes
 
 __all__ = ["match_images"]
 
-TABLES = ("landmarks.csv", "confident.csv", "summary.csv")
+UNTRAINED = 0.5  # share of low landmarks above which the network has learnt little
 
 
 def match_images(
@@ -103,12 +102,12 @@ def match_images(
     limits = matcher.min_score, matcher.max_round_trip
     key, inputs = key_of(matcher.config.get(), *limits, *map(Path, read)), [*paths, *read]
     if consensus:
-        ledger.require_ours(TABLES, inputs)
+        ledger.require_ours(FOUND_TABLES, inputs)
         _require_writable(out)
         key = _add_templates(matcher, ledger, key, names if pool is None else images_of("pool", pool), consensus)
     found = _found_before(ledger, key, names)
     to_write = [file for name in names.values() if name not in found for file in _files(name)]
-    ledger.require_ours([*to_write, *TABLES], inputs)
+    ledger.require_ours([*to_write, *FOUND_TABLES], inputs)
     _require_writable(out)
     for file in (file for name in found for file in _files(name) if not ledger.is_ours(file)):
         warn(f"{out / file} was changed since it was written: it stays so, and the tables do not follow")
@@ -142,7 +141,7 @@ def match_images(
             _write_tables(ledger, names, found, failures, matcher.labels)
             due = time.monotonic() + 20 * (time.monotonic() - start)
     rows = _write_tables(ledger, names, found, failures, matcher.labels)
-    _report(out, rows, len(found), before)
+    _report(out, rows, list(found.values()), before)
     return failures
 
 
@@ -219,34 +218,21 @@ def _write_tables(
     labels: Sequence[str],
 ) -> list[tuple[str, str, str, str, str]]:
     """Write the tables of all images that are done, and return the rows of the summary."""
-    rows = []
-    for path, name in names.items():
-        match, failure = found.get(name), failures.get(str(path), "")
-        if match is None and not failure:  # not yet
-            continue
-        score = "" if match is None else f"{match.scores.mean():.3f}"
-        low = [] if match is None else [label for label, is_low in zip(labels, match.low, strict=True) if is_low]
-        rows.append((name, printable(str(path)), score, " ".join(low), printable(failure)))
-    everything, confident, summary = TABLES
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["image", "file", "mean_score", "low", "failure"], *rows])
-    ledger.write(summary, text.getvalue())
-    matches = {name: found[name] for name in names.values() if name in found}
-    if matches:
-        spaces = {match.space for match in matches.values()}
-        points, scores = ({name: getattr(m, kind) for name, m in matches.items()} for kind in ("world", "scores"))
-        table = LandmarkTable(labels, points, scores, spaces.pop() if len(spaces) == 1 else None)
-        ledger.write(everything, landmark_text(everything, table))
-        sure = {name: np.where(match.low[:, None], np.nan, match.world) for name, match in matches.items()}
-        ledger.write(confident, landmark_text(confident, replace(table, points=sure)))
+    rows = summary_rows(labels, names, found, failures)
+    in_order = {name: found[name] for name in names.values() if name in found}
+    for file, text in found_tables(labels, in_order, rows).items():
+        ledger.write(file, text)
     return rows
 
 
-def _report(out: Path, rows: Sequence[tuple[str, str, str, str, str]], count: int, before: int) -> None:
+def _report(out: Path, rows: Sequence[tuple[str, str, str, str, str]], found: Sequence[Match], before: int) -> None:
     """Print the summary."""
     width = max(5, *(len(row[0]) for row in rows))
     say(f"{'image':{width}}  mean score  low landmarks")
     for name, _, score, low, failure in rows:
         say(f"{name:{width}}  {score or 'failed':>10}  {failure or low}")
+    if found and np.mean([match.low for match in found]) > UNTRAINED:
+        say("Most landmarks are low: the network is hardly trained, or the images show something else.")
     earlier = f", {before} of them before," if before else ""
-    say(f"Wrote {count} of {len(rows)} images{earlier} to {out}: NAME.mrk.json, NAME.png, {', '.join(TABLES)}.")
+    written = f"NAME.mrk.json, NAME.png, {', '.join(FOUND_TABLES)}"
+    say(f"Wrote {len(found)} of {len(rows)} images{earlier} to {out}: {written}.")

@@ -14,7 +14,7 @@ from monai_infoaug._console import printable, say
 from monai_infoaug._files import Ledger
 from monai_infoaug._require import is_number, refusal, require_device
 from monai_infoaug.commands._classes import Classes, find_classes
-from monai_infoaug.commands._images import distinct_names, images_of, require_seed
+from monai_infoaug.commands._images import images_of, require_seed
 from monai_infoaug.commands._label_files import label_suffix
 from monai_infoaug.commands._label_finals import corrected_files, labels_of, require_label_of, write_label_maps
 from monai_infoaug.commands._label_plan import epochs_for, segmentation_settings
@@ -23,6 +23,7 @@ from monai_infoaug.commands._plan import Plan, begun_plan
 from monai_infoaug.commands._stages import StagesBar
 from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey, survey_images
+from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.engines import keep_freed_memory
 
 __all__ = ["segment_images"]

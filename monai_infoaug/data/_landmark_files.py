@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from monai_infoaug._console import printable
 from monai_infoaug._require import refusal
 
 AXES = ("x", "y", "z")
@@ -54,6 +56,26 @@ def image_name(path: str | Path) -> str:
     if path.is_dir():  # of DICOM
         return tidy(path.name)
     return tidy(re.sub(r"(\.(nii|mrk))?\.[A-Za-z]\w*$", "", path.name))  # a number is no suffix
+
+
+def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name of each image: without folder, or with all below the common one where two files have the same name.
+
+    Example:
+        >>> list(distinct_names([Path("scans/1/t1.nii.gz"), Path("scans/2/t1.nii.gz")]).values())
+        ['1_t1', '2_t1']
+    """
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    within = [path.absolute().relative_to(root) for path in paths]
+    for names in (
+        [image_name(path) for path in within],
+        ["_".join([*path.parts[:-1], image_name(path)]) for path in within],
+        ["_".join(path.parts) for path in within],
+        [f"{number}_{path.name}" for number, path in enumerate(within)],
+    ):
+        if len({name.casefold() for name in names}) == len(names):  # there are file systems that do not tell case
+            break
+    return dict(zip(paths, map(printable, names), strict=True))
 
 
 def tidy(name: str) -> str:

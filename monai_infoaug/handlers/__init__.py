@@ -3,7 +3,8 @@
 from monai_infoaug.handlers.checkpoint import ResumableCheckpoint, load_weights, read_settings
 from monai_infoaug.handlers.class_metrics import ClassMetricsSaver
 from monai_infoaug.handlers.epoch import EpochSetter
-from monai_infoaug.handlers.landmark_report import LandmarkReport, draw_landmarks, summarise_errors
+from monai_infoaug.handlers.landmark_pictures import draw_landmarks
+from monai_infoaug.handlers.landmark_report import LandmarkReport, summarise_errors
 from monai_infoaug.handlers.maps import (
     CHANGE_COLOURS,
     INFORMATION_COLOURS,

@@ -1,11 +1,12 @@
-"""Found landmarks as a table, a summary and a picture."""
+"""Found landmarks as tables, markups and pictures."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +14,19 @@ from monai.utils import optional_import
 from monai.utils.enums import MetaKeys
 
 from monai_infoaug._console import say
+from monai_infoaug._files import write_whole
 from monai_infoaug._processes import all_gather_interleaved, rank, world_size
-from monai_infoaug._require import is_count, refusal
+from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.data import LandmarkTable, image_name, write_landmarks
+from monai_infoaug.data._found_landmarks import found_tables, summary_rows, table_text
+from monai_infoaug.data._landmark_files import distinct_names
+from monai_infoaug.handlers.landmark_pictures import landmark_figure, png_bytes
+from monai_infoaug.inferers import to_voxels
 from monai_infoaug.metrics import MeanRadialError, success_detection_rate
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
-__all__ = ["LandmarkReport", "draw_landmarks", "summarise_errors"]
+__all__ = ["LandmarkReport", "summarise_errors"]
 
 
 def summarise_errors(
@@ -50,18 +52,32 @@ def summarise_errors(
             sella    1.50    1.50    0.50         100.0
            nasion    3.00    3.00    0.00           0.0
     """
+    header, *rows = error_rows(errors, radii, labels)
+    width = max(9, *(len(name) for name, *_ in rows))
+    titles = [f"SDR {r:g} mm %" for r in radii]
+    lines = [f"{header[0]:>{width}}  MRE mm  median      SD" + "".join(f"  {title}" for title in titles)]
+    for name, _, mean, median, spread, *rates in rows:
+        shares = (f"{rate:>{len(title) + 2}.1f}" for rate, title in zip(rates, titles, strict=True))
+        lines.append(f"{name:>{width}}{mean:8.2f}{median:8.2f}{spread:8.2f}" + "".join(shares))
+    return "\n".join(lines)
+
+
+def error_rows(
+    errors: np.ndarray, radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0), labels: Sequence[str] | None = None
+) -> list[list[Any]]:
+    """A header, and a row for all landmarks and for each: number of errors, mean, median, deviation, success rates."""
     names = names_of(labels, errors.shape[1])
-    width = max(9, *map(len, names))
-    lines = [f"{'landmark':>{width}}  MRE mm  median      SD" + "".join(f"  SDR {r:g} mm %" for r in radii)]
+    rows: list[list[Any]] = [
+        ["landmark", "count", "mean_mm", "median_mm", "sd_mm", *(f"within_{r:g}mm_percent" for r in radii)]
+    ]
     for name, column in [("all", errors), *zip(names, errors.T, strict=True)]:
         known = column[~np.isnan(column)]
         if known.size:
-            found = success_detection_rate(torch.as_tensor(known, dtype=torch.float64), radii).tolist()
-            rates = (f"{100 * f:>{len(f'  SDR {r:g} mm %')}.1f}" for f, r in zip(found, radii, strict=True))
+            rates = success_detection_rate(torch.as_tensor(known, dtype=torch.float64), radii)
             with np.errstate(invalid="ignore"):  # infinite errors have no deviation
-                spread = known.std()
-            lines.append(f"{name:>{width}}{known.mean():8.2f}{np.median(known):8.2f}{spread:8.2f}" + "".join(rates))
-    return "\n".join(lines)
+                values = [known.mean(), np.median(known), known.std(), *(100 * rates).tolist()]
+            rows.append([name, known.size, *(round(float(value), 3) for value in values)])
+    return rows
 
 
 def names_of(labels: Sequence[str] | None, count: int) -> Sequence[str]:
@@ -72,72 +88,43 @@ def names_of(labels: Sequence[str] | None, count: int) -> Sequence[str]:
     return names
 
 
-def draw_landmarks(
-    axes: Axes,
-    image: np.ndarray,
-    found: np.ndarray,
-    truth: np.ndarray | None = None,
-    labels: Sequence[str] | None = None,
-    low: np.ndarray | None = None,
-) -> None:
-    """Draw found landmarks (crosses), true ones (circles) and the lines between them on an image.
-
-    Args:
-        axes: Matplotlib axes.
-        image: (H, W), axis 0 is drawn to the right; a volume (H, W, D) by its middle slice.
-        found: (L, 2 or 3) in voxels.
-        truth: (L, 2 or 3), the true landmarks.
-        labels: names to write beside the found landmarks.
-        low: (L,) whether a landmark is to be doubted: such are in yellow, the others then in green.
-    """
-    from matplotlib.patheffects import withStroke
-
-    axes.imshow((image if image.ndim == 2 else image[..., image.shape[-1] // 2]).T, cmap="gray")
-    if truth is not None:
-        axes.plot(*np.stack([found[:, :2], truth[:, :2]], axis=1).T, color="yellow", linewidth=1)
-        axes.plot(*truth[:, :2].T, "o", markerfacecolor="none", markeredgecolor="lime", markersize=6)
-    groups = [(slice(None), "red")] if low is None else [(~low, "lime"), (low, "yellow")]
-    for group, colour in groups:
-        axes.plot(*found[group, :2].T, "+", color=colour, markersize=6)
-        for position, label in zip(found[group], np.array(labels)[group] if labels else (), strict=False):
-            text = axes.annotate(
-                label, position[:2], (3, 3), textcoords="offset points", color=colour, fontsize=8, parse_math=False
-            )
-            text.set_path_effects([withStroke(linewidth=2, foreground="black")])
-    axes.axis("off")
-
-
 class LandmarkReport:
-    """Handler that writes what an evaluator with a ``LandmarkMatcher`` found.
+    """Handler that writes what an evaluator with a ``LandmarkMatcher`` or a ``HeatmapDetector`` found.
 
-    ``landmarks_mm.csv`` has every landmark and its score, ``landmarks.png`` shows the first images. Where the true
-    landmarks are known, ``errors.txt`` has the mean radial error and success detection rates, overall and by landmark,
-    and the summary is logged. A batch of the evaluator must be decollated, as it is by default. Of several processes
-    the first writes what all of them found, see ``own_items``.
+    As ``monai-infoaug match`` does, it writes ``NAME.mrk.json`` an image, which 3D Slicer opens with it, and a picture
+    ``NAME.png``; ``landmarks.csv`` has the landmarks of all images, ``confident.csv`` those that are not low, and
+    ``summary.csv`` a row an image. Where the true landmarks are known, ``errors.csv`` has the mean radial error and
+    success detection rates, overall and by landmark, which are printed, too. A batch of the evaluator must be
+    decollated, as it is by default. Of several processes the first writes what all of them found, see ``own_items``;
+    they share the folder.
 
     Args:
         output_dir: folder, made where it is missing.
         radii: radii of the success detection rates, in millimetres.
-        num_pictures: number of images in the picture.
+        num_pictures: of how many images, the first ones, a picture is made; None: of all.
         labels: names of the landmarks, by default 0 ... L - 1.
+        min_score: score below which a landmark is low.
 
     Raises:
-        ValueError: for ``num_pictures`` that is no whole number of at least 1; when it writes, for another number of
-            labels than of landmarks.
+        ValueError: for ``num_pictures`` that is no whole number of at least 0, or a ``min_score`` that is no number;
+            when it writes, for another number of labels than of landmarks.
     """
 
     def __init__(
         self,
         output_dir: str | os.PathLike,
         radii: Sequence[float] = (2.0, 2.5, 3.0, 4.0),
-        num_pictures: int = 6,
+        num_pictures: int | None = None,
         labels: Sequence[str] | None = None,
+        min_score: float = -1.0,
     ) -> None:
-        if not is_count(num_pictures, 1):
-            raise refusal("num_pictures", num_pictures, "a whole number of at least 1")
-        self.labels = labels
+        if num_pictures is not None and not is_count(num_pictures):
+            raise refusal("num_pictures", num_pictures, "a whole number of at least 0, or None")
+        if not is_number(min_score):
+            raise refusal("min_score", min_score, "a number")
+        self.labels, self.min_score = labels, min_score
         self.output_dir, self.radii, self.num_pictures = Path(output_dir), tuple(radii), num_pictures
-        self.items: list[dict[str, Any]] = []
+        self.items: list[_Found] = []
 
     def attach(self, engine: Any) -> None:
         """Attach to an evaluator."""
@@ -146,57 +133,64 @@ class LandmarkReport:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def collect(self, engine: Any) -> None:
-        """Keep what was found in a batch: ``pred`` of a ``LandmarkMatcher``, ``label`` (L, D) in mm or None."""
+        """Keep what was found in a batch: ``pred`` of the inferer, ``label`` (L, D) in mm or None."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
         for item in engine.state.output:
-            image, found, truth = item["image"], item["pred"], item.get("label")
-            number = rank() + world_size() * len(self.items)
-            path = str(image.meta.get("filename_or_obj", f"image_{number}"))
-            kept = {"path": path, "name": image_name(path), "space": image.meta.get(MetaKeys.SPACE)}
-            kept |= {key: found[key].cpu().numpy() for key in ("landmarks", "world", "scores")}
-            kept |= {"affine": np.asarray(image.affine), "truth": None, "errors": None}
+            image, truth, number = item["image"], item.get("label"), rank() + world_size() * len(self.items)
+            found = {key: item["pred"][key].cpu().numpy() for key in ("landmarks", "world", "scores")}
+            errors = None
             if truth is not None:
-                truth, world = torch.as_tensor(truth).cpu(), found["world"].cpu()
-                errors = torch.as_tensor(MeanRadialError()(world[None], truth[None]))
-                kept |= {"truth": truth.numpy(), "errors": errors[0].numpy()}
-            if len(self.items) < self.num_pictures:
-                kept["image"] = image[0].cpu().numpy()
-            self.items.append(kept)
+                truth = torch.as_tensor(truth).cpu()
+                errors = torch.as_tensor(MeanRadialError()(item["pred"]["world"].cpu()[None], truth[None]))[0].numpy()
+            each = _Found(
+                Path(str(image.meta.get("filename_or_obj", f"image_{number}"))),
+                found["world"],
+                found["scores"],
+                found["scores"] < self.min_score,
+                image.meta.get(MetaKeys.SPACE),
+                errors,
+            )
+            if self.num_pictures is None or len(self.items) < self.num_pictures:
+                shown = None if truth is None else to_voxels(truth, image).numpy()
+                labels = names_of(self.labels, len(each.world))
+                title = image_name(each.path) + ("" if errors is None else f": {np.nanmean(errors):.1f} mm")
+                array = image.cpu().numpy()
+                figure = landmark_figure(array, found["landmarks"], title, labels, each.low, shown)
+                each.picture = self.output_dir / f".{number}.png"  # until all names are known
+                each.picture.write_bytes(png_bytes(figure, dpi=100))
+            self.items.append(each)
 
     def write(self, engine: Any) -> None:  # noqa: ARG002
-        """Write table, summary and picture. Each process must call it."""
+        """Write tables, markups and pictures. Each process must call it."""
         self.items = all_gather_interleaved(self.items)
         if rank() > 0:
             return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        columns = ("name", "world", "scores", "errors")
-        names, found, scores, errors = ([item[key] for item in self.items] for key in columns)
-        if len(set(names)) < len(names):  # files of one name in several folders
-            names = [item["path"] for item in self.items]
-        labels, spaces = names_of(self.labels, len(found[0])), {item["space"] for item in self.items}
-        points, scores_of = (dict(zip(names, values, strict=True)) for values in (found, scores))
-        table = LandmarkTable(labels, points, scores_of, spaces.pop() if len(spaces) == 1 else None)
-        write_landmarks(self.output_dir / "landmarks_mm.csv", table)
-        if all(error is not None for error in errors):
-            summary = summarise_errors(np.stack(errors), self.radii, labels)
-            (self.output_dir / "errors.txt").write_text(summary + "\n")
-            say(f"Errors on {len(errors)} images:\n{summary}")
-        self.draw().savefig(self.output_dir / "landmarks.png", dpi=100)
-        say(f"Wrote {self.output_dir / 'landmarks_mm.csv'} and {self.output_dir / 'landmarks.png'}.")
+        labels, names = names_of(self.labels, len(self.items[0].world)), distinct_names([x.path for x in self.items])
+        found = {names[each.path]: each for each in self.items}
+        for name, each in found.items():
+            table = LandmarkTable(labels, {name: each.world}, {name: each.scores}, each.space, None, {name: ~each.low})
+            write_landmarks(self.output_dir / f"{name}.mrk.json", table)
+            if each.picture is not None:
+                each.picture.replace(self.output_dir / f"{name}.png")
+        files = found_tables(labels, found, summary_rows(labels, names, found, {}))
+        errors = [each.errors for each in self.items if each.errors is not None]
+        if len(errors) == len(self.items):
+            files["errors.csv"] = table_text(error_rows(np.stack(errors), self.radii, labels))
+            say(f"Errors on {len(errors)} images:\n{summarise_errors(np.stack(errors), self.radii, labels)}")
+        for file, text in files.items():
+            write_whole(self.output_dir / file, text)
+        pictures = "NAME.png, " if any(each.picture for each in self.items) else ""
+        say(f"Wrote {len(found)} images to {self.output_dir}: NAME.mrk.json, {pictures}{', '.join(files)}.")
 
-    def draw(self) -> Figure:
-        """Draw the first images with found and true landmarks."""
-        from matplotlib.figure import Figure
 
-        items = self.items[: self.num_pictures]
-        columns = min(len(items), 3)
-        rows = -(-len(items) // columns)
-        figure = Figure(figsize=(4 * columns, 4.6 * rows), layout="constrained")
-        for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
-            title, truth, dims = item["name"], item["truth"], item["landmarks"].shape[1]
-            if truth is not None:
-                title += f": {np.nanmean(item['errors']):.1f} mm"
-                linear, origin = item["affine"][:dims, :dims], item["affine"][:dims, -1]
-                truth = np.linalg.solve(linear, (truth - origin).T).T
-            draw_landmarks(axes, item["image"], item["landmarks"], truth)
-            axes.set_title(title)
-        return figure
+@dataclass
+class _Found:
+    """What was found in an image, as :py:class:`monai_infoaug.data._found_landmarks.FoundLandmarks`."""
+
+    path: Path
+    world: np.ndarray
+    scores: np.ndarray
+    low: np.ndarray
+    space: str | None
+    errors: np.ndarray | None
+    picture: Path | None = None

@@ -11,6 +11,7 @@ from typing import Any
 from monai.utils import optional_import
 
 from monai_infoaug._console import say
+from monai_infoaug._processes import rank
 
 Events, _ = optional_import("ignite.engine", name="Events")
 ProgressBar, _ = optional_import("ignite.handlers", name="ProgressBar")
@@ -38,7 +39,9 @@ class ConsoleProgress:
         self.starts: list[float] = []  # seconds, of the epochs of this run
 
     def attach(self, engine: Any) -> None:
-        """Attach to an engine."""
+        """Attach to an engine; of several processes the first one alone tells."""
+        if rank() > 0:
+            return
         ProgressBar(desc=self.name, disable=None).attach(engine)  # None: unless it is on a terminal
         if self.loss is None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._tell_iteration)

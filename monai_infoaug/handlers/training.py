@@ -99,9 +99,8 @@ def training_handlers(
         LrScheduleHandler(states["lr_scheduler"], print_lr=False, epoch_level=False),
         RaiseOnNonFiniteLoss(name),
         _WorkersLeave(loader),
+        ConsoleProgress(name, _loss),
     ]
-    if rank() == 0:
-        handlers.append(ConsoleProgress(name, _loss))
-        if summary_writer is not None:
-            handlers.append(TensorBoardStatsHandler(summary_writer, output_transform=_loss, tag_name=f"{name}_loss"))
+    if rank() == 0 and summary_writer is not None:
+        handlers.append(TensorBoardStatsHandler(summary_writer, output_transform=_loss, tag_name=f"{name}_loss"))
     return [*handlers, ResumableCheckpoint(checkpoint, states, settings=settings)]

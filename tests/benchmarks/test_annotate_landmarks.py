@@ -36,7 +36,7 @@ def calls(monkeypatch):
         made.append(("annotate", [image_name(path) for path in template], own.get("checkpoint"), own["seed"]))
         rest = images_of("images", images)
         for number, error in ((1, 0.5), (2, 1.5)):
-            table(out / "stages" / f"{number}_round{number}" / f"found{len(rest)}" / "landmarks_mm.csv", rest, error)
+            table(out / "stages" / f"{number}_round{number}" / f"found{len(rest)}" / "landmarks.csv", rest, error)
         rows = [f"{image_name(path)},{label},{2 - i},{i}" for path in rest for i, label in enumerate("01")]
         (out / "landmarks.csv").write_text("\n".join(["image,landmark,error_mm,absent", *rows]))
 

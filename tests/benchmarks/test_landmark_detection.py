@@ -101,7 +101,7 @@ def test_rounds_learn_from_what_was_found_in_the_training_images(data, capsys):
     assert "1 seeds x 1 images" in capsys.readouterr().out
     rounds = [folder_of(data, f"one-shot {i}", tested="tune") for i in (1, 2)]
     first, second = (read_landmarks(folder / "labels.csv") for folder in rounds)
-    detected = read_landmarks(rounds[0] / "train" / "landmarks_mm.csv")
+    detected = read_landmarks(rounds[0] / "train" / "landmarks.csv")
     for table in (first, second):
         assert set(table.points) == {"0", "1", "2", "3"}  # the last fifth is held out
         np.testing.assert_allclose(table.points["1"], TEMPLATE)

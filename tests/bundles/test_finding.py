@@ -10,8 +10,18 @@ import shutil
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_infoaug.bundles import bundle_overlays, copy_bundle, describe_bundles, find_bundle, training_command
+from monai_infoaug.bundles import (
+    bundle_overlays,
+    copy_bundle,
+    describe_bundles,
+    find_bundle,
+    inputs_of,
+    say_what_next,
+    training_command,
+    using_command,
+)
 from monai_infoaug.bundles.finding import MOVED
+from monai_infoaug.commands._arguments import make_parser
 
 
 def test_every_bundle_is_described_in_a_line():
@@ -104,3 +114,29 @@ def test_training_commands_name_files_and_settings_that_are_there(name, overlay)
     assert given <= set(config.get())
     to_be_given = [key for key, value in config.get().items() if str(value).startswith("/workspace/")]
     assert {*to_be_given, "output_dir"} <= given
+
+
+@pytest.mark.parametrize("name", describe_bundles())
+def test_using_commands_name_files_and_settings_that_are_there(name, capsys):
+    folder = find_bundle(name)
+    say_what_next(name, "there/checkpoint.pt")
+    said, command = capsys.readouterr().out.splitlines()
+    assert said.startswith("Wrote there/checkpoint.pt.")
+    words = shlex.split(command)
+    if words[0] == "monai-infoaug":
+        parsed = make_parser().parse_args(words[1:])
+        assert (parsed.command, parsed.checkpoint) == ("match", "there/checkpoint.pt")
+        return
+    config = ConfigParser()
+    config.read_config(folder / words[5])
+    given = dict(zip(words[6::2], words[7::2], strict=True))
+    assert {word.removeprefix("--") for word in given} <= set(config.get())
+    assert given["--output_dir"] == "there"
+    assert "--checkpoint other.pt" in using_command(folder, "other.pt")
+
+
+@pytest.mark.parametrize("name", describe_bundles())
+def test_all_words_in_capitals_are_explained(name):
+    commands = training_command(find_bundle(name)), using_command(find_bundle(name))
+    words = {word.split("/")[0] for word in shlex.split(" ".join(commands)) if word.split("/")[0].isupper()}
+    assert inputs_of(*commands).keys() == words

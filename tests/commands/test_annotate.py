@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,12 @@ pytest.importorskip("matplotlib", reason="annotating draws with matplotlib")
 
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import find_bundle
-from monai_infoaug.commands import _label_stages, _landmark_stages, _plan, _stages
+from monai_infoaug.commands import _judgement, _label_stages, _landmark_stages, _plan, _stages
 from monai_infoaug.commands._label_files import read_labels
 from monai_infoaug.commands._label_plan import segmentation_settings
 from monai_infoaug.commands.annotate import annotate_images
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from monai_infoaug.inferers import ErrorModel
 from tests.commands.labelled_scenes import NUMBERS, TINY, annotated, scene, stages_in_process, truth
 from tests.commands.scenes import save_checkpoint, smooth
 
@@ -61,7 +63,7 @@ def runs(monkeypatch) -> list[str]:
             names = [Path(item["image"]).stem for item in settings["dataset#data"]]
             made[-1] = f"{Path(settings['output_dir']).name} {' '.join(names)}"
             points, scores = (dict.fromkeys(names, value) for value in (place_of, np.full(len(place_of), 0.9)))
-            write_landmarks(folder / "landmarks_mm.csv", LandmarkTable(learnt.labels, points, scores, "LPS"))
+            write_landmarks(folder / "landmarks.csv", LandmarkTable(learnt.labels, points, scores, "LPS"))
             return
         assert Path(settings["dataset_dir"]).is_dir()
         bundle = json.loads((place / "configs" / "train.json").read_text())["settings"]["bundle"]
@@ -97,7 +99,7 @@ def test_every_image_is_annotated(runs, folder, capsys):
     table = read_landmarks(out / "landmarks.csv")
     np.testing.assert_allclose(table.points["a"], POINTS, atol=1e-4)  # as somebody has annotated it
     each = [
-        read_landmarks(out / "stages" / place / "found1" / "landmarks_mm.csv").points["c"]
+        read_landmarks(out / "stages" / place / "found1" / "landmarks.csv").points["c"]
         for place in ("3_round1", "4_round2")
     ]
     assert np.abs(each[1] - each[0]).max() > 0.1
@@ -112,6 +114,20 @@ def test_every_image_is_annotated(runs, folder, capsys):
     assert "pretraining" in printed.out
     page = (out / "review.html").read_text()
     assert all(label in page for label in LABELS)
+
+
+def test_errors_of_one_round_are_those_of_a_detector(runs, folder, monkeypatch):
+    annotate(folder, dry_run=True)
+    plan = json.loads((folder / "out" / "plan.json").read_text())
+    del plan["stages"]["round2"]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    monkeypatch.setattr(_judgement, "MATCHED", ErrorModel({"voxel": 1e6}))
+    annotate(folder, plan=folder / "plan.json")
+    assert "3_round1 a b c d" in runs
+    with (folder / "out" / "landmarks.csv").open(newline="") as file:
+        errors = [float(row["error_mm"]) for row in csv.DictReader(file) if row["image"] != "a"]
+    assert len(errors) == 9
+    assert max(errors) < 100
 
 
 def test_what_is_done_is_not_done_again(runs, folder):
@@ -152,11 +168,11 @@ def test_an_image_that_is_as_it_was_before_has_the_landmarks_of_then(runs, folde
     add(folder, "e")
     annotate(folder)
     found = folder / "out" / "stages" / "4_round2"
-    first, kept = read_landmarks(found / "found2" / "landmarks_mm.csv").points["e"], folder / "kept.png"
+    first, kept = read_landmarks(found / "found2" / "landmarks.csv").points["e"], folder / "kept.png"
     (folder / "images" / "e.png").rename(kept)
     sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), folder / "images" / "e.png")
     annotate(folder)
-    for place in (folder / "out" / "stages").glob("*_round*/found3/landmarks_mm.csv"):  # as if it had other ones
+    for place in (folder / "out" / "stages").glob("*_round*/found3/landmarks.csv"):  # as if it had other ones
         table = read_landmarks(place)
         write_landmarks(place, replace(table, points={"e": table.points["e"] + 5}))
     kept.replace(folder / "images" / "e.png")

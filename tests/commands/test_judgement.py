@@ -19,11 +19,11 @@ def example(count: int = 12, detected: bool = True) -> tuple[Found, np.ndarray]:
     template = 25 * np.stack(np.mgrid[:3, :3], -1).reshape(9, 2) + rng.normal(0, 1, (9, 2))
     points = template + rng.normal(0, 1, (count, 9, 2))
     spreads, scores = np.full((count, 9), 0.8), np.full((count, 9), 0.9)
-    earlier = points + rng.normal(0, 0.5, points.shape)
-    matches = np.where(np.arange(count)[:, None, None] < 8, earlier, np.nan)  # the others were not matched
+    near = points + rng.normal(0, 0.5, points.shape)
+    matches = np.where(np.arange(count)[:, None, None] < 8, near, np.nan)  # the others were not matched
     points[0, 3] += 25
     scores[0, 3] = 0.2
-    return Found(points, scores, detected, matches, spreads, earlier), template
+    return Found(points, scores, detected, matches, spreads), template
 
 
 @pytest.mark.parametrize("detected", [True, False])
@@ -39,7 +39,7 @@ def test_what_is_wrong_is_said_to_be(detected, voxel):
 
 def test_units_make_no_difference():
     found, template = example()
-    values = {name: 1000 * getattr(found, name) for name in ("points", "matches", "spreads", "earlier")}
+    values = {name: 1000 * getattr(found, name) for name in ("points", "matches", "spreads")}
     mm, um = judge(found, template, 0.5)[0], judge(replace(found, **values), 1000 * template, 500)[0]
     np.testing.assert_allclose(um, 1000 * mm, rtol=1e-5)
 
@@ -61,7 +61,7 @@ def test_landmarks_cut_off_are_absent():
     assert np.isnan(errors).nonzero() == ([5], [cut[0]])
 
 
-@pytest.mark.parametrize("missing", ["matches", "spreads", "earlier"])
+@pytest.mark.parametrize("missing", ["matches", "spreads"])
 def test_what_is_not_known_is_as_usual(missing):
     found, template = example()
     errors, _ = judge(replace(found, **{missing: None}), template, 0.5)

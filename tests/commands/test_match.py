@@ -21,11 +21,11 @@ pytest.importorskip("matplotlib", reason="matching draws with matplotlib")
 
 from monai_infoaug.__main__ import main
 from monai_infoaug.bundles import copy_bundle, find_bundle
-from monai_infoaug.commands._images import distinct_names
 from monai_infoaug.commands._match_pictures import draw_match
 from monai_infoaug.commands.match import match_images
 from monai_infoaug.commands.template_matcher import Match, TemplateMatcher
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
+from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.inferers import to_voxels
 from tests.commands.scenes import save_checkpoint, smooth
 
@@ -110,7 +110,7 @@ def test_low_landmarks_are_flagged_everywhere(checkpoint, folder, capsys):
     assert [not point["selected"] for point in points] == match.low.tolist()
     assert [point["description"].endswith("; low") for point in points] == match.low.tolist()
     low = [label for label, is_low in zip(LABELS, match.low, strict=True) if is_low]
-    assert capsys.readouterr().out.splitlines()[3].split()[2:] == low
+    assert capsys.readouterr().out.splitlines()[3].split(maxsplit=2)[2].split("; ") == low
     everything, confident = (read_landmarks(folder / "out" / f"{name}.csv") for name in ("landmarks", "confident"))
     for name, points in everything.points.items():
         kept = points.copy()

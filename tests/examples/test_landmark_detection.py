@@ -104,15 +104,15 @@ def test_learns_landmarks_and_finds_them_in_other_pictures(folder):
     there = {"evaluation_dir": str(folder / "others"), "landmarks": str(folder / "others.csv")}
     run(folder, "train", **LEARN)
     run(folder, "train", "evaluate", **there)
-    assert np.median(distances(folder / "out" / "evaluation" / "landmarks_mm.csv", folder / "others.csv")) < 1.5
-    lines = (folder / "out" / "evaluation" / "errors.txt").read_text().splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["all", *LABELS]
+    assert np.median(distances(folder / "out" / "evaluation" / "landmarks.csv", folder / "others.csv")) < 1.5
+    lines = (folder / "out" / "evaluation" / "errors.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["all", *LABELS]
 
     run(folder, "train", "inference", dataset_dir=str(folder / "others"))
-    again = read_landmarks(folder / "out" / "inference" / "landmarks_mm.csv")
+    again = read_landmarks(folder / "out" / "inference" / "landmarks.csv")
     assert again.labels == LABELS
     assert all((scores >= 0).all() and (scores <= 1).all() for scores in again.scores.values())
-    evaluated = read_landmarks(folder / "out" / "evaluation" / "landmarks_mm.csv")
+    evaluated = read_landmarks(folder / "out" / "evaluation" / "landmarks.csv")
     for name, points in evaluated.points.items():
         np.testing.assert_allclose(again.points[name], points, atol=1e-4)
 
@@ -192,9 +192,9 @@ def test_one_shot_rounds(folder):
         flow = run(folder, "train", landmarks=str(table), output_dir=out, pretrained=path, min_score=0.1 * (number - 1))
         used.append(flow.parser.get_parsed_content("train#datalist"))
         run(folder, "train", "inference", output_dir=out)
-        table = Path(out) / "inference" / "landmarks_mm.csv"
+        table = Path(out) / "inference" / "landmarks.csv"
     matched = read_landmarks(folder / "matches" / "confident.csv")
-    detected = read_landmarks(folder / "round1" / "inference" / "landmarks_mm.csv")
+    detected = read_landmarks(folder / "round1" / "inference" / "landmarks.csv")
     for source, items, floor in ((matched, used[0], 0.0), (detected, used[1], 0.1)):
         for item in items:
             np.testing.assert_allclose(item["landmarks"], source.points[item["name"]], atol=1e-4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from monai_infoaug.data import read_landmarks
-from monai_infoaug.handlers import LandmarkReport, draw_landmarks, summarise_errors
+from monai_infoaug.handlers import LandmarkReport, draw_landmarks, landmark_report, summarise_errors
 from monai_infoaug.inferers import LandmarkMatcher
 
 Figure = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib").Figure
@@ -21,6 +23,11 @@ class Colours(nn.Module):
 
     def forward(self, image):
         return [normalize(image, dim=1)]
+
+
+def errors_in(folder):
+    with (folder / "errors.csv").open(newline="") as file:
+        return [*csv.DictReader(file)]
 
 
 def report(folder, images=3, size=(9, 8), with_truth=True, names="{}.nii.gz", lacking=None, **kwargs):
@@ -53,68 +60,92 @@ def report(folder, images=3, size=(9, 8), with_truth=True, names="{}.nii.gz", la
 @pytest.mark.parametrize("size", [(9, 8), (9, 8, 7)])
 def test_table_summary_and_picture(tmp_path, capsys, size):
     _, handler, points, affine = report(tmp_path / "made", size=size)
-    found = read_landmarks(tmp_path / "made" / "landmarks_mm.csv").points
+    found = read_landmarks(tmp_path / "made" / "landmarks.csv").points
     dims = len(size)
     assert list(found) == ["0", "1", "2"]
-    for item, positions in zip(handler.items, found.values(), strict=True):
-        voxels = item["landmarks"].astype(float)
-        np.testing.assert_allclose(voxels.round(), points)
-        world = voxels @ affine[:dims, :dims].numpy().T + affine[:dims, 3].numpy()
-        np.testing.assert_allclose(positions, world, rtol=1e-5)
-    header, first = (tmp_path / "made" / "landmarks_mm.csv").read_text().splitlines()[:2]
+    for item, (name, positions) in zip(handler.items, found.items(), strict=True):
+        voxels = np.linalg.solve(affine[:dims, :dims].numpy(), (positions - affine[:dims, 3].numpy()).T).T
+        np.testing.assert_allclose(voxels, points, atol=0.5)
+        np.testing.assert_allclose(item.world, positions)
+        markups = read_landmarks(tmp_path / "made" / f"{name}.mrk.json").to("RAS")
+        np.testing.assert_allclose(markups.points[name][:, :dims], positions, atol=1e-4)
+        assert (tmp_path / "made" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    header, first = (tmp_path / "made" / "landmarks.csv").read_text().splitlines()[:2]
     assert header.split(",")[-1] == "score"
     assert float(first.split(",")[-1]) == pytest.approx(1)
 
-    lines = (tmp_path / "made" / "errors.txt").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == ["landmark", "all", "0", "2"]  # 1 has no truth
-    errors = [np.linalg.norm(item["world"] - item["truth"], axis=1)[[0, 2]] for item in handler.items]
-    assert float(lines[1].split()[1]) == pytest.approx(np.mean(errors), abs=0.006)
+    rows = errors_in(tmp_path / "made")
+    assert [(row["landmark"], row["count"]) for row in rows] == [("all", "6"), ("0", "3"), ("2", "3")]  # 1 has no truth
+    errors = [item.errors[[0, 2]] for item in handler.items]
+    assert float(rows[0]["mean_mm"]) == pytest.approx(np.mean(errors), abs=0.001)
     assert 1 < np.mean(errors) < 3  # one voxel of 2 mm, but for the parabola
-    assert lines[1] in capsys.readouterr().out
-
-    picture = (tmp_path / "made" / "landmarks.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    titles = [axes.get_title() for axes in handler.draw().axes]
-    assert titles == [f"{i}: {e.mean():.1f} mm" for i, e in enumerate(errors)]
+    assert f"all{np.mean(errors):8.2f}" in capsys.readouterr().out
 
 
-def test_picture_shows_the_truth_in_voxels(tmp_path):
+def test_pictures_show_the_truth_in_voxels(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(landmark_report, "png_bytes", lambda figure, dpi: figures.append(figure) or b"")
     _, handler, points, _ = report(tmp_path, num_pictures=2)
-    figure = handler.draw()
-    assert len(figure.axes) == 2
-    circles = next(line for line in figure.axes[0].lines if line.get_marker() == "o").get_xydata()
+    assert len(figures) == len([*tmp_path.glob("*.png")]) == 2
+    circles = next(line for line in figures[0].axes[0].lines if line.get_marker() == "o").get_xydata()
     np.testing.assert_allclose(circles[[0, 2]], points[[0, 2]] + torch.tensor([1, 0]), atol=1e-4)
-    crosses = next(line for line in figure.axes[0].lines if line.get_marker() == "+").get_xydata()
-    np.testing.assert_allclose(crosses, handler.items[0]["landmarks"])
-    assert "image" not in handler.items[2]  # no memory for what is not drawn
+    crosses = next(line for line in figures[0].axes[0].lines if line.get_marker() == "+").get_xydata()
+    np.testing.assert_allclose(crosses, points, atol=0.5)
+    titles = [figure.get_suptitle() for figure in figures]
+    assert titles == [f"{i}: {np.nanmean(handler.items[i].errors):.1f} mm" for i in range(2)]
 
 
-def test_without_truth_there_is_no_summary(tmp_path):
-    _, handler, _, _ = report(tmp_path, with_truth=False, names=None)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["landmarks.png", "landmarks_mm.csv"]
-    assert len(read_landmarks(tmp_path / "landmarks_mm.csv").points) == 3
-    assert [line.get_marker() for line in handler.draw().axes[0].lines] == ["+"]
+def test_without_truth_there_are_no_errors(tmp_path):
+    report(tmp_path, with_truth=False, names=None)
+    tables = ["confident.csv", "landmarks.csv", "summary.csv"]
+    images = [f"image_{i}{end}" for i in range(3) for end in (".mrk.json", ".png")]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(tables + images)
+    assert len(read_landmarks(tmp_path / "landmarks.csv").points) == 3
+
+
+def test_landmarks_below_the_least_score_are_low(tmp_path, monkeypatch):
+    scores = iter(np.array([[0.9, 0.4, 0.6], [0.9, 0.9, 0.9], [0.1, 0.2, 0.3]]))
+    monkeypatch.setattr(
+        LandmarkMatcher,
+        "__call__",
+        lambda _, images, *args, **kwargs: {
+            "landmarks": torch.ones(len(images), 3, 2),
+            "world": torch.ones(len(images), 3, 2),
+            "scores": torch.tensor(np.stack([next(scores) for _ in images])),
+        },
+    )
+    report(tmp_path, labels=["a b", "c", "d"], min_score=0.5, num_pictures=0, with_truth=False)
+    confident = read_landmarks(tmp_path / "confident.csv").points
+    assert {name: np.isnan(points[:, 0]).tolist() for name, points in confident.items()} == {
+        "0": [False, True, False],
+        "1": [False] * 3,
+        "2": [True] * 3,
+    }
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        assert [row["low"] for row in csv.DictReader(file)] == ["c", "", "a b; c; d"]
+    assert read_landmarks(tmp_path / "2.mrk.json").selected["2"].tolist() == [False] * 3
 
 
 def test_a_second_run_starts_anew(tmp_path):
     evaluator, handler, _, _ = report(tmp_path)
     evaluator.run()
-    assert len(handler.items) == len(read_landmarks(tmp_path / "landmarks_mm.csv").points) == 3
+    assert len(handler.items) == len(read_landmarks(tmp_path / "landmarks.csv").points) == 3
 
 
 def test_images_of_one_name_in_several_folders_are_all_kept(tmp_path):
     report(tmp_path, names="patient{}/scan.nii.gz")
-    assert len(read_landmarks(tmp_path / "landmarks_mm.csv").points) == 3
+    assert list(read_landmarks(tmp_path / "landmarks.csv").points) == [f"patient{i}_scan" for i in range(3)]
+    assert len([*tmp_path.glob("patient*_scan.png")]) == 3
 
 
 def test_a_landmark_that_was_not_found_is_no_success(tmp_path):
     """The same convention as that of `MeanRadialError`: a mean over the easy ones would flatter."""
     report(tmp_path, lacking=0)
-    _, overall, first, third = (tmp_path / "errors.txt").read_text().splitlines()
-    assert overall.split()[1] == first.split()[1] == "inf"
-    assert third.split()[1] != "inf"
-    assert float(first.split()[-1]) == 0
-    assert float(overall.split()[-1]) == 50
+    overall, first, third = errors_in(tmp_path)
+    assert overall["mean_mm"] == first["mean_mm"] == "inf"
+    assert third["mean_mm"] != "inf"
+    assert float(first["within_4mm_percent"]) == 0
+    assert float(overall["within_4mm_percent"]) == 50
 
 
 def test_summary_by_hand():
@@ -130,9 +161,10 @@ def test_summary_by_hand():
 
 def test_labels_of_the_landmarks(tmp_path):
     report(tmp_path, labels=["sella", "nasion", "a rather long name"])
-    assert read_landmarks(tmp_path / "landmarks_mm.csv").labels == ("sella", "nasion", "a rather long name")
-    lines = (tmp_path / "errors.txt").read_text().splitlines()
-    assert [line[:18].strip() for line in lines] == ["landmark", "all", "sella", "a rather long name"]
+    assert read_landmarks(tmp_path / "landmarks.csv").labels == ("sella", "nasion", "a rather long name")
+    assert [row["landmark"] for row in errors_in(tmp_path)] == ["all", "sella", "a rather long name"]
+    lines = summarise_errors(np.ones((1, 3)), labels=["sella", "nasion", "a rather long name"]).splitlines()
+    assert [line[:18].strip() for line in lines] == ["landmark", "all", "sella", "nasion", "a rather long name"]
     assert len({len(line) for line in lines}) == 1
     with pytest.raises(ValueError, match="`labels` must be 3 names, one a landmark, got 1 of them"):
         report(tmp_path, labels=["sella"])
@@ -145,14 +177,16 @@ def test_a_landmark_may_be_called_all():
 
 def test_the_table_says_the_frame_if_the_images_do(tmp_path):
     evaluator, handler, _, _ = report(tmp_path)
-    assert read_landmarks(tmp_path / "landmarks_mm.csv").space == "RAS"  # MONAI's default
+    assert read_landmarks(tmp_path / "landmarks.csv").space == "RAS"  # MONAI's default
     for item in evaluator.state.dataloader.dataset.data:
         item["image"].meta["space"] = "LPS"
     evaluator.run()
-    assert read_landmarks(tmp_path / "landmarks_mm.csv").space == "LPS"
-    handler.items[0]["space"] = "RAS"
+    assert read_landmarks(tmp_path / "landmarks.csv").space == "LPS"
+    for item in handler.items:
+        item.picture = None
+    handler.items[0].space = "RAS"
     handler.write(evaluator)
-    assert read_landmarks(tmp_path / "landmarks_mm.csv").space is None
+    assert read_landmarks(tmp_path / "landmarks.csv").space is None
 
 
 def test_draw_landmarks_with_labels_and_doubts():
@@ -176,7 +210,12 @@ def test_draw_landmarks_of_a_volume_shows_its_middle():
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2], [2, 2]], [[2, 2]], [[1, 2]]]
 
 
-@pytest.mark.parametrize("number", [0, 2.5, "2"])
-def test_pictures_below_one(tmp_path, number):
-    with pytest.raises(ValueError, match=f"`num_pictures` must be a whole number of at least 1, got {number}"):
+@pytest.mark.parametrize("number", [-1, 2.5, "2"])
+def test_pictures_below_none(tmp_path, number):
+    with pytest.raises(ValueError, match=f"`num_pictures` must be a whole number of at least 0, or None, got {number}"):
         LandmarkReport(tmp_path, num_pictures=number)
+
+
+def test_a_least_score_that_is_no_number(tmp_path):
+    with pytest.raises(ValueError, match="`min_score` must be a number, got high"):
+        LandmarkReport(tmp_path, min_score="high")
