@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from monai_infoaug.data import read_landmarks
-from monai_infoaug.handlers import LandmarkReport, draw_landmarks, landmark_report, summarise_errors
+from monai_infoaug.handlers import LandmarkReport, landmark_report, summarise_errors
 from monai_infoaug.inferers import LandmarkMatcher
 
-Figure = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib").Figure
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 pytest.importorskip("ignite", reason="evaluators need ignite")
 
 
@@ -187,27 +187,6 @@ def test_the_table_says_the_frame_if_the_images_do(tmp_path):
     handler.items[0].space = "RAS"
     handler.write(evaluator)
     assert read_landmarks(tmp_path / "landmarks.csv").space is None
-
-
-def test_draw_landmarks_with_labels_and_doubts():
-    axes, found = Figure().subplots(), np.array([[1.0, 2.0], [3.0, 1.0], [2.0, 0.0]])
-    draw_landmarks(axes, np.zeros((5, 4)), found, labels=["a", "b", "c"], low=np.array([False, True, False]))
-    assert {line.get_color(): line.get_xydata().tolist() for line in axes.lines} == {
-        "lime": [[1, 2], [2, 0]],
-        "yellow": [[3, 1]],
-    }
-    assert {(text.get_text(), text.get_color(), tuple(text.xy)) for text in axes.texts} == {
-        ("a", "lime", (1, 2)),
-        ("b", "yellow", (3, 1)),
-        ("c", "lime", (2, 0)),
-    }
-
-
-def test_draw_landmarks_of_a_volume_shows_its_middle():
-    axes, volume = Figure().subplots(), np.random.default_rng(0).random((5, 4, 7))
-    draw_landmarks(axes, volume, np.array([[1.0, 2.0, 3.0]]), np.array([[2.0, 2.0, 0.0]]))
-    np.testing.assert_array_equal(axes.images[0].get_array(), volume[:, :, 3].T)
-    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2], [2, 2]], [[2, 2]], [[1, 2]]]
 
 
 @pytest.mark.parametrize("number", [-1, 2.5, "2"])
