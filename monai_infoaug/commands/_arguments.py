@@ -35,26 +35,21 @@ def setting(text: str) -> tuple[str, Any]:
     return key, plain(value)
 
 
-def add_measuring(command: argparse.ArgumentParser, has_defaults: bool = True) -> None:
-    """The options of the commands that measure information: how images are read, scaled, measured and changed."""
+def add_measuring(command: argparse.ArgumentParser, window: str, bins: str) -> None:
+    """The options of the commands that measure information: how images are read, scaled, measured and changed.
+
+    Args:
+        command: what gets them.
+        window: which window is taken if none is given.
+        bins: how many bins.
+    """
     command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the channels and axes)")
     command.add_argument("--pixdim", type=float, metavar="MM", help="of a pixel, for PNG and JPEG, which do not say it")
     command.add_argument("--working-pixdim", type=float, metavar="MM", help="resample first, as the training would")
-    usual = {"window": 9, "bins": 32, "intensity": "rich"} if has_defaults else {}
-    command.add_argument(
-        "--window",
-        type=int,
-        default=usual.get("window"),
-        metavar="VOXELS",
-        help=f"odd side of the window ({'9' if has_defaults else '9 in 2D, 5 in 3D'})",
-    )
+    command.add_argument("--window", type=int, metavar="VOXELS", help=f"odd side of the window ({window})")
     command.add_argument("--window-mm", type=float, metavar="MM", help="side of the window, instead of --window")
-    command.add_argument(
-        "--bins", type=int, default=usual.get("bins"), dest="num_bins", metavar="N", help="grey levels (32)"
-    )
-    command.add_argument(
-        "--intensity", default=usual.get("intensity"), metavar="NAME", help="preset of the intensity changes (rich)"
-    )
+    command.add_argument("--bins", type=int, dest="num_bins", metavar="N", help=f"grey levels ({bins})")
+    command.add_argument("--intensity", metavar="NAME", help="preset of the intensity changes (rich)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
 
@@ -277,7 +272,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("path", metavar="IMAGE", help="2D or 3D, grey or RGB; or a folder with a DICOM series")
     command.add_argument("--out", default="inspect.html", metavar="FILE", help="the page (%(default)s)")
-    add_measuring(command, has_defaults=False)
+    add_measuring(command, "9 in 2D, 5 in 3D", "32")
     command.add_argument("--origin", type=float, default=0.0, metavar="MM", help="of the first pixel's centre")
     command.add_argument(
         "--thresholds", type=float, nargs=2, metavar=("T1", "T2"), help="in bits (tertiles of the foreground)"
@@ -313,13 +308,14 @@ def make_parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "calibrate",
         help="estimate the settings of the transforms from training images",
-        description="Estimate from training images, without labels, the range of grey levels, the thresholds of the "
-        "tiers, and how strong each tier's intensity change may be. Writes a JSON file for the transforms, and a "
-        "picture beside it.",
+        description="Estimate from training images, without labels, the range of grey levels, window and bins of "
+        "the information map, the thresholds of the tiers, and how strong each tier's intensity change may be. Writes "
+        "a JSON file for the transforms, and a picture beside it.",
     )
     command.add_argument("--data", required=True, metavar="DIR", help="folder of training images")
     command.add_argument("--out", default="calibration.json", metavar="FILE", help="what is written (%(default)s)")
-    add_measuring(command)
+    add_measuring(command, "chosen", "chosen")
+    command.set_defaults(intensity="rich")
     command.add_argument(
         "--alpha",
         type=float,

@@ -77,9 +77,9 @@ def require_millimetres(path: str | os.PathLike, pixdim: object, *sizes: object)
 
 
 def require_measurable(
-    window: int | Sequence[int],
+    window: int | Sequence[int] | None,
     window_mm: float | Sequence[float] | None,
-    num_bins: int,
+    num_bins: int | None,
     modality: str | None,
     intensity: str,
     working_pixdim: float | Sequence[float] | None,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 from monai.data.utils import set_rnd
@@ -38,16 +39,28 @@ class View(NamedTuple):
 
 def draw_view(image: Tensor, tiers: Tensor, generator: np.random.RandomState) -> View:
     """A part of an image with patches of each tier, drawn by ``tiers`` (1, *S)."""
-    sizes = np.array(image.shape[1:])
+    part = draw_part(tiers < len(TIERS), generator)
+    return view_of(image, part, tiers[(slice(None), *part)], generator)
+
+
+def draw_part(foreground: Tensor, generator: np.random.RandomState) -> tuple[slice, ...]:
+    """A part around a voxel that is drawn from the foreground (1, *S), all of it if it is not too large."""
+    sizes = np.array(foreground.shape[1:])
     sides = np.minimum(sizes, np.ceil(sizes * (MAX_VOXELS / sizes.prod()) ** (1 / len(sizes))).astype(int))
-    inside = (tiers[0] < len(TIERS)).nonzero()
+    inside = foreground[0].nonzero()
     start = inside[generator.randint(len(inside))].numpy() - sides // 2
     start = start.clip(0, sizes - sides)
-    part = tuple(slice(a, a + side) for a, side in zip(start.tolist(), sides.tolist(), strict=True))
-    radius = PATCH[len(sizes)] // 2
-    inner = tiers[0][part][tuple(slice(radius, side - radius) for side in sides)]
+    return tuple(slice(a, a + side) for a, side in zip(start.tolist(), sides.tolist(), strict=True))
+
+
+def view_of(
+    image: Tensor, part: tuple[slice, ...], tiers: Tensor, generator: np.random.RandomState, patches: int = PATCHES
+) -> View:
+    """A part of an image (C, *S) with patches of each tier, drawn by the ``tiers`` (1, *R) of the part."""
+    radius = PATCH[len(part)] // 2
+    inner = tiers[0][tuple(slice(radius, side - radius) for side in tiers.shape[1:])]
     found = [(inner == tier).nonzero() for tier in range(len(TIERS))]
-    centres = [radius + places[generator.permutation(len(places))[:PATCHES]] for places in found]
+    centres = [radius + places[generator.permutation(len(places))[:patches]] for places in found]
     return View(part, convert_to_tensor(image[(slice(None), *part)], track_meta=False), centres)
 
 
@@ -64,8 +77,22 @@ def tier_patches(image: Tensor, view: View) -> list[Tensor]:
     return [cut_patches(image, centres) for centres in view.centres]
 
 
+def to_next(images: Sequence[MetaTensor]) -> list[sitk.Transform | None]:
+    """The transform of each image to the next one, and of the last to the first; None where nothing corresponds."""
+    transforms: list[sitk.Transform | None] = []
+    for image, other in tqdm(_with_next(images), "Registering", unit="pair", disable=None):
+        try:
+            transforms.append(registration(image, other))
+        except RuntimeError:  # nothing to register in one of them, or no overlap
+            transforms.append(None)
+    return transforms
+
+
 def of_corresponding(
-    images: Sequence[MetaTensor], views: Sequence[View], value_range: tuple[float, float]
+    images: Sequence[MetaTensor],
+    views: Sequence[View],
+    transforms: Sequence[sitk.Transform | None],
+    value_range: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each tier, the mutual information of patches of an image with those of the next one, registered to it.
 
@@ -73,12 +100,8 @@ def of_corresponding(
         Bits of the patches that correspond, and of any two patches, a number a tier.
     """
     rows = np.full((len(views), len(TIERS), 2), math.nan)
-    following = [*images[1:], images[0]]
-    pairs = zip(rows, views, images, following, strict=True)
-    for row, view, image, other in tqdm(pairs, "Registering", len(views), unit="pair", disable=None):
-        try:
-            transform = registration(image, other)
-        except RuntimeError:  # nothing to register in one of them, or no overlap
+    for row, view, transform, (image, other) in zip(rows, views, transforms, _with_next(images), strict=True):
+        if transform is None:
             continue
         partner = warped(other, transform, image, view.part)
         for tier, centres in enumerate(view.centres):
@@ -87,6 +110,10 @@ def of_corresponding(
             here, there = here[whole], there[whole]
             row[tier] = [_bits(here, patches, value_range) for patches in (there, there.roll(1, 0))]
     return _mean(rows[..., 0]), _mean(rows[..., 1])
+
+
+def _with_next(images: Sequence[MetaTensor]) -> list[tuple[MetaTensor, MetaTensor]]:
+    return list(zip(images, [*images[1:], images[0]], strict=True))
 
 
 def of_themselves(views: Sequence[View], value_range: tuple[float, float]) -> np.ndarray:

@@ -21,19 +21,30 @@ from monai_infoaug._require import is_count, is_number, refusal
 from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.commands._calibration_picture import draw_calibration
 from monai_infoaug.commands._images import read_image, require_measurable, resampling
+from monai_infoaug.commands._map_choice import Scene, choose_map
 from monai_infoaug.commands._steps import run
-from monai_infoaug.commands._strengths import PATCH, crossing, draw_view, of_corresponding, of_themselves, weakened
+from monai_infoaug.commands._strengths import (
+    PATCH,
+    crossing,
+    draw_view,
+    of_corresponding,
+    of_themselves,
+    to_next,
+    weakened,
+)
 from monai_infoaug.commands.anchor_loss import anchor_losses, loss_cuts
 from monai_infoaug.data import image_datalist
 from monai_infoaug.data._headers import faults_beside
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.handlers.landmark_pictures import png_bytes
-from monai_infoaug.information import TIERS, assign_tiers
-from monai_infoaug.transforms import InformationMap, ModalityPreset, guess_modality, intensity_preset
+from monai_infoaug.information import TIERS, assign_tiers, tier_thresholds
+from monai_infoaug.information._windows import windows_for
+from monai_infoaug.transforms import ModalityPreset, guess_modality, intensity_preset
 from monai_infoaug.transforms._calibration import VERSION
 
 __all__ = ["calibrate"]
 
+SETTINGS = ("window", "window_mm", "num_bins", "value_range", "reduction", "noise_factor")  # of the information map
 SAMPLES = 20_000  # of an image's foreground, for percentiles and quantiles over all images
 
 
@@ -43,9 +54,9 @@ def calibrate(
     modality: str | None = None,
     pixdim: float | Sequence[float] | None = None,
     working_pixdim: float | Sequence[float] | None = None,
-    window: int | Sequence[int] = 9,
+    window: int | Sequence[int] | None = None,
     window_mm: float | Sequence[float] | None = None,
-    num_bins: int = 32,
+    num_bins: int | None = None,
     intensity: str = "rich",
     alpha: float = 1.0,
     keep: float = 0.5,
@@ -56,7 +67,11 @@ def calibrate(
     """Estimate the settings of the transforms from training images, without labels, and write them with a picture.
 
     - The range of grey levels: the 0.5 and 99.5 percentile of all images, inside the foreground.
-    - The thresholds of the tiers: the tertiles of the information of all images, inside the foreground. With a
+    - The window and the number of bins of the information map, if they are not given: a few windows are compared,
+      also several at once, then a few numbers of bins. Taken is what sends the points, drawn by tier, to the patches
+      that share most with the same place in another image, by mutual information; 9 voxels and 32 bins, unless another
+      is 5 % better.
+    - The thresholds of the tiers: the tertiles of what all images tell inside the foreground. With a
       ``checkpoint``: where the smooth curve of its loss over the information crosses the mean loss [2]; the tertiles
       again if it does not cross it exactly twice.
     - How strong the change of each tier may be, by the InfoMin principle [1]: it is raised step by step, and the mutual
@@ -76,9 +91,10 @@ def calibrate(
         pixdim: millimetres a pixel, for PNG and JPEG. None: that of the checkpoint, or as the files say.
         working_pixdim: millimetres a pixel that images are resampled to first. None: those of the checkpoint, without
             which they are not.
-        window: odd side of the window in voxels, see :py:class:`monai_infoaug.transforms.InformationMap`.
+        window: odd side of the window in voxels, see :py:class:`monai_infoaug.transforms.InformationMap`. None: it is
+            chosen.
         window_mm: side of the window in millimetres, instead of ``window``.
-        num_bins: number of grey-level bins.
+        num_bins: number of grey-level bins. None: it is chosen.
         intensity: ``"rich"``, ``"published"`` or ``"cross_contrast"``, see
             :py:class:`monai_infoaug.transforms.RandTierIntensity`.
         alpha: share of the mutual information of corresponding patches at which the way ends, above 0.
@@ -139,11 +155,15 @@ def calibrate(
     low, high = np.quantile(levels, (0.005, 0.995)).tolist()
     if not low < high:
         raise refusal("data", f"'{data}' with constant images", "images that show something")
-    measure = InformationMap(window if window_mm is None else None, window_mm, num_bins, (low, high))
+    for image in images if window_mm is None else ():
+        windows_for(window or 1, tuple(image.shape[1:]))  # refuses one that does not fit before the work
+    transforms = to_next(images)
+    scene = Scene(images, foregrounds, transforms, (low, high), seed)
+    measure, compared = choose_map(scene, window, window_mm, num_bins)
     scans = zip(images, foregrounds, strict=True)
     maps = [convert_to_tensor(measure(image, foreground), track_meta=False) for image, foreground in scans]
     information, anchors = _values(maps, drawn), None
-    t1, t2 = np.quantile(information, (1 / 3, 2 / 3)).tolist()
+    t1, t2 = tier_thresholds(information[None, None])
     if checkpoint is not None:
         anchors = _anchors(network, images, maps, foregrounds, intensity_preset(intensity), seed)
         t1, t2 = loss_cuts(*anchors[:2]) or (t1, t2)
@@ -152,7 +172,7 @@ def calibrate(
     for image, bits, foreground in zip(images, maps, foregrounds, strict=True):
         tiers = assign_tiers(bits, (t1, t2)).where(foreground, len(TIERS))
         views.append(draw_view(image, tiers, generator))
-    corresponding, unrelated = of_corresponding(images, views, (low, high))
+    corresponding, unrelated = of_corresponding(images, views, transforms, (low, high))
     if not np.isfinite(corresponding).all():
         accepted = "images of one anatomy with low, medium and high information"
         raise refusal("data", f"'{data}' without patches that correspond", accepted)
@@ -161,12 +181,13 @@ def calibrate(
     strengths, curves = weakened(views, intensity, (low, high), own, stop, seed)
     calibration = {
         "version": VERSION,
-        "information": {"window": window, "window_mm": window_mm, "num_bins": num_bins, "value_range": (low, high)},
+        "information": {name: getattr(measure, name) for name in SETTINGS},
         "thresholds": (t1, t2),
         "intensity": {
             "transforms": intensity,
             "strengths": _by_tier(crossing(strengths, *each) for each in zip(curves.T, stop, strict=True)),
         },
+        "compared_maps": compared,
         "mutual_information": {
             "strength": strengths,
             "changed": _by_tier(curves.T.tolist()),

@@ -2,6 +2,7 @@
 
 from monai_infoaug.information.entropy import local_entropy
 from monai_infoaug.information.mutual_information import mutual_information
+from monai_infoaug.information.noise import noise_sd
 from monai_infoaug.information.tiers import TIERS, assign_tiers, load_thresholds, save_thresholds, tier_thresholds
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "load_thresholds",
     "local_entropy",
     "mutual_information",
+    "noise_sd",
     "save_thresholds",
     "tier_thresholds",
 ]

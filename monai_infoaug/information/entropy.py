@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug._require import is_count, refusal
 from monai_infoaug.information._arrays import Array, like, to_mask, to_tensor
 from monai_infoaug.information._bins import check_bins, to_bins
+from monai_infoaug.information._windows import Window, check_windows, reduced, windows_for
 
 __all__ = ["local_entropy"]
 
@@ -22,10 +22,12 @@ FIXED_POINT = 2**24  # count * log2(count) in whole numbers: sums are exact in a
 
 def local_entropy(
     image: Array,
-    window: int | Sequence[int] = 9,
+    window: Window = 9,
     num_bins: int = 32,
     value_range: tuple[float, float] | None = None,
     mask: np.ndarray | Tensor | None = None,
+    reduction: str = "mean",
+    noise_factor: float | None = None,
 ) -> Array:
     """Shannon entropy of the grey-level histogram in the window around each pixel, the information quantity of [1].
 
@@ -35,12 +37,17 @@ def local_entropy(
 
     Args:
         image: (C,H,W) or (C,H,W,D), each channel on its own; finite real numbers.
-        window: odd side of the window in voxels, one for all axes or one an axis, no larger than the image.
+        window: odd side of the window in voxels, one for all axes or one an axis, no larger than the image. Several
+            windows are a sequence of sequences, such as ``((5,), (9,), (17,))``.
         num_bins: number of equal bins over ``value_range``, at least 2.
         value_range: grey levels (low, high); values outside count in the end bins. With ``(0, 255)`` and 256 bins each
             level of an 8-bit image has its own bin. None: the 0.5 and 99.5 percentile inside the mask, for each
             channel.
         mask: (1,*S) or (C,*S), not zero inside. Pixels outside count in no histogram and get 0. None: all is inside.
+        reduction: ``"mean"`` or ``"max"`` of the maps of several windows.
+        noise_factor: bins are no finer than this many standard deviations of the noise of each channel, as
+            :func:`noise_sd` estimates it inside the mask: a channel has the greatest number of equal bins, up to
+            ``num_bins`` and at least 2, of which that is so. Positive. None: ``num_bins``, whatever the noise.
 
     Returns:
         (C,*S) float32, in bits, from 0 (a constant window) to ``log2(num_bins)``, of the kind, device and metadata of
@@ -48,7 +55,8 @@ def local_entropy(
 
     Raises:
         ValueError: for a wrong rank, an empty image, NaN or infinity, a window that is even or larger than the image,
-            fewer than 2 bins, a range out of order, a mask of another shape or without a voxel.
+            fewer than 2 bins, a range out of order, a mask of another shape or without a voxel, another reduction, or a
+            noise factor that is not positive.
         TypeError: if ``image`` or ``mask`` is no array or tensor of real numbers.
 
     References:
@@ -61,33 +69,32 @@ def local_entropy(
         >>> local_entropy(edge, window=3, num_bins=2)[0, 1]
         tensor([0.0000, 0.0000, 0.9183, 0.9183, 0.0000, 0.0000])
     """
-    check_settings(window, num_bins, value_range)
+    check_settings(window, num_bins, value_range, reduction, noise_factor)
     pixels = to_tensor(image, "image")
-    sizes = tuple(pixels.shape[1:])
-    sides = tuple(np.atleast_1d(window).tolist())
-    sides = sides * len(sizes) if len(sides) == 1 else sides
-    fits = len(sides) == len(sizes) and all(side <= size for side, size in zip(sides, sizes, strict=True))
-    if not fits:
-        raise refusal("window", window, f"one side or one an axis, no larger than the image's axes {sizes}")
-    inside = to_mask(mask, pixels)
-    bins = to_bins(pixels, inside, num_bins, value_range)
-    counts = torch.arange(math.prod(sides) + 1, dtype=torch.float64)
+    windows = windows_for(window, tuple(pixels.shape[1:]))
+    bins = to_bins(pixels, to_mask(mask, pixels), num_bins, value_range, noise_factor)
+    counts = torch.arange(max(map(math.prod, windows)) + 1, dtype=torch.float64)
     table = (torch.xlogy(counts, counts) * (FIXED_POINT / math.log(2))).round().long()
-    numba_entropy = _numba_window_entropy() if bins.device.type == "cpu" else None
-    return like((numba_entropy or window_entropy)(bins, sides, num_bins, table) / FIXED_POINT, image)
+    entropy_of = (_numba_window_entropy() if bins.device.type == "cpu" else None) or window_entropy
+    maps = [entropy_of(bins, sides, num_bins, table) / FIXED_POINT for sides in windows]
+    return like(reduced(maps, reduction), image)
 
 
-def check_settings(window: int | Sequence[int], num_bins: int, value_range: tuple[float, float] | None) -> None:
+def check_settings(
+    window: Window,
+    num_bins: int,
+    value_range: tuple[float, float] | None,
+    reduction: str = "mean",
+    noise_factor: float | None = None,
+) -> None:
     """Refuse settings of :func:`local_entropy` that suit no image at all.
 
     Raises:
-        ValueError: for a window that is not odd, fewer than 2 bins or a range out of order.
+        ValueError: for a window that is not odd, fewer than 2 bins, a range out of order, another reduction, or a noise
+            factor that is not positive.
     """
-    sides = window.tolist() if isinstance(window, np.ndarray) else window
-    sides = sides if isinstance(sides, Sequence) else [sides]
-    if len(sides) == 0 or not all(is_count(side, 1) and side % 2 == 1 for side in sides):
-        raise refusal("window", window, "odd and positive, one side or one an axis")
-    check_bins(num_bins, value_range)
+    check_windows(window, reduction)
+    check_bins(num_bins, value_range, noise_factor)
 
 
 def window_entropy(bins: Tensor, window: tuple[int, ...], num_bins: int, table: Tensor) -> Tensor:

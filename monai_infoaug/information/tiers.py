@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from monai_infoaug._require import refusal
-from monai_infoaug.information._arrays import Array, are_numbers, is_ordered_pair, like, quantile, to_mask, to_tensor
+from monai_infoaug.information._arrays import Array, are_numbers, is_ordered_pair, like, to_mask, to_tensor
 from monai_infoaug.information._files import read_entry
 
 __all__ = ["TIERS", "assign_tiers", "load_thresholds", "save_thresholds", "tier_thresholds"]
 
 TIERS = ("low", "medium", "high")
-LEAST = torch.finfo(torch.float32).tiny  # bits, more than none
+NOTHING = 1e-3  # bits up to which a voxel tells nothing: one odd voxel in a window of 21 x 21 x 21 makes more
 
 
 def tier_thresholds(
@@ -26,11 +28,15 @@ def tier_thresholds(
     quantiles: Sequence[float] = (1 / 3, 2 / 3),
     mask: np.ndarray | Tensor | None = None,
 ) -> tuple[float, float]:
-    """The two quantiles of an information map inside a mask, as thresholds for :func:`assign_tiers`.
+    """The two quantiles of what an information map tells inside a mask, as thresholds for :func:`assign_tiers`.
 
-    Where more than the low tier's share tells nothing at all (0 bits: the black around a fundus, the air around a
-    stripped brain), that is the low tier, and what tells something is split between medium and high in the ratio of
-    their shares.
+    Voxels that tell nothing (0.001 bits or less: the black around a fundus, the air around a stripped brain) count in
+    no quantile, as they are low under any thresholds. So the tiers of an object do not depend on how much of nothing is
+    around it.
+
+    Thresholds are levels of the map, next to the quantiles, that give the tiers their shares most closely (least
+    squares). Equal voxels share a tier, but each tier that shall have a share has some, as long as there are as many
+    levels.
 
     Args:
         information: (1,*S), in bits.
@@ -38,35 +44,52 @@ def tier_thresholds(
         mask: (1,*S), not zero inside. None: all is inside.
 
     Returns:
-        (t1, t2), in bits, t1 <= t2; equal if many pixels tie, and above 0 unless the low tier shall have no share.
+        (t1, t2), in bits, t1 <= t2; both above 0.
 
     Raises:
         ValueError: for quantiles out of range or order, a bad map or mask.
 
     Example:
         >>> import torch
-        >>> tier_thresholds(torch.arange(7.0).reshape(1, 1, 7))
-        (2.0, 4.0)
+        >>> tier_thresholds(torch.arange(1.0, 7).reshape(1, 1, 6))
+        (3.0, 5.0)
         >>> tier_thresholds(torch.tensor([[[0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0]]]))
-        (1.0, 2.0)
+        (2.0, 3.0)
     """
     check_quantiles(quantiles)
     values = _to_map(information)
     values = values[to_mask(mask, values)]
-    low, high = (quantile(values, q) for q in quantiles)
-    if quantiles[0] > 0 and low <= 0:
-        telling = values[values > 0]
-        if len(telling) == 0:
-            return LEAST, LEAST
-        low = telling.min().item()
-        high = quantile(telling, (quantiles[1] - quantiles[0]) / (1 - quantiles[0]))
-    return low, high
+    telling = values[values > NOTHING]
+    levels, counts = np.unique(telling.cpu().numpy(), return_counts=True)
+    if len(levels) == 0:
+        return NOTHING, NOTHING
+    shares = (counts.cumsum() - counts) / len(telling)  # of the voxels below each level
+    # no tier is empty as long as there are levels: low needs one below t1, unless nothing fills it, medium one above
+    low, medium = int(quantiles[0] > 0 and len(telling) == len(values)), int(quantiles[0] < quantiles[1])
+    last, wanted = len(levels) - 1, np.array([float(quantile) for quantile in quantiles])
+
+    def apart(t1: int, t2: int) -> tuple[int, int]:
+        t2 = min(max(t2, low + medium), last)
+        return max(min(t1, t2 - medium), min(low, last)), t2
+
+    def misfit(cuts: tuple[int, int]) -> float:  # of the shares of the tiers
+        return float(np.square(np.diff([0, *(shares[list(cuts)] - wanted), 0])).sum())
+
+    t1, t2 = min((apart(*cuts) for cuts in product(*(_around(shares, share) for share in wanted))), key=misfit)
+    return float(levels[t1]), float(levels[t2])
+
+
+def _around(shares: NDArray[np.float64], quantile: float) -> list[int]:
+    """The last of the ascending shares below a quantile, and the first that is not."""
+    first = int(np.searchsorted(shares, quantile))
+    return [max(first - 1, 0), min(first, len(shares) - 1)]
 
 
 def assign_tiers(information: Array, thresholds: Sequence[float], mask: np.ndarray | Tensor | None = None) -> Array:
     """Each pixel's tier: 0 low (information < t1), 1 medium (t1 <= information < t2), 2 high (t2 <= information).
 
-    Equal information always means equal tier, so ties make tiers uneven and a constant map has one tier only.
+    What tells nothing (0.001 bits or less) is low whatever the thresholds are. Equal information always means equal
+    tier, so ties make tiers uneven and a constant map has one tier only.
 
     Args:
         information: (1,*S), in bits.
@@ -87,7 +110,7 @@ def assign_tiers(information: Array, thresholds: Sequence[float], mask: np.ndarr
     check_thresholds(thresholds)
     values = _to_map(information)
     tiers = sum((values >= threshold).to(torch.uint8) for threshold in thresholds)
-    return like(tiers * to_mask(mask, values), information)
+    return like(tiers * (to_mask(mask, values) & (values > NOTHING)), information)
 
 
 def load_thresholds(path: str | os.PathLike[str]) -> tuple[float, float]:

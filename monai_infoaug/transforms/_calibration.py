@@ -8,7 +8,7 @@ from typing import Any
 from monai_infoaug._require import refusal
 from monai_infoaug.information._files import read_entry
 
-VERSION = 1
+VERSION = 2  # 1 knew neither several windows nor noise
 
 
 def read_settings(path: str | os.PathLike, transform: str, **given: object) -> list[Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from math import prod
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def _normalised(density: Tensor, otherwise: Tensor) -> Tensor:
 
 def density_map(density: Tensor, voxels: Tensor, shape: Sequence[int]) -> Tensor:
     """The density (n,) of voxels (n,) as a map (1, *shape), zero elsewhere."""
-    return density.new_zeros(prod(shape)).index_copy_(0, voxels, density).view(1, *shape)
+    return density.new_zeros(math.prod(shape)).index_copy_(0, voxels, density).view(1, *shape)
 
 
 def anchor_tier(density: Tensor, tiers: Tensor, by_mass: bool, quantile: float) -> int:
@@ -72,7 +72,7 @@ def anchor_tier(density: Tensor, tiers: Tensor, by_mass: bool, quantile: float) 
 def draw_points(
     overlap: Overlap, density: Tensor, tiers: Tensor | None, number: int, generator: np.random.Generator
 ) -> dict[str, Tensor]:
-    """Points drawn without replacement from the voxels that both views show.
+    """Points drawn without replacement from the voxels that both views show, as many of each tier as its mass says.
 
     Args:
         overlap: the views.
@@ -89,6 +89,8 @@ def draw_points(
     # The smallest of exponential variables with rates p are a draw without replacement by p.
     keys = torch.from_numpy(generator.standard_exponential(len(candidates))).to(device) / density[candidates]
     count = min(number, len(candidates))
+    if tiers is not None and count:
+        keys = _by_quota(keys, tiers[0, candidates], count * density[candidates], generator.random())
     drawn = candidates[keys.topk(count, largest=False).indices]
     first, second = (torch.full((number, len(shape)), torch.nan, device=device) for _ in range(2))
     first[:count] = unravel_index(overlap.shared[0][drawn], shape).T
@@ -97,3 +99,17 @@ def draw_points(
     tier[:count] = 0 if tiers is None else tiers[0, drawn].to(torch.uint8)
     valid = torch.arange(number, device=device) < count
     return {"points_view1": first, "points_view2": second, "points_tier": tier, "points_valid": valid}
+
+
+def _by_quota(keys: Tensor, tiers: Tensor, expected: Tensor, offset: float) -> Tensor:
+    """Keys (n,) of a draw: of each tier as many as are expected of it keep theirs, all others come after them.
+
+    An ``offset`` drawn from [0, 1) rounds what is expected to whole numbers, without a bias: systematic sampling.
+    """
+    places = [flat_nonzero(tiers == tier) for tier in range(3)]
+    masses = [float(expected[mine].sum(dtype=torch.float64)) for mine in places]
+    quotas = np.diff(np.floor(np.cumsum([0, *masses]) + offset)).astype(int).tolist()
+    later = torch.ones_like(tiers, dtype=torch.bool)
+    for mine, quota in zip(places, quotas, strict=True):
+        later[mine[keys[mine].topk(min(quota, len(mine)), largest=False).indices]] = False
+    return keys + later * keys.amax()

@@ -14,6 +14,7 @@ from monai.transforms import Transform
 from monai.utils import TransformBackends, ensure_tuple
 
 from monai_infoaug._require import is_number, refusal
+from monai_infoaug.information._windows import Window, each_window
 from monai_infoaug.information.entropy import check_settings, local_entropy
 from monai_infoaug.information.tiers import (
     assign_tiers,
@@ -45,17 +46,21 @@ class InformationMap(Shown, Transform):
     Pending lazy operations are applied first.
 
     Args:
-        window: odd side of the window in voxels, one for all axes or one an axis. None: 9, unless ``window_mm`` or
-            ``file`` says it.
+        window: odd side of the window in voxels, one for all axes or one an axis. Several windows are a sequence of
+            sequences, such as ``((5,), (9,), (17,))``. None: 9, unless ``window_mm`` or ``file`` says it.
         window_mm: side in millimetres, one for all axes or one an axis, instead of ``window``; becomes the nearest odd
-            number of voxels, at least 3.
+            number of voxels, at least 3. Several as there.
         num_bins: number of grey-level bins, at least 2. None: 32, unless ``file`` says it.
         value_range: grey levels (low, high) that the bins cover; values outside count in the end bins. None: the 0.5
             and 99.5 percentile inside the mask, for each channel.
         pixdim: spacing in millimetres for ``window_mm``, one for all axes or one an axis. None: from the affine of the
             MetaTensor. PNG and JPEG files carry no spacing, MONAI then says 1 mm: give it here.
-        file: JSON file of ``monai-infoaug calibrate``, read at once. It says the first four settings, so none of them
-            may be given beside it.
+        file: JSON file of ``monai-infoaug calibrate``, read at once. It says all settings but ``pixdim``, so none of
+            them may be given beside it.
+        reduction: ``"mean"`` or ``"max"`` of the maps of several windows. None: the mean, unless ``file`` says it.
+        noise_factor: bins are no finer than this many standard deviations of the image's noise, as far as two bins
+            allow. Noise alone then has 2.1 bits at 1, 1.3 at 2 and 0.7 at 4. None: the noise does not count, unless
+            ``file`` says it.
 
     Raises:
         ValueError: for a setting that suits no image, one that ``file`` says too, both a ``window`` and a
@@ -67,7 +72,7 @@ class InformationMap(Shown, Transform):
         2025, arXiv:2211.07118.
 
     See Also:
-        :func:`monai_infoaug.information.local_entropy`
+        :func:`monai_infoaug.information.local_entropy`, :func:`monai_infoaug.information.noise_sd`
 
     Example:
         >>> import torch
@@ -82,26 +87,31 @@ class InformationMap(Shown, Transform):
 
     def __init__(
         self,
-        window: int | Sequence[int] | None = None,
-        window_mm: float | Sequence[float] | None = None,
+        window: Window | None = None,
+        window_mm: float | Sequence[float] | Sequence[Sequence[float]] | None = None,
         num_bins: int | None = None,
         value_range: tuple[float, float] | None = None,
         pixdim: float | Sequence[float] | None = None,
         file: str | os.PathLike | None = None,
+        reduction: str | None = None,
+        noise_factor: float | None = None,
     ) -> None:
         if window is not None and window_mm is not None:
             raise refusal("window", window, "None beside `window_mm`")
         if file is not None:
-            window, window_mm, num_bins, value_range = read_settings(
-                file, "information", window=window, window_mm=window_mm, num_bins=num_bins, value_range=value_range
+            given = {"window": window, "window_mm": window_mm, "num_bins": num_bins, "value_range": value_range}
+            window, window_mm, num_bins, value_range, reduction, noise_factor = read_settings(
+                file, "information", **given, reduction=reduction, noise_factor=noise_factor
             )
         self.window = 9 if window is None else window  # of a file that says both, `window_mm` counts
         self.window_mm = window_mm
         self.num_bins = 32 if num_bins is None else num_bins
         self.value_range = value_range
         self.pixdim = pixdim
-        check_settings(self.window, self.num_bins, value_range)
-        for name, sizes in (("window_mm", window_mm), ("pixdim", pixdim)):
+        self.reduction = "mean" if reduction is None else reduction
+        self.noise_factor = noise_factor
+        check_settings(self.window, self.num_bins, value_range, self.reduction, noise_factor)
+        for name, sizes in (*(("window_mm", each) for each in each_window(window_mm)), ("pixdim", pixdim)):
             values = () if sizes is None else ensure_tuple(sizes)
             if sizes is not None and not (values and all(is_number(size) and size > 0 for size in values)):
                 raise refusal(name, sizes, "None or positive, in mm, one number or one an axis")
@@ -122,8 +132,11 @@ class InformationMap(Shown, Transform):
             TypeError: if ``img`` or ``mask`` is no array or tensor of real numbers.
         """
         img = up_to_date(img)
-        window = self.window if self.window_mm is None else self._in_voxels(self.window_mm, img)
-        maps: Any = local_entropy(img, window, self.num_bins, self.value_range, up_to_date(mask))
+        window = self.window
+        if self.window_mm is not None:
+            window = [self._in_voxels(each, img) for each in each_window(self.window_mm)]
+        settings = self.num_bins, self.value_range, up_to_date(mask), self.reduction, self.noise_factor
+        maps: Any = local_entropy(img, window, *settings)
         return maps.mean(0, keepdims=True)
 
     def _in_voxels(self, window_mm: float | Sequence[float], img: NdarrayOrTensor) -> tuple[int, ...]:
@@ -139,13 +152,13 @@ class InformationMap(Shown, Transform):
 class InformationTiers(Shown, Transform):
     """The tier of each pixel by its information: 0 low (< t1), 1 medium, 2 high (>= t2).
 
-    The thresholds come from one of three places. Pending lazy operations are applied first.
+    The thresholds come from one of three places; what tells nothing is low under all of them. Pending lazy operations
+    are applied first.
 
     Args:
         thresholds: (t1, t2), in bits, t1 <= t2.
-        quantiles: two shares in order; the thresholds are these quantiles of each map inside the mask.
-            ``(1/3, 2/3)`` if nothing else is given. Where more than the low tier's share tells nothing, see
-            :func:`monai_infoaug.information.tier_thresholds`.
+        quantiles: two shares in order; the thresholds are these quantiles of what each map tells inside the mask, see
+            :func:`monai_infoaug.information.tier_thresholds`. ``(1/3, 2/3)`` if nothing else is given.
         file: JSON file with the thresholds, such as that of ``monai-infoaug calibrate``, read at once.
 
     Raises:
@@ -210,6 +223,7 @@ class InformationMapd(DerivedMapd):
         window, window_mm, num_bins, value_range, pixdim, file: see :class:`InformationMap`.
         mask_key: key of a mask that goes with all ``keys``. None: no mask.
         allow_missing_keys: pass over keys that the data lacks.
+        reduction, noise_factor: see :class:`InformationMap`.
 
     Raises:
         ValueError, OSError: as :class:`InformationMap`, and for output keys that are not as many as ``keys``.
@@ -231,16 +245,18 @@ class InformationMapd(DerivedMapd):
         self,
         keys: KeysCollection,
         information_key: str | Sequence[str] = "information",
-        window: int | Sequence[int] | None = None,
-        window_mm: float | Sequence[float] | None = None,
+        window: Window | None = None,
+        window_mm: float | Sequence[float] | Sequence[Sequence[float]] | None = None,
         num_bins: int | None = None,
         value_range: tuple[float, float] | None = None,
         pixdim: float | Sequence[float] | None = None,
         file: str | os.PathLike | None = None,
         mask_key: Hashable | None = None,
         allow_missing_keys: bool = False,
+        reduction: str | None = None,
+        noise_factor: float | None = None,
     ) -> None:
-        transform = InformationMap(window, window_mm, num_bins, value_range, pixdim, file)
+        transform = InformationMap(window, window_mm, num_bins, value_range, pixdim, file, reduction, noise_factor)
         super().__init__(transform, keys, information_key, mask_key, allow_missing_keys)
 
 

@@ -42,7 +42,7 @@ def images(tmp_path_factory):
 def calibrated(images, tmp_path_factory):
     """The file of a calibration, and what was returned."""
     out = tmp_path_factory.mktemp("out") / "found.json"
-    return out, calibrate(images, out, window=5)
+    return out, calibrate(images, out, window=5, num_bins=32)
 
 
 def test_file_holds_what_is_returned_and_there_is_a_picture(calibrated):
@@ -61,7 +61,8 @@ def test_range_and_thresholds_are_quantiles_of_all_images(images, calibrated):
         scaled.append(((array - low) / (high - low)).clip(0, 1))
     value_range = calibrated[1]["information"]["value_range"]
     np.testing.assert_allclose(value_range, np.percentile(scaled, (0.5, 99.5)), atol=0.01)
-    bits = [local_entropy(image[None], 5, 32, value_range) for image in scaled]
+    bits = np.array([local_entropy(image[None], 5, 32, value_range) for image in scaled])
+    bits = bits[bits > 1e-3]  # what tells something
     np.testing.assert_allclose(calibrated[1]["thresholds"], np.quantile(bits, (1 / 3, 2 / 3)), atol=0.03)
 
 
@@ -80,14 +81,14 @@ def test_strengths_are_where_the_curves_cross_the_stop(calibrated):
 
 
 def test_the_same_seed_gives_the_same_file(images, calibrated, tmp_path):
-    calibrate(images, tmp_path / "again.json", window=5)
+    calibrate(images, tmp_path / "again.json", window=5, num_bins=32)
     assert (tmp_path / "again.json").read_text() == calibrated[0].read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "keep"), [(1.0, 0.0), (1.5, 0.0), (1.0, 0.9)])
 def test_stop_is_on_the_way_from_the_image_itself_to_what_corresponds(images, calibrated, tmp_path, alpha, keep):
-    found = calibrate(images, tmp_path / "found.json", window=5, alpha=alpha, keep=keep)
+    found = calibrate(images, tmp_path / "found.json", window=5, num_bins=32, alpha=alpha, keep=keep)
     bits, strengths = found["mutual_information"], found["intensity"]["strengths"]
     for name in TIERS:
         first, last = bits["changed"][name][0], alpha * bits["corresponding"][name]
@@ -98,7 +99,7 @@ def test_stop_is_on_the_way_from_the_image_itself_to_what_corresponds(images, ca
 
 def test_images_that_are_all_the_same_want_no_change(tmp_path):
     data = folder_of(tmp_path / "same", [anatomy((72, 64))] * 2)
-    found = calibrate(data, tmp_path / "found.json", window=5)
+    found = calibrate(data, tmp_path / "found.json", window=5, num_bins=32)
     for name in TIERS:
         changed, stop = (found["mutual_information"][key][name] for key in ("changed", "stop"))
         assert stop > 0.9 * changed[0]
@@ -117,11 +118,51 @@ def test_transforms_take_the_file(calibrated):
     assert torch.equal(changed, RandTierIntensity(by_hand).set_random_state(0)(image, tiers=tiers).clamp(0, 1))
 
 
+def test_window_and_bins_are_chosen_where_they_are_not_given(images, calibrated, tmp_path):
+    found = calibrate(images, tmp_path / "found.json")
+    settings, compared = found["information"], found["compared_maps"]
+    tried = [(each["window"], each["num_bins"]) for each in compared]
+    assert tried[:4] == [(9, 32), (5, 32), (17, 32), (((5,), (9,), (17,)), 32)]
+    window = settings["window"]
+    assert tried[4:] == [(window, 16), (window, 64)]
+    shared = {(str(each["window"]), each["num_bins"]): each["shared"] for each in compared}
+    for first, chosen, others in (
+        (("9", 32), (str(window), 32), compared[:4]),
+        ((str(window), 32), (str(window), settings["num_bins"]), compared[4:]),
+    ):
+        most = max(each["shared"] for each in others)
+        assert shared[chosen] == (most if most > 1.05 * shared[first] else shared[first])
+    image = torch.rand(1, 40, 40)
+    expected = InformationMap(window, None, settings["num_bins"], settings["value_range"])(image)
+    assert torch.equal(InformationMap(file=tmp_path / "found.json")(image), expected)
+    assert calibrated[1]["compared_maps"] == []
+
+
+def test_a_window_that_does_not_fit_is_refused_before_the_work(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "to_next", None)
+    with pytest.raises(ValueError, match=r"`window` must be .* no larger than the image's axes"):
+        calibrate(images, tmp_path / "found.json", window=101)
+
+
+def test_what_tells_nothing_is_low_under_the_thresholds_of_images_that_are_mostly_empty(tmp_path):
+    """Half of each image is black: tertiles of all voxels would be 0."""
+    arrays = [np.pad(anatomy((60, 56), shift, 0.02, seed), ((60, 60), (0, 0))) for seed, shift in enumerate((0, 1))]
+    found = calibrate(folder_of(tmp_path / "data", arrays), tmp_path / "found.json", "xray", window=5, num_bins=32)
+    assert 0 < found["thresholds"][0] < found["thresholds"][1]
+    image = torch.from_numpy(arrays[0])[None] / 255
+    bits = InformationMap(file=tmp_path / "found.json")(image)
+    tiers = InformationTiers(file=tmp_path / "found.json")(bits)
+    assert (bits == 0).float().mean() > 0.5
+    assert tiers[bits == 0].unique().tolist() == [0]
+    shares = tiers[bits > 0].long().bincount(minlength=3) / (bits > 0).sum()
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
+
+
 def test_volumes(tmp_path, monkeypatch):
     monkeypatch.setattr(_registration, "REGISTERED", 500)
     arrays = [anatomy((26, 28, 24), shift, 0.02, seed) for seed, shift in enumerate((0, 1))]
     data = folder_of(tmp_path / "volumes", arrays, ".nii.gz")
-    found = calibrate(data, tmp_path / "found.json", "mr", window=3, intensity="cross_contrast")
+    found = calibrate(data, tmp_path / "found.json", "mr", window=3, num_bins=32, intensity="cross_contrast")
     bits = found["mutual_information"]
     for name in TIERS:
         assert bits["changed"][name][0] > bits["stop"][name] > bits["unrelated"][name]
@@ -131,7 +172,7 @@ def test_volumes(tmp_path, monkeypatch):
 def test_colours(tmp_path):
     arrays = [np.stack([anatomy((48, 50), place) for place in (shift, -shift, 2)], -1) for shift in (0, 1)]
     data = folder_of(tmp_path / "rgb", arrays, channels=True)
-    found = calibrate(data, tmp_path / "found.json", intensity="published")
+    found = calibrate(data, tmp_path / "found.json", window=9, num_bins=32, intensity="published")
     assert found["made_from"]["modality"] == "rgb"
     assert RandTierIntensity(file=tmp_path / "found.json").clip
 
@@ -249,11 +290,11 @@ def test_checkpoint_gives_thresholds_and_settings(images, checkpoint, cuts, tmp_
         return cuts
 
     monkeypatch.setattr(_strengths, "STRENGTHS", (4.0,))
-    plain = calibrate(images, tmp_path / "plain.json", pixdim=1, working_pixdim=0.8)
+    plain = calibrate(images, tmp_path / "plain.json", window=9, num_bins=32, pixdim=1, working_pixdim=0.8)
     monkeypatch.setattr(calibration, "loss_cuts", loss_cuts)
     load, loaded = torch.load, []
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: loaded.append(args) or load(*args, **kwargs))
-    found = calibrate(images, tmp_path / "found.json", pixdim=1, checkpoint=checkpoint)
+    found = calibrate(images, tmp_path / "found.json", window=9, num_bins=32, pixdim=1, checkpoint=checkpoint)
     assert len(loaded) == 1
     made_from = found["made_from"]
     assert (made_from["modality"], made_from["working_pixdim"], made_from["checkpoint"]) == ("xray", 0.8, "trained.pt")
@@ -301,14 +342,14 @@ def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
 
 def test_nothing_of_others_is_written_over(images, calibrated, tmp_path):
     out, _ = calibrated
-    calibrate(images, out, window=5)  # its own files
+    calibrate(images, out, window=5, num_bins=32)  # its own files
     for name in ("found.json", "found.png"):
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_text("theirs")
         with pytest.raises(ValueError, match=rf"`out` must be new, or a file as .* got '.*{name}', which is somebody"):
-            calibrate(images, folder / "found.json", window=5)
+            calibrate(images, folder / "found.json", window=5, num_bins=32)
         assert {file.name: file.read_text() for file in folder.iterdir()} == {name: "theirs"}
     with pytest.raises(ValueError, match="`out` must be in another folder than the images"):
-        calibrate(images, images / "found.json", window=5)
+        calibrate(images, images / "found.json", window=5, num_bins=32)
     assert sorted(file.name for file in images.iterdir()) == ["0.png", "1.png", "2.png"]

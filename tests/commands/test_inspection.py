@@ -94,7 +94,7 @@ def test_histogram_gives_the_shares(tmp_path, thresholds):
     page = inspected(tmp_path, path, thresholds=thresholds)
     item = run_code(page, path)
     assert page["thresholds"] == list(thresholds or page["tertiles"])
-    np.testing.assert_allclose(page["tertiles"], np.quantile(item["information"], [1 / 3, 2 / 3]), rtol=1e-6)
+    np.testing.assert_allclose(page["tertiles"], np.quantile(item["information"], [1 / 3, 2 / 3]), atol=1e-3)
     assert sum(page["histogram"]) == 80 * 64
     bits, step = np.linspace(0, page["bits"], len(page["histogram"]), retstep=True)
     assert step < 0.003
@@ -436,7 +436,7 @@ def test_constant_image_has_one_tier(tmp_path):
     sitk.WriteImage(sitk.Image(20, 20, sitk.sitkUInt8), tmp_path / "black.png")
     page = inspected(tmp_path, tmp_path / "black.png")
     assert page["histogram"][0] == sum(page["histogram"]) == 400
-    assert page["tertiles"] == pytest.approx([0, 0], abs=1e-30)
+    assert page["tertiles"] == pytest.approx([0, 0], abs=1e-3)
 
 
 def test_large_maps_are_thinned_out(tmp_path, monkeypatch):

@@ -229,8 +229,9 @@ def test_template_landmark_outside(folder):
 
 def test_a_calibration_is_given_alone(tmp_path):
     settings = {"window": 5, "window_mm": None, "num_bins": 16, "value_range": [0, 1]}
+    settings |= {"reduction": "mean", "noise_factor": None}
     intensity = {"transforms": "rich", "strengths": {"low": 0, "medium": 1.5, "high": 1}}
-    content = {"version": 1, "information": settings, "thresholds": [1, 2], "intensity": intensity}
+    content = {"version": 2, "information": settings, "thresholds": [1, 2], "intensity": intensity}
     (tmp_path / "found.json").write_text(json.dumps(content))
 
     def parsed(name: str, **given):

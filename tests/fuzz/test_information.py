@@ -20,6 +20,7 @@ from monai_infoaug.information import (
     save_thresholds,
     tier_thresholds,
 )
+from monai_infoaug.information.tiers import NOTHING
 from tests.fuzz.fuzzing import REFUSED, as_numpy, finite, fuzz, odd_images, odd_values, outcome, seeds
 
 RANGES = st.sampled_from([None, None, (0.0, 1.0), (-100.0, 100.0), (0, 255)])
@@ -103,16 +104,23 @@ def test_tiers_are_split_at_the_quantiles(data, quantiles):
     assert (thresholds is not REFUSED) == good
     if not good:
         return
-    shown = values[inside]
-    low, high = (quantile(shown, share) for share in quantiles)
-    if quantiles[0] > 0 and low <= 0:
-        telling = shown[shown > 0]
-        low = telling.min() if len(telling) else 0
-        high = quantile(telling, (quantiles[1] - quantiles[0]) / (1 - quantiles[0])) if len(telling) else 0
-    np.testing.assert_allclose(thresholds, (low, high), rtol=1e-12, atol=1e-37)
-    tiers = outcome(lambda: assign_tiers(image, thresholds, mask))
-    expected = np.where(inside, (values >= thresholds[0]).astype(int) + (values >= thresholds[1]), 0)
-    assert np.array_equal(as_numpy(tiers), expected)
+    shown = values[inside].astype(float)
+    telling = shown[shown > NOTHING]
+    levels = np.unique(telling)
+    tiers = as_numpy(outcome(lambda: assign_tiers(image, thresholds, mask)))
+    wanted = (values >= thresholds[0]).astype(int) + (values >= thresholds[1])
+    assert np.array_equal(tiers, np.where(inside & (values > NOTHING), wanted, 0))
+    if len(levels) == 0:
+        return
+    assert set(thresholds) <= set(levels)
+    wanted = {tier for tier, share in enumerate(np.diff([0, *quantiles, 1])) if share > 0} | {2}
+    wanted |= {0} if len(telling) < len(shown) else set()
+    # as many tiers as there are levels for, and where no levels tie, with their shares
+    assert len(set(tiers[inside].tolist())) == min(len(wanted), len(levels) + (len(telling) < len(shown)))
+    if len(levels) == len(telling) > 3:
+        assert all(
+            abs((telling < cut).mean() - q) <= 1.5 / len(levels) for cut, q in zip(thresholds, quantiles, strict=True)
+        )
 
 
 @fuzz(data=st.data(), num_bins=st.sampled_from([2, 8, 32]), value_range=RANGES)

@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 
 from monai_infoaug import transforms as T
 from monai_infoaug.information import local_entropy
+from monai_infoaug.information.tiers import NOTHING
 from tests.fuzz.fuzzing import REFUSED, as_numpy, finite, fuzz, odd_images, odd_values, outcome, seeds
 
 IMAGE_AND_MASK = (T.ModalityPreset,)
@@ -42,7 +43,7 @@ def expected_of(transform, values, image):
     if isinstance(transform, T.InformationMap) and transform.window_mm is None:
         return local_entropy(values, transform.window, transform.num_bins).mean(0, keepdims=True)
     if isinstance(transform, T.InformationTiers) and transform.thresholds is not None:
-        return sum((values >= threshold).astype(int) for threshold in transform.thresholds)
+        return (values > NOTHING) * sum((values >= threshold).astype(int) for threshold in transform.thresholds)
     if isinstance(transform, T.LabelChannels) and transform.num_classes:
         return np.concatenate([values == label for label in range(transform.num_classes)])
     if isinstance(transform, T.LabelChannels):

@@ -64,6 +64,19 @@ def test_is_the_entropy_of_each_window(path, shape, window, num_bins, value_rang
     np.testing.assert_allclose(result, brute_force(image, window, num_bins, value_range, mask), atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("reduction", "of_maps"), [("max", np.max), ("mean", np.mean)])
+@pytest.mark.parametrize(
+    ("shape", "windows"),
+    [((2, 13, 10), ((3,), (9,))), ((1, 13, 10), [[3, 5], (9,), [1]]), ((1, 6, 7, 8), ((3,), (5, 1, 3)))],
+)
+def test_several_windows_are_the_maximum_or_mean_of_their_exact_maps(path, shape, windows, reduction, of_maps, masked):
+    image = R.randn(*shape)
+    mask = R.rand(*shape) < 0.5 if masked else None
+    expected = of_maps([brute_force(image, each, 8, mask=mask) for each in windows], axis=0)
+    np.testing.assert_allclose(local_entropy(image, windows, 8, mask=mask, reduction=reduction), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [(3, 3), (9, 9), (1, 15), (31, 21)])
 def test_equals_scikit_image_on_8_bit_images(path, window):
     rank = pytest.importorskip("skimage.filters.rank", reason="the peer is scikit-image")
@@ -217,6 +230,10 @@ IMAGE = np.zeros((2, 9, 9))
         (ValueError, "`window` must be odd and positive", {"window": True}),
         (ValueError, r"`window` must be .* no larger than the image's axes \(9, 9\), got 11", {"window": 11}),
         (ValueError, "`window` must be one side or one an axis", {"window": (3, 3, 3)}),
+        (ValueError, "`window` must be odd and positive", {"window": ((3,), (4,))}),
+        (ValueError, "`window` must be odd and positive", {"window": ((3,), ())}),
+        (ValueError, "`window` must be .* no larger than the image's axes", {"window": ((3,), (11,))}),
+        (ValueError, "`reduction` must be one of .*'max', 'mean'.*got 'sum'", {"reduction": "sum"}),
         (ValueError, "`num_bins` must be a whole number of at least 2, got 1", {"num_bins": 1}),
         (ValueError, "`num_bins`", {"num_bins": 8.0}),
         (ValueError, r"`value_range` .* low < high, got \(1, 1\)", {"value_range": (1, 1)}),

@@ -57,6 +57,7 @@ def test_kind_and_metadata(kind):
         (5, (1.0, 1.0), 5),
         (2.7, 0.3, 9),
         ((1, 8.9), None, (3, 9)),  # never below 3
+        (((5,), (1, 8.9)), None, ((11, 5), (3, 9))),
         (0.1, 0.5, 3),
     ],
 )
@@ -151,7 +152,7 @@ def test_thresholds_come_from_one_place(tmp_path):
     expected = assign_tiers(IMAGE, (0.2, 0.6))
     for transform in (InformationTiers((0.2, 0.6)), InformationTiers(file=tmp_path / "cuts.json")):
         np.testing.assert_array_equal(transform(IMAGE), expected)
-    expected = assign_tiers(IMAGE, np.quantile(IMAGE.astype(float), (0.1, 0.5)))
+    expected = assign_tiers(IMAGE, tier_thresholds(IMAGE, (0.1, 0.5)))
     np.testing.assert_array_equal(InformationTiers(quantiles=(0.1, 0.5))(IMAGE), expected)
     with pytest.raises(ValueError, match="the only one given"):
         InformationTiers(thresholds=(1, 2), quantiles=(0.1, 0.5))
@@ -163,8 +164,9 @@ def test_settings_from_a_file(tmp_path):
     file = tmp_path / "found.json"
 
     def write(**settings):
-        settings = {"num_bins": 8, "value_range": [0.1, 0.7], "window": 5, "window_mm": None} | settings
-        file.write_text(json.dumps({"version": 1, "information": settings}))
+        file_settings = {"num_bins": 8, "value_range": [0.1, 0.7], "window": 5, "window_mm": None}
+        settings = file_settings | {"reduction": "mean", "noise_factor": None} | settings
+        file.write_text(json.dumps({"version": 2, "information": settings}))
 
     write()
     expected = InformationMap(5, num_bins=8, value_range=(0.1, 0.7))(IMAGE)
@@ -173,7 +175,20 @@ def test_settings_from_a_file(tmp_path):
     write(window_mm=3.0)
     expected = InformationMap(window_mm=3, num_bins=8, value_range=(0.1, 0.7))(meta(IMAGE))
     assert torch.equal(InformationMap(file=file)(meta(IMAGE)), expected)
-    for faulty in ({"window": "9"}, {"num_bins": 2.5}, {"value_range": [1, 0]}, {"window_mm": "3"}):
+    write(window=[[3], [5, 7]], reduction="max", noise_factor=2.0)
+    expected = local_entropy(IMAGE, ((3, 3), (5, 7)), 8, (0.1, 0.7), reduction="max", noise_factor=2.0)
+    np.testing.assert_array_equal(InformationMap(file=file)(IMAGE), expected)
+    given = {"window": [[3], [5, 7]], "num_bins": 8, "value_range": (0.1, 0.7), "reduction": "max", "noise_factor": 2.0}
+    np.testing.assert_array_equal(InformationMapd("i", **given)({"i": IMAGE})["information"], expected)
+    faults = {
+        "window": "9",
+        "num_bins": 2.5,
+        "value_range": [1, 0],
+        "window_mm": "3",
+        "reduction": 1,
+        "noise_factor": 0,
+    }
+    for faulty in ({name: value} for name, value in faults.items()):
         write(**faulty)
         with pytest.raises(ValueError, match=f"`{next(iter(faulty))}` must be"):
             InformationMap(file=file)
@@ -183,12 +198,22 @@ def test_settings_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "beside", [{"window": 9}, {"window_mm": 3.0}, {"num_bins": 32}, {"value_range": (0, 1)}], ids=str
+    "beside",
+    [
+        {"window": 9},
+        {"window_mm": 3.0},
+        {"num_bins": 32},
+        {"value_range": (0, 1)},
+        {"reduction": "max"},
+        {"noise_factor": 1.0},
+    ],
+    ids=str,
 )
 def test_what_the_file_says_is_refused_beside_it(tmp_path, beside):
     settings = {"num_bins": 8, "value_range": [0.1, 0.7], "window": 5, "window_mm": None}
+    settings |= {"reduction": "mean", "noise_factor": None}
     file = tmp_path / "found.json"
-    file.write_text(json.dumps({"version": 1, "information": settings}))
+    file.write_text(json.dumps({"version": 2, "information": settings}))
     for make in (InformationMap, lambda **given: InformationMapd("image", **given)):
         with pytest.raises(ValueError, match=f"`{next(iter(beside))}` must be None beside `file`, which says it, got"):
             make(file=file, **beside)
@@ -211,6 +236,10 @@ def test_window_and_num_bins_have_defaults():
         (lambda: InformationTiers(np.array(1.0)), "`thresholds`"),
         (lambda: InformationMap(4), "`window` must be odd"),
         (lambda: InformationMap(num_bins=1), "`num_bins`"),
+        (lambda: InformationMap(((5,), (4,))), "`window` must be odd"),
+        (lambda: InformationMap(reduction="sum"), "`reduction` must be one of"),
+        (lambda: InformationMap(noise_factor=-1), "`noise_factor` must be None or a positive number"),
+        (lambda: InformationMap(window_mm=((3,), (0,))), "`window_mm` must be None or positive"),
         (lambda: InformationMap(value_range=(2, 1)), "`value_range`"),
         (lambda: InformationMap(window_mm=0), "`window_mm` must be None or positive"),
         (lambda: InformationMap(window_mm="9"), "`window_mm`"),

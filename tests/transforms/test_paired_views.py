@@ -254,6 +254,42 @@ def test_sampling_follows_the_shares() -> None:
     assert views["points_tier"].equal(tier_at(tiers, views["coords_view1"])[points[:, 0], points[:, 1]])
 
 
+@pytest.mark.parametrize("number", [10, 512, 3000])
+@pytest.mark.parametrize("rare", [0.01, 0.3])
+def test_points_hold_the_shares(rare: float, number: int) -> None:
+    """To a point, also of a tier that is hardly there, as long as it has enough voxels."""
+    shares, size = (0.1, 0.45, 0.45), (120, 100)
+    tiers = torch.where(torch.rand(1, *size) < rare, 0, torch.randint(1, 3, (1, *size))).to(torch.uint8)
+    pair = RandPairedViews((-1, -1), shares=shares, num_points=number).set_random_state(0)
+    drawn, views = torch.zeros(3), [pair(smooth(size), tiers=tiers) for _ in range(3)]
+    for view in views:
+        drawn += view["points_tier"].bincount(minlength=3)[:3]
+        found = view["points_view1"].long()
+        assert len({tuple(point) for point in found.tolist()}) == number  # each once
+        assert torch.equal(tiers[0][tuple(found.T)], view["points_tier"])
+    expected = 3 * number * torch.tensor(shares)
+    few = int((tiers == 0).sum())
+    expected[0] = min(expected[0], 3 * few)
+    assert (drawn - expected)[0].abs() <= 3
+    assert drawn[1] - drawn[2] == pytest.approx(0, abs=0.05 * 3 * number if few < shares[0] * number else 3)
+    if number < few:
+        places = [view["points_view1"][view["points_tier"] == 0].long() for view in views]
+        assert not torch.equal(places[0], places[1])
+
+
+def test_points_of_a_tier_are_drawn_evenly() -> None:
+    tiers = torch.zeros(1, 10, 12, dtype=torch.uint8)
+    tiers[:, 2:] = 1
+    tiers[:, 7:] = 2
+    pair, counts = RandPairedViews(shares=(0.1, 0.5, 0.4), num_points=20).set_random_state(1), torch.zeros(10, 12)
+    for _ in range(150):
+        counts[tuple(pair(smooth((10, 12)), tiers=tiers)["points_view1"].long().T)] += 1
+    for rows, share in ((slice(0, 2), 0.1), (slice(2, 7), 0.5), (slice(7, 10), 0.4)):
+        each = counts[rows]
+        assert each.sum() == 3000 * share
+        assert ((each - each.mean()) ** 2 / each.mean()).sum() < 1.5 * each.numel()  # chi square
+
+
 def test_missing_tiers_give_their_share_to_the_others() -> None:
     tiers = torch.zeros(1, 30, 30, dtype=torch.uint8)
     tiers[:, 15:] = 2

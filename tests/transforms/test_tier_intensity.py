@@ -377,7 +377,7 @@ def test_cross_contrast_turns_contrasts_around_and_keeps_air_dark(mode):
     assert outs[:, 0, 0, :4].mean() < 0.2 < outs[:, 0, 4:].mean()
 
 
-def calibration_file(folder, strengths=(0.3, 1, 0.6), name="rich", version=1):
+def calibration_file(folder, strengths=(0.3, 1, 0.6), name="rich", version=2):
     settings = {"strengths": dict(zip(("low", "medium", "high"), strengths, strict=True)), "transforms": name}
     (folder / "found.json").write_text(json.dumps({"version": version, "intensity": settings, "thresholds": [1, 2]}))
     return folder / "found.json"
@@ -450,7 +450,7 @@ def test_strength_1_is_the_named_medium_tier(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "`.*found.json` must be a file of `monai-infoaug calibrate`, version 1, got version 2"),
+        ({"version": 1}, "`.*found.json` must be a file of `monai-infoaug calibrate`, version 2, got version 1"),
         ({"name": "__import__('os')"}, "`transforms in .*found.json` must be one of"),
         ({"name": ["rich"]}, "`transforms in .*found.json` must be one of"),
         (
@@ -467,7 +467,7 @@ def test_faulty_files_are_named(tmp_path, changes, message):
         RandTierIntensity(file=calibration_file(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"version": 1, "intensity": {"strengths": 1}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 2}', '{"version": 2, "intensity": {"strengths": 1}}'])
 def test_other_files_are_named(tmp_path, text):
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=r"other\.json"):
