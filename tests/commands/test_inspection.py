@@ -195,8 +195,15 @@ def test_colours_are_those_of_all_pictures(tmp_path):
 
 def calibration(folder: Path, **made_from) -> Path:
     content = {
-        "version": 1,
-        "information": {"window": 7, "window_mm": None, "num_bins": 16, "value_range": [0.1, 0.8]},
+        "version": 2,
+        "information": {
+            "window": 7,
+            "window_mm": None,
+            "num_bins": 16,
+            "value_range": [0.1, 0.8],
+            "reduction": "mean",
+            "noise_factor": None,
+        },
         "thresholds": [0.7, 2.1],
         "intensity": {"transforms": "rich", "strengths": {"low": 0.2, "medium": 0.9, "high": 0.4}},
         "made_from": {"modality": "xray", "working_pixdim": None} | made_from,
