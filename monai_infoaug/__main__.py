@@ -130,6 +130,23 @@ def segment(args: argparse.Namespace) -> int:
     return int(bool(segment_images(**given)))
 
 
+def pretrain(args: argparse.Namespace) -> None:
+    """Pre-train the network of an nnU-Net plan."""
+    require_extra("nnunet", "ignite", "tqdm", "dynamic_network_architectures")
+    from monai_infoaug.commands.pretrain import pretrain_network
+
+    pretrain_network(**{name: value for name, value in vars(args).items() if name != "command"})
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write pre-trained weights for other software."""
+    if args.to == "nnunet":
+        require_extra("nnunet", "dynamic_network_architectures")
+    from monai_infoaug.commands.export import export_weights
+
+    export_weights(**{name: value for name, value in vars(args).items() if name != "command"})
+
+
 def check(args: argparse.Namespace) -> int:
     """Say which files of a data set are not fine."""
     from monai_infoaug.commands.check import check_data

@@ -82,6 +82,15 @@ def add_place(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (%(default)s)")
 
 
+def add_nnunet(command: argparse.ArgumentParser, is_needed: bool = False) -> None:
+    """The options that say what nnU-Net has planned."""
+    own = "" if is_needed else " (that of the pre-training)"
+    command.add_argument("--plans", required=is_needed, metavar="FILE", help=f"nnUNetPlans.json of nnU-Net 2{own}")
+    default = "3d_fullres" if is_needed else None
+    shown = own or " (%(default)s)"
+    command.add_argument("--configuration", default=default, metavar="NAME", help=f"of the plan{shown}")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser, whose ``command`` says which one was given."""
     parser = argparse.ArgumentParser(
@@ -248,6 +257,38 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for files that do not say it")
     add_planning(command)
     add_place(command)
+
+    command = commands.add_parser(
+        "pretrain",
+        help="pre-train the network that nnU-Net has planned, without labels",
+        description="Pre-train the network of a configuration of an nnU-Net plan by contrast of pixels, on images "
+        "without labels. --out gets checkpoint.pt, for export. Stopped and started again, it goes on.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGES", help="files and folders, such as imagesTr")
+    add_nnunet(command, is_needed=True)
+    command.add_argument(
+        "--out", default="infoaug_pretrained", metavar="DIR", help="folder for all of it (%(default)s)"
+    )
+    command.add_argument("--modality", metavar="NAME", help="xray, mr, ct or rgb (by the plan's normalisation)")
+    command.add_argument("--epochs", type=int, default=40, metavar="N", help="(%(default)s)")
+    command.add_argument("--iterations", type=int, default=250, metavar="N", help="batches an epoch (%(default)s)")
+    command.add_argument(
+        "--batch-size", type=int, metavar="N", help="pairs of views a batch (half of the plan's patches)"
+    )
+    command.add_argument("--learning-rate", type=float, default=0.001, metavar="X", help="the highest (%(default)s)")
+    command.add_argument("--num-workers", type=int, default=2, metavar="N", help="that make pairs (%(default)s)")
+    add_place(command)
+
+    command = commands.add_parser(
+        "export",
+        help="write pre-trained weights for nnU-Net or a network of MONAI",
+        description="Write the weights of a pre-trained network without the embedding heads: for nnunet a file for "
+        "nnUNetv2_train -pretrained_weights, for monai a state dictionary.",
+    )
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="of pretrain, or of a training of EmbeddingHeads")
+    command.add_argument("--to", required=True, choices=("monai", "nnunet"), help="whose weights to write")
+    command.add_argument("--out", metavar="FILE", help="new file (monai.pt or nnunet.pth beside the checkpoint)")
+    add_nnunet(command)
 
     command = commands.add_parser(
         "check",

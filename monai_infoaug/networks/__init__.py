@@ -4,6 +4,7 @@ from monai_infoaug.networks.attention import AttentionEmbedding, AttentionSegmen
 from monai_infoaug.networks.dense_descriptor import DenseDescriptor
 from monai_infoaug.networks.embedding_heads import EmbeddingHeads
 from monai_infoaug.networks.landmark_heatmap import LandmarkHeatmapNet
+from monai_infoaug.networks.nnunet import NnunetPlan
 from monai_infoaug.networks.pixel_embedding import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 from monai_infoaug.networks.pixel_projection_head import PixelProjectionHead
 from monai_infoaug.networks.segmenter import MaskTransformer, Segmenter, TokenClassifier
@@ -18,6 +19,7 @@ __all__ = [
     "GlobalLocalEmbeddingNet",
     "LandmarkHeatmapNet",
     "MaskTransformer",
+    "NnunetPlan",
     "PixelEmbeddingNet",
     "PixelProjectionHead",
     "Segmenter",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from math import prod
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ class EmbeddingHeads(nn.Module):
 
     Args:
         backbone: network to embed with, which takes (B, in_channels, *S).
-        layers: names in ``backbone.named_modules()`` of modules that give (B, C, *S_l). A module that is called
+        layers: names in ``backbone.named_modules()`` of modules that give (B, C, *S_l), or tokens (B, N, C) of a
+            transformer, one a patch in the order of rows, perhaps after one of the class. A module that is called
             more than once counts with its last output; what the network then changes in place is seen changed.
         embedding_dim: channels F of each embedding.
         in_channels: channels of the image.
@@ -144,12 +146,12 @@ class EmbeddingHeads(nn.Module):
 
     def _feature_maps(self, image: Tensor) -> tuple[Any, dict[str, Tensor]]:
         maps: dict[str, Tensor] = {}
-        handles = []
+        handles, size = [], image.shape[2:]
         try:
             for layer in self.layers:
                 handles.append(
                     self.backbone.get_submodule(layer).register_forward_hook(
-                        lambda _module, _inputs, output, layer=layer: maps.__setitem__(layer, output)
+                        lambda _module, _inputs, output, layer=layer: maps.__setitem__(layer, _as_map(output, size))
                     )
                 )
             output = self.backbone(image)
@@ -184,6 +186,18 @@ class EmbeddingHeads(nn.Module):
         if strides or stride != int(stride):
             raise refusal("layers", got, "modules of one whole-number stride, and `spatial_size` divisible by it")
         return int(stride)
+
+
+def _as_map(output: Any, size: Sequence[int]) -> Any:
+    """Tokens (B, N, C) of the patches of an image of some size as a map (B, C, *S_l); anything else as it is."""
+    if not isinstance(output, Tensor) or output.ndim != 3 or len(size) == 1:
+        return output
+    tokens = output.shape[1]
+    for patches in (tokens, tokens - 1):  # without the token of the class
+        side = round((prod(size) / max(patches, 1)) ** (1 / len(size)))
+        if side > 0 and patches * side ** len(size) == prod(size) and not any(length % side for length in size):
+            return output[:, tokens - patches :].mT.unflatten(2, [length // side for length in size])
+    return output
 
 
 def _embedded_at(head: nn.Module, features: Tensor, places: Tensor) -> Tensor:

@@ -572,7 +572,9 @@ def test_export(trained, network, tmp_path):
 @every_bundle
 @torch.no_grad()
 def test_export_as_the_model_zoo_does(bundle, tmp_path):
-    """The default network of ``inference.json``, where there are no data."""
+    """The default network of ``inference.json``, where there are no data: its shapes, then its export."""
+    inference, about = (str(bundle / "configs" / f"{name}.json") for name in ("inference", "metadata"))
+    verify_net_in_out("network_def", about, inference, device="cpu", bundle_root=str(bundle))
     settings = SMALL.get(bundle.name, UNET)
     parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs" / "inference.json"))
     settings = {key: value for key, value in settings.items() if key in parser}

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
-from monai.networks.nets import BasicUNet, SegResNet, UNet
+from monai.networks.nets import BasicUNet, SegResNet, UNet, ViT
 from torch import nn
 
 from monai_infoaug.losses import PixelSupConLoss
@@ -78,6 +79,34 @@ def test_a_users_network(kind, dims):
     plain.load_state_dict(heads.backbone.state_dict(), strict=True)
     x = torch.rand(1, 1, *size)
     torch.testing.assert_close(plain.eval()(x), net.eval()(x))
+
+
+@pytest.mark.parametrize("is_classified", [True, False])
+@pytest.mark.parametrize("size", [(24, 32), (16, 24, 32)])
+def test_tokens_of_a_transformer_are_a_map(size, is_classified):
+    vit = ViT(
+        1,
+        size,
+        [8] * len(size),
+        hidden_size=6 * len(size),
+        mlp_dim=8,
+        num_layers=1,
+        num_heads=2,
+        classification=is_classified,
+        spatial_dims=len(size),
+    )
+    heads = EmbeddingHeads(vit, "norm", 5, spatial_size=size, normalized=False)
+    assert heads.strides == (8,)
+    image, seen = torch.rand(2, 1, *size), []
+    handle = vit.norm.register_forward_hook(lambda _, __, output: seen.append(output))
+    (level,) = heads(image)
+    handle.remove()
+    cells = [length // 8 for length in size]
+    assert level.shape == (2, 5, *cells)
+    for number, place in enumerate(itertools.product(*map(range, cells))):  # rows of patches, one after the other
+        token = seen[0][:, number + is_classified]
+        expected = heads.heads[0](token[(..., *[None] * len(size))]).flatten(1)
+        torch.testing.assert_close(level[(slice(None), slice(None), *place)], expected)
 
 
 def test_embeddings_are_the_heads_of_the_layers():
