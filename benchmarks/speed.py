@@ -5,7 +5,8 @@
 - ``pairs``: two views of an image with tiers, coordinates and 512 points that correspond, against plain MONAI, see
   :py:func:`monai_pair`; with the intensities of ``RandTierIntensity("rich")`` and without. Where TorchIO, kornia or
   batchgeneratorsv2 is installed (extra ``bench``), two views of the image alone by their affine transforms.
-- ``matching``: 32 landmarks in the embeddings of a volume of 256^3 voxels, against all similarity maps at once.
+- ``matching``: 32 landmarks in the embeddings of a volume of 256^3 voxels, against all similarity maps at once; 19
+  landmarks by neighbourhoods in the embedding of an image of 512 x 640 pixels, against one after the other.
 - ``contrast``: ``PixelSupConLoss`` of 4096 pixels, against pytorch-metric-learning.
 - ``embedding``: a step of pixel contrast that compares 1000 voxels a volume, with heads of 256 channels, against the
   same with all voxels embedded.
@@ -57,7 +58,7 @@ from monai_infoaug._require import refusal
 from monai_infoaug.inferers import match_points
 from monai_infoaug.information import entropy, local_entropy
 from monai_infoaug.losses import PixelSupConLoss
-from monai_infoaug.networks import EmbeddingHeads
+from monai_infoaug.networks import EmbeddingHeads, PixelEmbeddingNet
 from monai_infoaug.samplers import DrawnPixels
 from monai_infoaug.transforms import (
     InformationMapd,
@@ -228,7 +229,22 @@ def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001
         find = partial(match_points, levels, points, levels, (1, 4), (size,) * 3)
         return {"ours": find, "all maps at once": partial(find, chunk=landmarks)}
 
-    return {f"32 landmarks in {size}^3": partial(ways, size, 32) for size in (128, 256)}
+    def by_neighbourhoods(size: tuple[int, int], landmarks: int) -> Ways:
+        torch.manual_seed(0)
+        image = torch.nn.functional.avg_pool2d(torch.rand(1, 1, *size), 9, 1, 4)
+        network = PixelEmbeddingNet().eval()
+        with torch.no_grad():
+            template, query = network(image), network(image.roll((7, -5), (2, 3)))
+        points = 40 + (torch.tensor(size) - 81) * torch.rand(1, landmarks, 2)
+
+        def find(points: Tensor) -> Any:
+            return match_points(template, points, query, network.strides, size, patch_radius=16)
+
+        one_by_one = [point[None, None] for point in points[0]]
+        return {"ours": lambda: find(points), "one by one": lambda: [find(point) for point in one_by_one]}
+
+    cases = {f"32 landmarks in {size}^3": partial(ways, size, 32) for size in (128, 256)}
+    return cases | {"19 landmarks by neighbourhoods, 512 x 640": partial(by_neighbourhoods, (512, 640), 19)}
 
 
 def contrast_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001

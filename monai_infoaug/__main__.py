@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from monai_infoaug._console import Failure, leave_console, say
 from monai_infoaug.commands._arguments import make_parser
 
+MADE_OF_MAPS = {"advise", "annotate", "calibrate", "demo", "inspect", "segment"}  # commands that compute many of them
+
 
 def require_extra(extra: str, *modules: str) -> None:
     """Refuse to start a command without the packages of its extra.
@@ -28,6 +30,13 @@ def usual_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def say_what_is_slow(command: str) -> None:
+    """Say what would make a command faster."""
+    if command in MADE_OF_MAPS and find_spec("numba") is None:
+        line = "information maps and views take several times as long without numba: pip install monai_infoaug[fast]"
+        say(f"{command}: {line}", sys.stderr)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -191,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{args.command}: {' '.join(str(message).split())}\n"
     try:
+        say_what_is_slow(args.command)
         return globals()[args.command](args) or 0  # the function of that name
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split()) or "out of memory"

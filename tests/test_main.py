@@ -76,6 +76,16 @@ def test_missing_extra_names_what_to_install(capsys, monkeypatch):
     assert "ignite" not in said
 
 
+@pytest.mark.parametrize(("there", "command"), [(False, "demo"), (True, "demo"), (False, "match")])
+def test_says_once_what_would_make_a_command_faster(there, command, monkeypatch, capsys):
+    found = {"numba": SimpleNamespace() if there else None}
+    monkeypatch.setattr(command_line, "find_spec", lambda name: found.get(name, SimpleNamespace()))
+    monkeypatch.setattr(command_line, command, lambda args: 0)
+    assert main(MATCH if command == "match" else [command]) == 0
+    said = capsys.readouterr().err
+    assert said.count("pip install monai_infoaug[fast]") == (not there and command == "demo")
+
+
 def test_require_extra_accepts_what_is_there():
     require_extra("any", "json", "csv")
 

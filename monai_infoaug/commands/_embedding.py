@@ -21,6 +21,7 @@ from monai_infoaug.data import landmark_datalist
 from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.inferers import match_points
+from monai_infoaug.inferers._patch_search import Levels
 
 __all__ = ["Embedded", "Embedder", "Template"]
 
@@ -103,7 +104,7 @@ class Embedder:
     @torch.no_grad()
     def embed(self, image: MetaTensor) -> list[Tensor]:
         """Levels of the embedding of an image (C, *S)."""
-        return self.network(image.as_tensor()[None].to(self.device))
+        return Levels(self.network(image.as_tensor()[None].to(self.device)))
 
     @torch.no_grad()
     def search(

@@ -150,7 +150,8 @@ class TemplateMatcher(Embedder):
 
         All templates have a vote; on landmarks of a template, which are known, it votes alone.
         """
-        levels = self.embed(image)
+        embedded = [voter.levels for voter in (*self.templates, *self.others) if is_same(voter.path, path)]
+        levels = embedded[0] if embedded else self.embed(image)
         itself = [voter for voter in self.templates if is_same(voter.path, path)]
         voters = [*self.templates, *(voter for voter in self.others if not is_same(voter.path, path))]
         if itself:

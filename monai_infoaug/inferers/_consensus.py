@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, conv2d, normalize
-
-from monai_infoaug._grid import level_features
+from torch.nn.functional import conv1d, conv2d, embedding_bag, normalize
 
 ITERATIONS = 30  # steps of a robust fit, which has converged long before
 SLAB = 16  # cells along the first axis at a time: their differences are as large as the embedding
@@ -28,7 +28,7 @@ def _squared_steps(level: Tensor) -> Tensor:
     """Sum over the neighbours of a cell of the squared difference."""
     change = torch.zeros_like(level[0])
     for axis in range(1, level.ndim):
-        step = level.diff(dim=axis).square().sum(0)
+        step = level.diff(dim=axis).square_().sum(0)
         for start in (0, 1):
             change.narrow(axis - 1, start, step.shape[axis - 1]).add_(step)
     return change
@@ -67,10 +67,11 @@ def robust_affine(points: Tensor, found: Tensor, scale: float) -> tuple[Tensor, 
     """
     middle = points.mean(0)
     known = torch.cat([points - middle, torch.ones_like(points[:, :1])], dim=1).double()
-    weights = torch.ones_like(known[:, :1])
+    found, weights = found.double(), torch.ones_like(known[:, :1])
     for _ in range(ITERATIONS):
+        weighted = (weights.square() * known).T
         # by the pseudo-inverse, since points in a plane leave the map open
-        solution = torch.linalg.pinv(weights * known) @ (weights * found.double())
+        solution = torch.linalg.pinv(weighted @ known, hermitian=True, rtol=1e-12) @ (weighted @ found)
         distance = (known @ solution - found).norm(dim=1, keepdim=True)
         weights = 1 / (1 + (distance / distance.median().clamp_min(scale)).square())
     linear = solution[:-1].T.to(points)
@@ -209,22 +210,46 @@ def compare_patches(
     gaussian = torch.exp(-2 * patch.square().sum(-1) / (reach * step) ** 2)
     around, each = (slice(None), *[None] * dims), tuple(range(1, dims + 1))
 
-    def read(level: Tensor, at: Tensor) -> Tensor:
-        return level_features(level[None], at.reshape(1, -1, dims), stride).reshape(*at.shape[:-1], -1)
-
     # with one dimension less: each row of the query is compared with each of the patch, as many channels of a fast
     # convolution, and then those that a displacement brings together are summed
-    correlate = {2: conv1d, 3: conv2d}[dims]
     maps = []
     many = max(1, AT_ONCE // offsets[..., 0].numel())
     parts = [torch.split(x, many) for x in (points, places, linear.expand(len(points), dims, dims))]
     for some, there, turns in zip(*parts, strict=True):
-        weights = gaussian[..., None] * read(salient[None], some[around] + patch)
-        mine = weights / weights.sum(each, keepdim=True) * normalize(read(template, some[around] + patch), dim=-1)
+        weights, mine = _read((salient[None], template), some[around] + patch, stride)
+        weights = gaussian[..., None] * weights
+        mine = weights / weights.sum(each, keepdim=True) * normalize(mine, dim=-1)
         turned = torch.einsum("...j,nij->n...i", offsets, turns)
-        its = normalize(read(query, there[around] + turned), dim=-1)
-        pairs = zip(its.movedim(-1, 2), mine.movedim(-1, 2), strict=True)
-        rows = torch.stack([correlate(query_rows, patch_rows) for query_rows, patch_rows in pairs])
+        [its] = _read((query,), there[around] + turned, stride)
+        its = normalize(its, dim=-1)
+        rows = _compare_rows(its.movedim(-1, 2), mine.movedim(-1, 2))
         moves = range(2 * search + 1)
         maps.append(torch.stack([rows.diagonal(-move, 1, 2).sum(-1) for move in moves], dim=1))
     return torch.cat(maps)
+
+
+def _read(levels: Sequence[Tensor], at: Tensor, stride: float) -> list[Tensor]:
+    """As :py:func:`monai_infoaug._grid.level_features`: (*N, F) of levels (F, *cells) at finite voxels (*N, D).
+
+    In half of its time where the features of a cell lie side by side.
+    """
+    size = levels[0].shape[1:]
+    last = torch.tensor(size).to(at) - 1
+    cells = ((at.flatten(0, -2) + 0.5) / stride - 0.5).clamp_min(0).minimum(last)
+    low = cells.floor().minimum((last - 1).clamp_min(0))
+    index, weights = torch.zeros_like(low[:, :1], dtype=torch.long), torch.ones_like(low[:, :1])
+    for length, first, part in zip(size, *(torch.split(x, 1, 1) for x in (low.long(), cells - low)), strict=True):
+        index = length * index + first
+        index = torch.cat([index, index + min(1, length - 1)], dim=1)
+        weights = torch.cat([weights * (1 - part), weights * part], dim=1)
+    tables = (level.movedim(0, -1).flatten(0, -2) for level in levels)
+    read = (embedding_bag(index, table, per_sample_weights=weights, mode="sum") for table in tables)
+    return [features.reshape(*at.shape[:-1], -1) for features in read]
+
+
+def _compare_rows(query: Tensor, patch: Tensor) -> Tensor:
+    """Each row (N, W, F, *w) of the query with each (N, P, F, *p) of the patch, moved along the rest: (N, W, P, *m)."""
+    if query.ndim > 4:
+        return torch.stack([conv2d(its, mine) for its, mine in zip(query, patch, strict=True)])
+    rows = conv1d(query.transpose(0, 1).flatten(1, 2), patch.flatten(0, 1), groups=len(query))  # several times faster
+    return rows.reshape(len(rows), *patch.shape[:2], -1).transpose(0, 1)

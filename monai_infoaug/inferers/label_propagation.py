@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from monai_infoaug._grid import level_features, level_shares, plain, sample_at
 from monai_infoaug._require import all_finite, is_number, listed, refusal, require_counts
-from monai_infoaug.inferers._consensus import nearest_maps, robust_affine, salience, support_points
+from monai_infoaug.inferers._consensus import nearest_maps, robust_affine, support_points
+from monai_infoaug.inferers._patch_search import patch_images, search_patches
 from monai_infoaug.inferers.coordinates import to_tensor, to_voxels, to_world
-from monai_infoaug.inferers.point_matching import look_around, match_patches, of_unit_norm
 
 __all__ = ["DenseMap", "LabelPropagator", "carry_labels", "map_densely"]
 
@@ -94,26 +94,18 @@ def map_densely(
     require_counts(count=count, neighbours=neighbours)
     if not (is_number(patch_radius) and patch_radius > 0):
         raise refusal("patch_radius", patch_radius, "a number of voxels above 0")
-    finest = min(range(len(strides)), key=lambda i: (weights is not None and not weights[i], strides[i]))
-    sizes, stride = (image_size, template_size), strides[finest]
+    sizes = image_size, template_size
     with torch.autocast(image[0].device.type, enabled=False):
-        both = [[*map(of_unit_norm, levels)] for levels in (image, template)]
-        fine = [levels[finest].float().movedim(1, -1).contiguous().movedim(-1, 1) for levels in both]
-        salient = [salience(level[0]) for level in fine]
-        points = [support_points(its, stride, count) for its in salient]
-        found, scores = [], []
-        for a, b in ((0, 1), (1, 0)):
-            places, score = match_patches(
-                both[a], points[a][None], both[b], strides, sizes[b], weights, None, patch_radius, finely=False
-            )
-            found.append(places[0, 0])
-            scores.append(score[0, 0])
+        [first], [second] = (patch_images(levels, strides, weights) for levels in (image, template))
+        both, stride = (first, second), first.stride
+        points = [support_points(its.salient, stride, count) for its in both]
+        orders = ((0, 1), (1, 0))
+        matches = [search_patches(both[a], points[a], both[b], sizes[b], patch_radius, finely=False) for a, b in orders]
+        found, scores = map(list, zip(*matches, strict=True))
         fit = _Pairs(points, found, scores, stride, neighbours, patch_radius / 4)
-        for a, b in ((0, 1), (1, 0)):  # a patch is compared best as the anatomy around it is turned and stretched
+        for a, b in orders:  # a patch is compared best as the anatomy around it is turned and stretched
             places, turns, _, _ = fit.maps(points[a], back=bool(a))
-            found[a], scores[a] = look_around(
-                fine[a][0], salient[a], fine[b][0], points[a], places, turns, stride, 2, patch_radius, 2 * stride
-            )
+            found[a], scores[a] = both[a].look_around(both[b], points[a], places, turns, 2, patch_radius, 2 * stride)
             last = torch.tensor(sizes[b]).to(places) - 1
             scores[a] *= ((found[a] > 0) & (found[a] < last)).all(-1)  # what lies outside has no match
     fit = _Pairs(points, found, scores, stride, neighbours, patch_radius / 4)

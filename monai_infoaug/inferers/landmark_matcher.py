@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from monai_infoaug._grid import level_shares
 from monai_infoaug._require import all_finite, is_number, listed, refusal, require_counts, require_truth
+from monai_infoaug.inferers._patch_search import Levels
 from monai_infoaug.inferers.coordinates import to_tensor, to_voxels, to_world
 from monai_infoaug.inferers.point_matching import match_points, match_votes, require_search
 from monai_infoaug.inferers.votes import robust_centre
 
 __all__ = ["LandmarkMatcher"]
-
-LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class LandmarkMatcher(Inferer):
@@ -187,10 +186,7 @@ class LandmarkMatcher(Inferer):
 
     def _levels_of(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         levels: list[Tensor] = network(images)
-        if self.patch_radius is not None:
-            for i, level in enumerate(levels):  # as the patches are read, so that none is copied there
-                levels[i] = level.contiguous(memory_format=LAST[level.ndim])
-        return levels
+        return levels if self.patch_radius is None else Levels(levels)
 
     def _embedded(self, network: nn.Module, images: Tensor) -> list[Tensor]:
         """Levels of the templates, computed anew only for another network, changed weights or another device.

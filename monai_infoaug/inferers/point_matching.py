@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import is_count, is_number, refusal
-from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
+from monai_infoaug.inferers._coarse_to_fine import to_cells
+from monai_infoaug.inferers._patch_search import of_unit_norm, patch_images, search_patches
 from monai_infoaug.inferers._peaks import clip_to, peak_of
 
 __all__ = ["match_points", "match_votes"]
 
 MAP_CELLS = 2**25  # cells of the similarity maps that are held at a time
 CACHED_CELLS = 2**20  # the same on CPUs, whose caches hold about so many
-SAMPLE = 1000  # cells of a level that tell whether it is of unit norm
 LEAST = 1e-6  # voxels of a patch's radius that are divided by
-SUPPORT, REFINED = 1000, 300  # points on whose matches, and on whose patches' matches, the maps are fitted
 
 
 def match_points(
@@ -115,16 +113,19 @@ def match_votes(
     """
     require_search(chunk, patch_radius)
     with torch.autocast(points.device.type, enabled=False):
-        others = [*map(of_unit_norm, query)]
         if patch_radius is not None:
+            images, others = (patch_images(levels, strides, weights) for levels in (template, query))
             radius = max(patch_radius, LEAST)
-            return match_patches(template, points, others, strides, size, weights, chunk, radius)
-        votes = []
-        for t in range(len(points)):
-            own = [level[t : t + 1] for level in template]
-            votes.append(_match_alone(own, points[t : t + 1], others, strides, size, weights, chunk))
-    found, scores = map(torch.stack, zip(*votes, strict=True))
-    return found, scores
+            pairs = product(zip(images, points, strict=True), others)
+            votes = [search_patches(image, seen, other, size, radius) for (image, seen), other in pairs]
+        else:
+            queries = [*map(of_unit_norm, query)]
+            own = ([level[t : t + 1] for level in template] for t in range(len(points)))
+            each = zip(own, points[:, None], strict=True)
+            votes = [_match_alone(mine, seen, queries, strides, size, weights, chunk) for mine, seen in each]
+    found, scores = (torch.stack(parts) for parts in zip(*votes, strict=True))
+    shape = (len(points), len(query[0]))
+    return found.reshape(*shape, *points.shape[1:]), scores.reshape(*shape, points.shape[1])
 
 
 def require_search(chunk: int | None, patch_radius: float | None) -> None:
@@ -137,17 +138,6 @@ def require_search(chunk: int | None, patch_radius: float | None) -> None:
         raise refusal("chunk", chunk, "a whole number of at least 1, or None")
     if patch_radius is not None and not (is_number(patch_radius) and patch_radius > 0):
         raise refusal("patch_radius", patch_radius, "a number of voxels above 0, or None")
-
-
-def of_unit_norm(level: Tensor) -> Tensor:
-    """Embeddings (B, F, *cells) of unit norm; as they are if a sample of the cells says that they have it, or zeros."""
-    sample = level.flatten(2)[..., :: level[0, 0].numel() // SAMPLE | 1]  # odd, so as to meet all columns
-    norms = sample.float().norm(dim=1)
-    has_it = norms.any() & ((norms == 0) | ((norms - 1).abs() < 0.01)).all()  # as near as half precision comes
-    if has_it:
-        return level
-    values = level.float()
-    return values / values.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)  # an eighth of the time of `normalize`
 
 
 def _match_alone(
@@ -172,11 +162,11 @@ def _match_alone(
     peaks = []
     for b, i in product(range(len(cells)), range(0, points.shape[1], chunk)):
         cosines = (
-            _to_cells(
-                torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float()),
+            to_cells(
+                torch.einsum("nf,f...->n...", described[i : i + chunk], level[b].float())[None],
                 stride / finest,
                 cells.shape[2:],
-            )
+            )[0]
             for stride, described, level in levels
         )
         maps = next(cosines).contiguous()
@@ -187,83 +177,3 @@ def _match_alone(
     found, scores = (torch.cat(parts).reshape(*shape, *parts[0].shape[1:]) for parts in zip(*peaks, strict=True))
     found = clip_to(finest * found + (finest - 1) / 2, size)
     return found.masked_fill(scores.isnan()[..., None], torch.nan), scores
-
-
-def match_patches(
-    template: Sequence[Tensor],
-    points: Tensor,
-    query: Sequence[Tensor],
-    strides: Sequence[float],
-    size: Sequence[int],
-    weights: Sequence[float] | None,
-    chunk: int | None,
-    patch_radius: float,
-    finely: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """:py:func:`match_votes` by patches, of queries of unit norm; unless finely, in steps of two cells alone."""
-    shares = level_shares(weights, len(strides))
-    levels = sorted(
-        (level for level in zip(strides, shares, template, query, strict=True) if level[1]), key=lambda level: level[0]
-    )
-    stride, _, *finest = levels[0]
-    # patches are read faster where the features of a cell lie side by side
-    fine, fine_query = (level.float().movedim(1, -1).contiguous().movedim(-1, 1) for level in finest)
-    strides, shares, coarse, coarse_query = map(list, zip(*(levels[1:] or levels), strict=True))
-    votes = []
-    for t, seen in enumerate(points):
-        salient = salience(of_unit_norm(fine[t : t + 1])[0])
-        support = support_points(salient, stride, SUPPORT)
-        own = [level[t : t + 1] for level in coarse]
-        matches, _ = _match_alone(own, support[None], coarse_query, strides, size, shares, chunk)
-        for b, matched in enumerate(matches):
-            look = partial(look_around, fine[t], salient, fine_query[b], stride=stride, radius=patch_radius)
-            linear, shift = robust_affine(support, matched, stride)
-            some = support[:REFINED]
-            places, _ = look(some, some @ linear.T + shift, linear, cells=2, radius_searched=patch_radius)
-            linear, shift = robust_affine(some, places, stride)
-            # a match is wrong where it lies further from the map than the points are searched
-            bend = partial(local_places, some, places, spread=2 * patch_radius, scale=patch_radius / 2)
-            places = bend(seen.nan_to_num(), linear, shift)
-            for cells, searched in ((2, patch_radius / 2), (1, 2 * stride), (1, stride))[: 3 if finely else 1]:
-                places, scores = look(seen.nan_to_num(), places, linear, cells=cells, radius_searched=searched)
-            unseen = ~seen.isfinite().all(-1)
-            places = clip_to(places, size).masked_fill(unseen[:, None], torch.nan)
-            votes.append((places, scores.masked_fill(unseen, torch.nan)))
-    shape = (len(points), len(fine_query))
-    found, scores = (torch.stack(parts).reshape(*shape, *parts[0].shape) for parts in zip(*votes, strict=True))
-    return found, scores
-
-
-def look_around(
-    template: Tensor,
-    salient: Tensor,
-    query: Tensor,
-    points: Tensor,
-    places: Tensor,
-    linear: Tensor,
-    stride: float,
-    cells: int,
-    radius: float,
-    radius_searched: float,
-) -> tuple[Tensor, Tensor]:
-    """Better places (N, D) and scores (N,) of points by patches, in steps of so many cells.
-
-    For the arguments see :py:func:`monai_infoaug.inferers._consensus.compare_patches`.
-    """
-    step = cells * stride
-    most = max(query.shape[2:])  # cells, beyond which there is nothing
-    reach, search = (max(1, min(round(distance / step), most)) for distance in (radius, radius_searched))
-    peaks, scores = peak_of(
-        compare_patches(template, salient, points, query, places, linear, stride, step, reach, search)
-    )
-    moves = step * (peaks - search)
-    return places + (moves @ linear.T if linear.ndim == 2 else (linear @ moves[..., None])[..., 0]), scores
-
-
-def _to_cells(maps: Tensor, ratio: float, cells: Sequence[int]) -> Tensor:
-    """(N, *coarser cells) interpolated to (N, *cells)."""
-    if ratio == 1:
-        return maps
-    mode = {2: "bilinear", 3: "trilinear"}[maps.ndim - 1]
-    maps = interpolate(maps[None], scale_factor=ratio, mode=mode, align_corners=False)[0]
-    return maps[(slice(None), *map(slice, cells))]

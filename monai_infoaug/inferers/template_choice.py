@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_infoaug._require import is_count, refusal, require_counts
 from monai_infoaug.inferers._consensus import salience, support_points
-from monai_infoaug.inferers.point_matching import of_unit_norm
+from monai_infoaug.inferers._patch_search import of_unit_norm
 
 TIE = 1e-9  # of means that are equal but for rounding
 

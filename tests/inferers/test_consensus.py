@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from monai_infoaug._grid import sample_at
-from monai_infoaug.inferers import LandmarkMatcher, _consensus, match_points, point_matching
+from monai_infoaug.inferers import LandmarkMatcher, _consensus, _patch_search, match_points
 from monai_infoaug.inferers._consensus import compare_patches, local_places, robust_affine, salience, support_points
 
 
@@ -202,7 +202,7 @@ def test_local_maps_follow_a_bend_that_one_affine_map_cannot(size, patch_radius,
         return (found[0] - truth).norm(dim=1).mean().item()
 
     local = mean_error()
-    monkeypatch.setattr(point_matching, "local_places", lambda _, __, at, linear, shift, **___: at @ linear.T + shift)
+    monkeypatch.setattr(_patch_search, "local_places", lambda _, __, at, linear, shift, **___: at @ linear.T + shift)
     stiff = mean_error()
     assert local < 0.6
     assert 4 * local < stiff

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from monai_infoaug.inferers import match_points, point_matching
+from monai_infoaug.inferers import _coarse_to_fine, match_points, point_matching
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -177,7 +177,7 @@ def test_never_holds_all_maps(monkeypatch, chunk):
         largest = max(largest, out.numel())
         return out
 
-    monkeypatch.setattr(point_matching, "interpolate", measured)
+    monkeypatch.setattr(_coarse_to_fine, "interpolate", measured)
     monkeypatch.setattr(point_matching, "CACHED_CELLS", 700)
     strides, size = (2, 4), (12, 14, 10)  # 210 cells
     levels = levels_of(1, size, strides, seed=0)

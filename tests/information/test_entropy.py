@@ -93,8 +93,17 @@ def test_equals_scikit_image_in_3d(path):
     np.testing.assert_allclose(local_entropy(image[None], (5, 7, 3), 256, (0, 255))[0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_bins", "window"), [(16, 41), (256, 41), (256, 129)])
-def test_both_paths_agree_on_large_windows(num_bins, window):
+@pytest.mark.parametrize(("shape", "window"), [((2, 12, 17), (1, 9)), ((1, 9, 8, 10), (7, 2, 4)), ((1, 3, 3), (3, 3))])
+def test_box_sums(shape, window):
+    values = torch.from_numpy(R.randint(0, 9, shape))
+    boxes = values
+    for axis, side in enumerate(window, 1):
+        boxes = boxes.unfold(axis, side, 1)
+    assert torch.equal(entropy.box_sums(values, window), boxes.flatten(len(shape)).sum(-1))
+
+
+@pytest.mark.parametrize(("num_bins", "window"), [(7, 3), (256, 9), (256, 11), (16, 41), (256, 41), (256, 129)])
+def test_both_paths_agree(num_bins, window):
     pytest.importorskip("numba", reason="the fast path needs numba")
     bins = torch.from_numpy(R.randint(0, num_bins + 1, (2, 130, 131))).int()
     counts = torch.arange(window**2 + 1, dtype=torch.float64)
