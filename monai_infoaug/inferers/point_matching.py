@@ -39,13 +39,13 @@ def match_points(
     fraction of a cell by a parabola along each axis.
 
     With a ``patch_radius`` the search is a registration by embeddings [1]. 1000 points where the template's embedding
-    changes are matched on the coarser levels as above, and most of them agree on an affine map. Around the places to
-    which it takes 300 of them, the finest level is searched for the patches of embeddings around these points, in which
-    a cell counts by how much it differs from its neighbours. Their matches bend the map: each point has an affine map
-    of its own, fitted to the matches near by (Gaussian weights with a standard deviation of twice that radius).
-    Around the place where this map takes the point, its patch is searched. This is far more precise where smooth maps
-    take one image to the other but for some voxels (two scans of a patient, say); a point that lies further away is
-    lost. The best of the templates decides on each point.
+    changes are matched on the coarser levels, from coarse to fine, and most of them agree on an affine map. Around the
+    places to which it takes 300 of them, the finest level is searched for the patches of embeddings around these
+    points, in which a cell counts by how much it differs from its neighbours. Their matches bend the map: each point
+    has an affine map of its own, fitted to the matches near by (Gaussian weights with a standard deviation of twice
+    that radius). Around the place where this map takes the point, its patch is searched. This is far more precise where
+    smooth maps take one image to the other but for some voxels (two scans of a patient, say); a point that lies further
+    away is lost. The best of the templates decides on each point.
 
     Args:
         template: levels (T, F, *cells) of the embedding of T templates, not necessarily of unit norm.
@@ -55,7 +55,7 @@ def match_points(
         strides: voxels a cell, for each level.
         size: spatial size of the query images.
         weights: weight of each level, default all equal; a level with 0 is not looked at.
-        chunk: points whose similarity maps are held at a time. None: as many as fit into 2**25 cells.
+        chunk: points whose similarity maps are held at a time, without patches. None: as many as fit into 2**25 cells.
         patch_radius: radius in voxels of the patches; along each axis of the template they are searched as far from
             the affine map's place, and half as far from the local map's. None: no patches, every point for itself in
             the whole query.

@@ -12,7 +12,7 @@ pytest.importorskip("scipy", reason="bundles need the extra train")
 from benchmarks import annotate_labels
 from benchmarks.annotate_labels import ROWS, main
 from monai_infoaug.commands import _label_stages
-from monai_infoaug.inferers import label_propagation, point_matching
+from monai_infoaug.inferers import _patch_search, label_propagation
 from tests.commands.labelled_scenes import TINY, stages_in_process
 
 SMALL = {
@@ -47,8 +47,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setitem(annotate_labels.REGISTRATION, "squares", {"shrink": (2, 1), "iterations": 2})
     monkeypatch.setattr(annotate_labels, "LabelCarrier", partial(annotate_labels.LabelCarrier, count=30))
     monkeypatch.setattr(label_propagation, "NODES", 2**8)
-    monkeypatch.setattr(point_matching, "SUPPORT", 200)
-    monkeypatch.setattr(point_matching, "REFINED", 40)
+    monkeypatch.setattr(_patch_search, "SUPPORT", 200)
+    monkeypatch.setattr(_patch_search, "REFINED", 40)
     return tmp_path
 
 

@@ -31,7 +31,7 @@ from monai_infoaug.commands._label_maps import (
     segmented,
 )
 from monai_infoaug.commands._records import key_of
-from monai_infoaug.inferers import label_propagation, point_matching
+from monai_infoaug.inferers import _patch_search, label_propagation
 from tests.commands.scenes import anatomy, save_checkpoint
 from tests.examples.bundle_runs import complete, workflow
 
@@ -58,8 +58,8 @@ SOLID = {
 def few_matches(monkeypatch):
     """Enough for anatomies that are moved as a whole."""
     monkeypatch.setattr(label_propagation, "NODES", 2**9)
-    monkeypatch.setattr(point_matching, "SUPPORT", 300)
-    monkeypatch.setattr(point_matching, "REFINED", 60)
+    monkeypatch.setattr(_patch_search, "SUPPORT", 300)
+    monkeypatch.setattr(_patch_search, "REFINED", 60)
 
 
 def dice(found: torch.Tensor, truth: torch.Tensor) -> float:
