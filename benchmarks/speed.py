@@ -3,8 +3,8 @@
 - ``entropy``: the information map of a radiograph, of noise and of a brain volume, 256 bins, against the rank filter of
   scikit-image, which gives the same map; and how its time grows with the pixels.
 - ``pairs``: two views of an image with tiers, coordinates and 512 points that correspond, against plain MONAI, see
-  :py:func:`monai_pair`; with the intensities of ``RandTierIntensity("rich")`` and without. Where TorchIO, kornia or
-  batchgeneratorsv2 is installed (extra ``bench``), two views of the image alone by their affine transforms.
+  :py:func:`monai_pair`; affine and elastic, with the intensities of ``RandTierIntensity("rich")`` and without. Where
+  TorchIO, kornia or batchgeneratorsv2 is installed (extra ``bench``), two views of the image alone by what they have.
 - ``matching``: 32 landmarks in the embeddings of a volume of 256^3 voxels, against all similarity maps at once; 19
   landmarks by neighbourhoods in the embedding of an image of 512 x 640 pixels, against one after the other.
 - ``contrast``: ``PixelSupConLoss`` of 4096 pixels, against pytorch-metric-learning.
@@ -45,6 +45,10 @@ from monai.transforms import (
     Compose,
     GaussianSmooth,
     LoadImage,
+    Rand2DElastic,
+    Rand2DElasticd,
+    Rand3DElastic,
+    Rand3DElasticd,
     RandAffine,
     RandAffined,
     ScaleIntensity,
@@ -123,21 +127,17 @@ def entropy_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     return cases | {f"noise of {n} x {n}": partial(ways, partial(noise, n, n), 9, False) for n in sizes}
 
 
-def monai_pair(
-    item: Mapping[str, MetaTensor], spatial: RandAffined, intensities: Sequence[Callable] = ()
-) -> tuple[list[dict[str, MetaTensor]], Tensor, Tensor, Tensor]:
-    """Two views with their tiers and coordinates, and points that correspond, as a user of plain MONAI makes them.
+def monai_views(
+    item: Mapping[str, MetaTensor], spatial: Callable, intensities: Sequence[Callable] = ()
+) -> list[dict[str, MetaTensor]]:
+    """Two views with their tiers and coordinates, as a user of plain MONAI makes them.
 
-    One ``RandAffined`` over all keys makes a view. The coordinates go through it as channels. Its affine tells where
-    view 2 shows a point of view 1: in closed form, so that this is for affine changes alone.
+    One dictionary transform over all keys makes a view. The coordinates go through it as channels.
 
     Args:
         item: ``image`` and ``tiers``.
         spatial: over ``image``, ``tiers`` and ``coords``.
         intensities: one for each tier, blended by the smoothed masks of the tiers.
-
-    Returns:
-        views, points of view 1 and of view 2 (N, D), and which of them view 2 shows.
     """
     image = item["image"]
     axes = [torch.arange(n, dtype=torch.float32) for n in image.shape[1:]]
@@ -150,72 +150,110 @@ def monai_pair(
             for tier, change in enumerate(intensities):
                 weight = smooth((view["tiers"] == tier).float())
                 view["image"] = view["image"] + weight * (change(before) - before)
+    return views
+
+
+def monai_pair(views: Sequence[Mapping[str, MetaTensor]], affine: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Points of view 1 and of view 2 (N, D) that correspond, and which of them view 2 shows, by plain MONAI.
+
+    Views that are affine tell by their affine where view 2 shows a point of view 1, in closed form. For others MONAI
+    knows of no way: the voxel of view 2 is looked for whose coordinates are nearest.
+    """
     masks = [(views[0]["tiers"].as_tensor() == tier).float() for tier in range(3)]
     density = sum(share / mask.sum().clamp_min(1) * mask for share, mask in zip(SHARES, masks, strict=True))
     drawn = torch.multinomial(density.flatten(), POINTS)
     first = torch.stack(torch.unravel_index(drawn, density.shape[1:]), 1).double()
-    between = torch.linalg.inv(views[1]["image"].affine) @ views[0]["image"].affine
-    dims = first.shape[1]
-    second = first @ between[:dims, :dims].T + between[:dims, -1]
-    last = torch.tensor(density.shape[1:]) - 1
-    return views, first, second, ((second >= 0) & (second <= last)).all(1)
+    if affine:
+        between = torch.linalg.inv(views[1]["image"].affine) @ views[0]["image"].affine
+        dims = first.shape[1]
+        second = first @ between[:dims, :dims].T + between[:dims, -1]
+        last = torch.tensor(density.shape[1:]) - 1
+        return first, second, ((second >= 0) & (second <= last)).all(1)
+    wanted, shown = (view["coords"].as_tensor().flatten(1) for view in views)
+    nearest = [torch.cdist(part, shown.T).min(1) for part in wanted[:, drawn].T.split(64)]
+    second = torch.stack(torch.unravel_index(torch.cat([n.indices for n in nearest]), density.shape[1:]), 1).double()
+    return first, second, torch.cat([n.values for n in nearest]) < 1
 
 
 def pair_cases(data: Path) -> dict[str, Callable[[], Ways]]:
     """Cases of the paired views."""
 
-    def ways(make: Callable[[], np.ndarray], size: tuple[int, ...], intensity: bool) -> Ways:
+    def ways(make: Callable[[], np.ndarray], size: tuple[int, ...], elastic: bool, intensity: bool) -> Ways:
         dims = len(size)
         item: Any = {"image": MetaTensor(torch.from_numpy(make()).float() / (BINS - 1))}
         item = Compose([InformationMapd("image"), InformationTiersd()])(item)
         rotation = 0.26 if dims == 2 else [0.26] * 3
         change = {"prob": 1.0, "rotate_range": rotation, "scale_range": [0.15] * dims, "padding_mode": "zeros"}
+        kinds: tuple[Callable, Callable] = (RandAffine, RandAffined)
+        if elastic:
+            kinds = (Rand2DElastic, Rand2DElasticd) if dims == 2 else (Rand3DElastic, Rand3DElasticd)
+            smooth = {"spacing": (40, 40)} if dims == 2 else {"sigma_range": (4, 6)}
+            change |= {**smooth, "magnitude_range": (2, 6) if dims == 2 else (50, 100)}
         pair = RandPairedViewsd(
             ["image", "tiers"],
             roi_size=size,
-            spatial=RandAffine(**change),
+            spatial=kinds[0](**change),
             intensity=RandTierIntensity("rich", strengths=STRENGTHS) if intensity else None,
             num_points=POINTS,
             shares=SHARES,
             outputs="coords",
         )
         modes = ["bilinear", "nearest", "bilinear"]
-        spatial = RandAffined(["image", "tiers", "coords"], spatial_size=size, mode=modes, **change)
+        spatial = kinds[1](keys=["image", "tiers", "coords"], spatial_size=size, mode=modes, **change)
         changes = [intensity_preset("rich", strength) for strength in STRENGTHS] if intensity else []
-        ways = {"ours": lambda: pair(item), "MONAI": lambda: monai_pair(item, spatial, changes)}
-        if not intensity:
-            ways |= other_views(item["image"].as_tensor())
-        return ways
+        views = partial(monai_views, item, spatial, changes)
+        ways = {"ours": lambda: pair(item), "MONAI": lambda: monai_pair(views(), not elastic)}
+        if elastic:
+            ways["MONAI, without points"] = views
+        return ways | other_views(item["image"].as_tensor(), size, elastic, intensity)
 
     makes = {"384 x 384": (partial(radiograph, data, 640), (384,) * 2), "96^3": (partial(brain, data, 128), (96,) * 3)}
     return {
-        f"{name}{', with intensities' if intensity else ''}": partial(ways, *make, intensity)
+        f"{name}{', elastic' if elastic else ''}{', with intensities' if intensity else ''}": partial(
+            ways, *make, elastic, intensity
+        )
         for name, make in makes.items()
+        for elastic in (False, True)
         for intensity in (False, True)
     }
 
 
-def other_views(image: Tensor) -> Ways:
-    """Two views of the image alone, in its own size, by the other packages."""
+def other_views(image: Tensor, size: Sequence[int], elastic: bool, intensity: bool) -> Ways:
+    """Two views of the image alone by the other packages that have such a change."""
     ways: dict[str, Callable[[], Any]] = {}
-    if find_spec("kornia") and image.ndim == 3:
+    plain = not elastic and not intensity
+    if find_spec("kornia") and image.ndim == 3 and plain:
         from kornia.augmentation import RandomAffine
 
         kornia = RandomAffine(15.0, scale=(0.85, 1.15), p=1.0)
         ways["kornia, image alone"] = lambda: [kornia(image[None]) for _ in range(2)]
-    if find_spec("torchio") and image.ndim == 4:
+    if find_spec("torchio") and image.ndim == 4 and plain:
         import torchio
 
         affine = torchio.RandomAffine(scales=0.15, degrees=15)
         ways["TorchIO, image alone"] = lambda: [affine(image) for _ in range(2)]
     if find_spec("batchgeneratorsv2"):
-        from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-
-        size = tuple(image.shape[1:])
-        turn = {"p_rotation": 1, "rotation": (-0.26, 0.26), "p_scaling": 1, "scaling": (0.85, 1.15)}
-        spatial = SpatialTransform(size, [n // 2 for n in size], random_crop=False, **turn)
-        ways["batchgeneratorsv2, image alone"] = lambda: [spatial(image=image) for _ in range(2)]
+        chain = batchgenerators_chain(size, elastic, intensity)
+        ways["batchgeneratorsv2, image alone"] = lambda: [chain(image=image) for _ in range(2)]
     return ways
+
+
+def batchgenerators_chain(size: Sequence[int], elastic: bool, intensity: bool) -> Callable:
+    """What comes nearest in batchgeneratorsv2, with a gradient of brightness for the bias field."""
+    from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+    from batchgeneratorsv2.transforms.local.brightness_gradient import BrightnessGradientAdditiveTransform
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+    turn = {"p_rotation": 1, "rotation": (-0.26, 0.26), "p_scaling": 1, "scaling": (0.85, 1.15)}
+    spatial = SpatialTransform(tuple(size), [n // 2 for n in size], False, p_elastic_deform=float(elastic), **turn)
+    gamma = GammaTransform((0.6, 1.8), 0, synchronize_channels=True, p_per_channel=1, p_retain_stats=0)
+    half = [BrightnessGradientAdditiveTransform(scale=(50, 100), max_strength=0.3)]
+    half += [GaussianBlurTransform((0.25, 1.5)), GaussianNoiseTransform((0, 0.0025))]
+    return ComposeTransforms([spatial, gamma, *(RandomTransform(each, 0.5) for each in half)][: 5 if intensity else 1])
 
 
 def matching_cases(data: Path) -> dict[str, Callable[[], Ways]]:  # noqa: ARG001

@@ -26,6 +26,9 @@ OPTIONAL_OF = {  # room or file to what it needs
     "commands": ["ignite", "matplotlib", "tqdm"],
     "_numba": ["numba"],
     "_entropy_numba": ["numba"],
+    "_mesh_numba": ["numba"],
+    "_smoothing_numba": ["numba"],
+    "_validity_numba": ["numba"],
     "_views_numba": ["numba"],
 }
 LONGEST = 400  # lines of a file

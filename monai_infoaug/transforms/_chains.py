@@ -16,6 +16,7 @@ from monai.transforms import (
     CropForeground,
     Flip,
     MapTransform,
+    Rand2DElastic,
     RandAffine,
     RandAxisFlip,
     RandFlip,
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from monai_infoaug._require import all_finite, refusal
 from monai_infoaug.transforms._coordinates import SNAP, coordinate_grid, split_coordinates
+from monai_infoaug.transforms._elastic import ELASTIC_TRANSFORMS, Deformation, draw_elastic
 from monai_infoaug.transforms._pending import up_to_date
 
 AFFINE_TRANSFORMS = (  # whose lazy mode does the same as they do otherwise
@@ -86,16 +88,21 @@ def takes_information(stage: Any) -> bool:
     return getattr(stage, "takes_information", False)
 
 
-class AffineChain(NamedTuple):
-    """What a spatial chain of affine maps does."""
+class ReadChain(NamedTuple):
+    """What a spatial chain does: affine maps, and after them perhaps a smooth deformation."""
 
     steps: list[tuple[Tensor, tuple[int, ...]]]  # see `affine_coordinates`
-    shape: tuple[int, ...]  # of the output
+    shape: tuple[int, ...]  # of what they make
+    deformation: Deformation | None = None  # of that
 
 
-def read_affine(chain: Any, seed: int, source: MetaTensor) -> AffineChain | None:
-    """What a spatial chain does to an image (C, *S), if it is affine; MONAI's lazy mode tells. None if not."""
+def read_chain(chain: Any, seed: int, source: MetaTensor) -> ReadChain | None:
+    """What a spatial chain does to an image (C, *S), in closed form; None if it has none.
+
+    MONAI's lazy mode tells of affine maps. A deformation is read only at the end.
+    """
     chained = stages(chain)
+    elastic = chained.pop() if chained and _is_smooth(chained[-1], source.ndim - 1) else None
     lazy = get_track_meta() or not chained  # without metadata MONAI's lazy mode tells nothing
     if not lazy or not all(type(stage) in AFFINE_TRANSFORMS for stage in chained):
         return None
@@ -111,9 +118,23 @@ def read_affine(chain: Any, seed: int, source: MetaTensor) -> AffineChain | None
             return None
         steps.append((torch.as_tensor(to_affine_nd(len(shape), matrix)), shape))
         shape = tuple(int(n) for n in done[LazyAttr.SHAPE])
+    deformation = None
+    if elastic is not None and min(shape) > 1:
+        drawn = draw_elastic(elastic, shape, source.device)
+        if isinstance(drawn, Deformation):
+            deformation = drawn
+        else:
+            steps.append((drawn[0], shape))
+            shape = drawn[1]
     if min(shape) < 2 or any(abs(np.linalg.det(matrix)) < 1e-6 for matrix, _ in steps):
         return None
-    return AffineChain(steps, shape)
+    return ReadChain(steps, shape, deformation)
+
+
+def _is_smooth(stage: Any, dims: int) -> bool:
+    """Whether a transform is a smooth deformation that is known in closed form."""
+    known = type(stage) in ELASTIC_TRANSFORMS and dims == (2 if isinstance(stage, Rand2DElastic) else 3)
+    return known and stage.padding_mode == "zeros" and stage.mode in ("bilinear", "nearest")
 
 
 def _pads_with_zeros(info: Any) -> bool:

@@ -6,32 +6,18 @@ that show the source.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from monai_infoaug._grid import sample_at
+from monai_infoaug.transforms._lattice import flat_nonzero, unravel_index
+from monai_infoaug.transforms._twins import compiled
 
 OUTSIDE = -2.0  # beyond the reach of every interpolation kernel
 SNAP = 1e-3  # source voxels: interpolation noise at the border
 ROUNDING = 1e-5  # the same in closed form
-
-
-@functools.cache
-def _twins() -> ModuleType | None:
-    try:
-        from monai_infoaug.transforms import _views_numba
-    except ImportError:
-        return None
-    return _views_numba
-
-
-def compiled(device: torch.device) -> ModuleType | None:
-    """Compiled twins of what takes long, for the CPU; None where numba is missing."""
-    return _twins() if device.type == "cpu" else None
 
 
 def coordinate_grid(shape: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -44,7 +30,7 @@ def resample(image: Tensor, coords: Tensor, mode: str, padding_mode: str = "zero
 
     ``"nearest"`` moves values and never computes with them, so that large integer labels survive.
     """
-    fast = None if mode == "bicubic" or image.requires_grad else compiled(image.device)
+    fast = None if mode == "bicubic" or image.requires_grad else compiled("_views_numba", image.device)
     if mode == "nearest":
         if fast:
             return fast.resample(image, coords, True, padding_mode == "border")
@@ -105,7 +91,7 @@ def affine_coordinates(
         matrix = step.to(matrix) @ matrix
         matrices.append(matrix)
     sizes = [size for _, size in reversed(steps)]
-    if fast := compiled(matrix.device):
+    if fast := compiled("_views_numba", matrix.device):
         return *fast.affine_coordinates(matrices, sizes, ranges, ROUNDING, OUTSIDE), matrix
     inside = torch.ones([len(each) for each in ranges], dtype=torch.bool, device=matrix.device)
     for each, size in zip(matrices, sizes, strict=True):
@@ -118,6 +104,25 @@ def affine_coordinates(
     return coords.masked_fill_(~inside, OUTSIDE), inside, matrix
 
 
+def carried_coordinates(
+    coords: Tensor, shape: Sequence[int], steps: Sequence[tuple[Tensor, Sequence[int]]]
+) -> tuple[Tensor, Tensor]:
+    """Coordinates (D, *R) in what a chain of affine maps makes as source coordinates, also outside, and inside mask.
+
+    Args:
+        coords: float32.
+        shape: shape of what the chain makes.
+        steps: as for :py:func:`affine_coordinates`.
+    """
+    snapped, inside = _snapped(coords, shape, SNAP)
+    for step, size in reversed(steps):
+        matrix = step.to(coords)
+        coords = torch.addmm(matrix[:-1, -1:], matrix[:-1, :-1], coords.flatten(1)).view_as(coords)
+        snapped, within = _snapped(coords, size, SNAP)
+        inside &= within
+    return torch.where(inside, snapped, coords), inside
+
+
 def fit_affine(coords: Tensor, valid: Tensor, tolerance: float = 1e-2) -> Tensor | None:
     """The affine map (D+1, D+1) float64 that agrees with ``coords`` at all valid voxels, else None.
 
@@ -126,10 +131,10 @@ def fit_affine(coords: Tensor, valid: Tensor, tolerance: float = 1e-2) -> Tensor
         valid: (*R) bool.
         tolerance: largest residual in source voxels.
     """
-    everywhere = valid.nonzero()
+    everywhere = flat_nonzero(valid)
     for voxels in (everywhere[:: len(everywhere) // 64 + 1], everywhere):  # some voxels tell most maps at once
-        rows = torch.cat([voxels.double(), torch.ones_like(voxels[:, :1])], 1)
-        targets, normal = coords[(slice(None), *voxels.T)].double().T, rows.T @ rows
+        rows = torch.nn.functional.pad(unravel_index(voxels, valid.shape).double().T, [0, 1], value=1.0)
+        targets, normal = coords.flatten(1)[:, voxels].double().T, rows.T @ rows
         if not len(rows) or torch.linalg.matrix_rank(normal, hermitian=True) <= len(coords):
             if len(rows) == len(everywhere):
                 return None

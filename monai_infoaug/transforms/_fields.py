@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -13,10 +14,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from monai_infoaug._require import refusal
-from monai_infoaug.transforms._chains import AffineChain, read_affine, run_on_coordinates
-from monai_infoaug.transforms._coordinates import OUTSIDE, affine_coordinates
+from monai_infoaug.transforms._chains import ReadChain, read_chain, run_on_coordinates
+from monai_infoaug.transforms._coordinates import OUTSIDE, affine_coordinates, carried_coordinates
+from monai_infoaug.transforms._elastic import Deformation
 from monai_infoaug.transforms._mesh import AffineMesh, Mesh, SampledMesh
-from monai_infoaug.transforms._validity import drop_duplicates, locally_invertible, may_show_twice, typical_jacobian
+from monai_infoaug.transforms._validity import (
+    TypicalJacobian,
+    drop_duplicates,
+    locally_invertible,
+    may_show_twice,
+    sampled_jacobian,
+)
 
 
 class View(NamedTuple):
@@ -69,34 +77,82 @@ class Field(ABC):
         """The view cropped at ``origin``."""
 
 
-class SampledField(Field):
-    """The output of any chain: the coordinates that it made of the identity.
+class BentField(Field):
+    """The output of a chain that need not be affine: its views are searched for folds, and for what they show twice.
 
     Args:
-        coords: (D, *O).
-        inside: (*O) bool.
+        shape: shape of the output.
         size: size of a view.
         threshold: least Jacobian determinant of a valid voxel, in typical ones.
     """
 
     all_inside_valid = False
 
-    def __init__(self, coords: Tensor, inside: Tensor, size: Sequence[int], threshold: float) -> None:
-        super().__init__(inside.shape, size)
-        padding = [n for want, have in zip(self.shape, inside.shape, strict=True) for n in (want - have, 0)][::-1]
-        self.coords, self.inside = pad(coords, padding, value=OUTSIDE), pad(inside, padding)
-        self.typical, self.threshold = typical_jacobian(self.coords, self.inside), threshold
+    def __init__(self, shape: Sequence[int], size: Sequence[int], threshold: float) -> None:
+        super().__init__(shape, size)
+        self.threshold = threshold
+
+    @functools.cached_property
+    def typical(self) -> TypicalJacobian:
+        """Its usual change."""
+        return sampled_jacobian(self.coordinates, self.shape)
+
+    @abstractmethod
+    def anywhere(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        """As ``coordinates``, where that is known with what the map does outside of the source."""
 
     def coordinates(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
-        return self.coords[(slice(None), *window)].contiguous(), self.inside[window].contiguous()
+        coords, inside = self.anywhere(window)
+        return coords.masked_fill(~inside, OUTSIDE), inside
 
     def view(self, origin: Sequence[int]) -> View:
-        coords, inside = self.coordinates(self.crop(origin))
-        valid, sound, folded = locally_invertible(coords, inside, self.typical, self.threshold)
-        far = may_show_twice(coords, valid, self.typical.spacing)
+        coords, inside = self.anywhere(self.crop(origin))
+        valid, sound, folded, injective = locally_invertible(coords, inside, self.typical, self.threshold)
+        coords = coords.masked_fill(~inside, OUTSIDE)
+        far = not injective and may_show_twice(coords, valid, self.typical.spacing)
         if far or folded.any():
             valid = drop_duplicates(coords, valid, sound, folded, far)
         return View(coords, valid, SampledMesh(coords, valid, sound, self.typical.spacing))
+
+
+class SampledField(BentField):
+    """The output of any chain: the coordinates that it made of the identity.
+
+    Args:
+        coords: (D, *O).
+        inside: (*O) bool.
+        size: size of a view.
+        threshold: see :py:class:`BentField`.
+    """
+
+    def __init__(self, coords: Tensor, inside: Tensor, size: Sequence[int], threshold: float) -> None:
+        super().__init__(inside.shape, size, threshold)
+        padding = [n for want, have in zip(self.shape, inside.shape, strict=True) for n in (want - have, 0)][::-1]
+        self.coords, self.inside = pad(coords, padding, value=OUTSIDE), pad(inside, padding)
+
+    def anywhere(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        return self.coords[(slice(None), *window)].contiguous(), self.inside[window].contiguous()
+
+
+class SmoothField(BentField):
+    """The output of a chain that ends in a smooth deformation, computed where it is wanted.
+
+    Args:
+        chain: what it does.
+        deformation: its last part.
+        size: size of a view.
+        threshold: see :py:class:`BentField`.
+    """
+
+    def __init__(self, chain: ReadChain, deformation: Deformation, size: Sequence[int], threshold: float) -> None:
+        super().__init__(deformation.shape, size, threshold)
+        self.chain, self.deformation = chain, deformation
+
+    def anywhere(self, window: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        coords, inside = carried_coordinates(self.deformation(window), self.chain.shape, self.chain.steps)
+        wanted = [len(range(*part.indices(n))) for part, n in zip(window, self.shape, strict=True)]
+        padding = [n for want, have in zip(wanted, inside.shape, strict=True) for n in (want - have, 0)][::-1]
+        return (pad(coords, padding, value=OUTSIDE), pad(inside, padding)) if any(padding) else (coords, inside)
 
 
 class AffineField(Field):
@@ -110,7 +166,7 @@ class AffineField(Field):
 
     all_inside_valid = True
 
-    def __init__(self, chain: AffineChain, size: Sequence[int], device: torch.device) -> None:
+    def __init__(self, chain: ReadChain, size: Sequence[int], device: torch.device) -> None:
         super().__init__(chain.shape, size)
         self.steps, self.device = list(chain.steps), device
         if not self.steps or self.shape != chain.shape:  # nothing but a crop, or padded
@@ -139,15 +195,17 @@ def spatial_field(chain: Any, seed: int, source: MetaTensor, roi_size: Any, thre
         seed: seed of what it draws.
         source: (C, *S) image.
         roi_size: size of a view, None or a non-positive entry for the whole axis.
-        threshold: see :py:class:`SampledField`.
+        threshold: see :py:class:`BentField`.
 
     Raises:
         TypeError: if the chain returns other than one array.
         ValueError: if it is no spatial chain, or the size is too small.
     """
-    affine = read_affine(chain, seed, source)
-    if affine is not None:
-        return AffineField(affine, _view_size(roi_size, affine.shape), source.device)
+    read = read_chain(chain, seed, source)
+    if read is not None and read.deformation is not None:
+        return SmoothField(read, read.deformation, _view_size(roi_size, read.deformation.shape), threshold)
+    if read is not None:
+        return AffineField(read, _view_size(roi_size, read.shape), source.device)
     coords, inside = run_on_coordinates(chain, seed, source)
     return SampledField(coords, inside, _view_size(roi_size, inside.shape), threshold)
 

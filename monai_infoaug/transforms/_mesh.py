@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from monai_infoaug.transforms._coordinates import SNAP, compiled
+from monai_infoaug.transforms._coordinates import SNAP
 from monai_infoaug.transforms._lattice import cells_between, dilate, flat_nonzero, ravel_index, unravel_index
+from monai_infoaug.transforms._twins import compiled
 
 RESIDUAL = 0.05  # source voxels: a partner that misses its point by more is none
 MARGIN = 0.01  # view voxels that a partner may lie outside of the mesh
@@ -75,6 +76,17 @@ def _pick(index: Tensor, *tensors: Tensor) -> list[Tensor]:
     return [tensor.index_select(-1, index) for tensor in tensors]
 
 
+def _first_cells(cells: Tensor, offsets: Sequence[int], coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """First cell (n,) of which each voxel is a corner, -1 for none, and extremes (D,) of their coordinates (D, n)."""
+    index = torch.arange(len(cells), device=cells.device)
+    first = torch.full_like(index, -1)
+    for offset in reversed(offsets):
+        first = torch.where(pad(cells, [offset, 0])[: len(index)], index - offset, first)
+    none = first < 0
+    low, high = (coords.masked_fill(none, end) for end in (torch.inf, -torch.inf))
+    return first, low.amin(1), high.amax(1)
+
+
 class SampledMesh:
     """The mesh of any view: its sound cells, of which all corners are valid.
 
@@ -101,22 +113,26 @@ class SampledMesh:
         self.last = torch.tensor(self.shape, device=device).sub(2.0).unsqueeze(1)  # first corner of the last cell
         self.offsets = [sum(map(int.__mul__, corner, strides)) for corner in product((0, 1), repeat=dims)]
         self.cells = pad(cells_between(valid) & sound, [0, 1] * dims).flatten()  # by first corner
-        index = torch.arange(len(self.cells), device=device)
-        cell_of = torch.full_like(index, -1)
-        for offset in reversed(self.offsets):
-            before = pad(self.cells, [offset, 0])[: len(index)]
-            cell_of = torch.where(before, index - offset, cell_of)
-        self.corners = flat_nonzero(cell_of >= 0)
-        self.corner_cells = cell_of[self.corners]
-        points = self.coords[:, self.corners]
-        if not len(self.corners):
-            points = torch.zeros(dims, 1, device=device)
-        low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
+        self.fast = compiled("_mesh_numba", device)
+        first_cells = self.fast.first_cells if self.fast else _first_cells
+        self.cell_of: Tensor
+        self.cell_of, low, high = first_cells(self.cells, self.offsets, self.coords)
+        low, high = low.nan_to_num(posinf=0).unsqueeze(1), high.nan_to_num(neginf=0).unsqueeze(1)  # of no cell
         # Boxes are larger than the usual spacing, so that few are missed, and not many more than voxels.
         self.box = 1.5 * spacing.unsqueeze(1)
         self.box = self.box.maximum((high - low) / (4 * max(self.shape))).clamp_min(SNAP)
         self.table_origin = low - self.box
         self.table_shape = [int(n) + 2 for n in ((high - self.table_origin) / self.box).flatten().tolist()]
+
+    @functools.cached_property
+    def corners(self) -> Tensor:
+        """Voxels (n,) that are corners of a cell."""
+        return flat_nonzero(self.cell_of >= 0)
+
+    @functools.cached_property
+    def corner_cells(self) -> Tensor:
+        """The first cell (n,) of each corner."""
+        return self.cell_of[self.corners]
 
     @functools.cached_property
     def corner_boxes(self) -> Tensor:
@@ -125,7 +141,10 @@ class SampledMesh:
 
     @functools.cached_property
     def table(self) -> Tensor:
-        """Table from source box to a cell near it."""
+        """Table (n,) from source box to a cell near it."""
+        if self.fast:
+            boxes = self.table_origin.flatten(), self.box.flatten(), self.table_shape
+            return self.fast.filled_table(self.cell_of, self.coords, *boxes).flatten()
         return self._filled(self.seed_table(torch.zeros_like(self.corners)))
 
     def seed_table(self, rank: Tensor) -> Tensor:
@@ -168,6 +187,11 @@ class SampledMesh:
             seeds: (n,) from :py:meth:`seed_cell`.
             steps: at most so many iterations.
         """
+        if self.fast and seeds is None:
+            table = self.table.view((1,) * (3 - len(self.shape)) + tuple(self.table_shape))
+            boxes = table, self.table_origin.flatten(), self.box.flatten()
+            limits = RESIDUAL, MARGIN, steps
+            return self.fast.locate(points, *boxes, self.coords, self.cells, self.shape, self.offsets, limits)
         seeds = self.seed_cell(points) if seeds is None else seeds
         chunk = CHUNK if points.device.type == "cpu" else max(1, len(seeds))
         parts = zip(points.split(chunk, 1), seeds.split(chunk), strict=True)
@@ -244,7 +268,7 @@ class AffineMesh:
 
     def locate(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (D, n) and found (n,), by the inverse matrix."""
-        if fast := compiled(points.device):
+        if fast := compiled("_views_numba", points.device):
             return fast.locate(self.inverse, self.valid, MARGIN, points)
         linear, shift = self.inverse[:-1, :-1].float(), self.inverse[:-1, -1:].float()
         position = torch.addmm(shift, linear, points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from monai_infoaug.transforms._coordinates import SNAP
 from monai_infoaug.transforms._lattice import cells_between, dilate, ends, flat_nonzero, unravel_index
 from monai_infoaug.transforms._mesh import SampledMesh, determinant
+from monai_infoaug.transforms._twins import compiled
 
 NEAR, FAR = 6, 24  # view voxels: duplicates nearer than FAR have a fold between them
 
@@ -31,27 +32,39 @@ class TypicalJacobian(NamedTuple):
         return self.matrix.abs().sum(1)
 
 
-def typical_jacobian(coords: Tensor, inside: Tensor, samples: int = 4096) -> TypicalJacobian:
+def typical_jacobian(coords: Tensor, inside: Tensor) -> TypicalJacobian:
+    """Typical change of a map from all of its coordinates (D, *R) and inside mask (*R)."""
+    return sampled_jacobian(lambda window: (coords[(slice(None), *window)], inside[window]), inside.shape)
+
+
+def sampled_jacobian(
+    read: Callable[[tuple[slice, ...]], tuple[Tensor, Tensor]], shape: Sequence[int], samples: int = 4096
+) -> TypicalJacobian:
     """Median Jacobian and determinant of a map, from a regular subset of about ``samples`` voxels.
 
     Voxels without any change along a source axis are border padding and do not count. The matrix, which says what is
     upright, comes from the middle half of the map: padding lies around, not inside.
+
+    Args:
+        read: coordinates (D, *W) and inside mask (*W) of a window.
+        shape: shape of the map.
+        samples: number of voxels.
     """
-    dims = len(coords)
-    step = max(1, round((inside.numel() / samples) ** (1 / dims)))
-    near, columns = [slice(0, -1, step)] * dims, []
-    usable = inside[tuple(near)]
+    dims = len(shape)
+    step = max(1, round((prod(shape) / samples) ** (1 / dims)))
+    near, columns = (slice(0, -1, step),) * dims, []
+    origin, usable = read(near)
     for axis in range(dims):
-        far = (*near[:axis], slice(1, None, step), *near[axis + 1 :])
-        columns.append(coords[(slice(None), *far)] - coords[(slice(None), *near)])
-        usable = usable & inside[far]
+        beside, inside = read((*near[:axis], slice(1, None, step), *near[axis + 1 :]))
+        columns.append(beside - origin)
+        usable = usable & inside
     jacobian = torch.stack(columns, 1)  # (source axis, view axis, *subset)
     usable &= (jacobian.abs().sum(1) > SNAP).all(0)
     middle = torch.zeros_like(usable)
     middle[tuple(slice(n // 4, n - n // 4) for n in usable.shape)] = True
     middle = middle & usable if (middle & usable).any() else usable
     if not usable.any():
-        return TypicalJacobian(torch.eye(dims, device=coords.device), torch.ones((), device=coords.device))
+        return TypicalJacobian(torch.eye(dims, device=origin.device), torch.ones((), device=origin.device))
     matrix = jacobian[:, :, middle].median(-1).values
     return TypicalJacobian(matrix, determinant(list(jacobian[:, :, usable].unbind(1))).abs().median())
 
@@ -62,6 +75,7 @@ class Invertibility(NamedTuple):
     voxels: Tensor  # (*R) bool
     sound: Tensor  # (*R less one an axis) bool, cells that are neither folded nor collapsed
     folded: Tensor  # likewise, cells with a corner where the determinant is negative
+    injective: bool = False  # whether no two places of the map are surely the same
 
 
 def locally_invertible(coords: Tensor, inside: Tensor, typical: TypicalJacobian, threshold: float) -> Invertibility:
@@ -73,7 +87,7 @@ def locally_invertible(coords: Tensor, inside: Tensor, typical: TypicalJacobian,
     may be collapsed (grids that repeat a node make such), but is not sound.
 
     Args:
-        coords: (D, *R).
+        coords: (D, *R), wherever they are: what is outside tells whether the map is injective.
         inside: (*R) bool.
         typical: the map's typical change.
         threshold: least determinant.
@@ -83,6 +97,8 @@ def locally_invertible(coords: Tensor, inside: Tensor, typical: TypicalJacobian,
         return Invertibility(torch.zeros_like(inside), torch.zeros_like(cells), torch.zeros_like(cells))
     upright = (torch.linalg.inv(typical.matrix) @ coords.flatten(1)).view_as(coords)
     least = threshold * typical.volume / volume.abs()
+    if fast := compiled("_validity_numba", coords.device):
+        return Invertibility(*fast.invertibility(upright, inside, float(least), SNAP))
     edges = [upright.diff(dim=axis + 1) for axis in range(len(coords))]
     good = _upright_voxels(edges, inside, least)
     smallest = _smallest_determinant(edges)

@@ -9,6 +9,7 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type
+from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_count, refusal, require_shares_of_one
 from monai_infoaug.information._arrays import plain_tensor
@@ -77,12 +78,15 @@ class RandIntensityCurve(Shown, RandomizableTransform):
         x = x if x.dtype == torch.float64 else x.float()
         if randomize:
             self.randomize()
-        if self._do_transform:
-            heights = torch.as_tensor([0, *self._heights / self._heights.max()], dtype=x.dtype, device=x.device)
-            place = x.clamp(0, 1) * (self.knots - 1)
-            knot = place.long().clamp(max=self.knots - 2)
-            x = heights[knot].lerp(heights[knot + 1], place - knot)
+        x = self.apply(x) if self._do_transform else x
         return convert_to_dst_type(x.clone(), img, dtype=dtype)[0]
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Pass a floating-point tensor through the last curve that was drawn."""
+        heights = torch.as_tensor([0, *self._heights / self._heights.max()], dtype=x.dtype, device=x.device)
+        place = x.clamp(0, 1) * (self.knots - 1)
+        knot = place.long().clamp(max=self.knots - 2)
+        return heights[knot].lerp(heights[knot + 1], place - knot)
 
 
 class RandIntensityCurved(Shown, RandomizableTransform, KeyedTransform):

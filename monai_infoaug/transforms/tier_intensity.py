@@ -9,18 +9,19 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
-from monai.data.utils import set_rnd
 from monai.transforms import MapTransform, RandomizableTransform
-from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type, convert_to_tensor
+from monai.utils import MAX_SEED, TransformBackends, convert_to_dst_type
 from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_count, is_number, is_one_of, refusal, require_shares_of_one
 from monai_infoaug.information._arrays import are_numbers, is_ordered_pair, plain_tensor
 from monai_infoaug.information.tiers import TIERS
 from monai_infoaug.transforms._calibration import read_settings
+from monai_infoaug.transforms._intensity_steps import changed_by
 from monai_infoaug.transforms._keyed import KeyedTransform
 from monai_infoaug.transforms._pending import up_to_date
 from monai_infoaug.transforms._shown import Shown
+from monai_infoaug.transforms._smoothing import smoothed
 from monai_infoaug.transforms.intensity_presets import MOST, intensity_preset, preset_by_tier, require_preset
 
 __all__ = ["RandTierIntensity", "RandTierIntensityD", "RandTierIntensityDict", "RandTierIntensityd"]
@@ -80,16 +81,6 @@ def _require_array_transform(transform: object) -> None:
         raise refusal("transforms", type(transform).__name__, "made of array transforms", TypeError)
 
 
-def _smooth(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of ``(C,*S)``, normalised at the border, so that maps that sum to one still do."""
-    for axis in range(1, image.ndim):
-        index = torch.arange(image.shape[axis], device=image.device, dtype=image.dtype)
-        kernel = torch.softmax(-0.5 * ((index[:, None] - index) / sigma) ** 2, dim=1)
-        kernel = kernel.masked_fill(kernel < 1e-10, 0)  # else products of denormal numbers, which take 20 times as long
-        image = (image.movedim(axis, -1) @ kernel.T).movedim(-1, axis)
-    return image
-
-
 def _map(data: NdarrayOrTensor, name: str, x: Tensor) -> Tensor:
     """A map ``(1,*S)`` beside the image ``x``, on its device."""
     values = plain_tensor(up_to_date(data), name).to(x.device)
@@ -99,6 +90,12 @@ def _map(data: NdarrayOrTensor, name: str, x: Tensor) -> Tensor:
     if not all_finite(values):
         raise refusal(name, "NaN or infinity", "finite")
     return values
+
+
+def _are_tiers(codes: Tensor) -> bool:
+    """Whether all are 0, 1 or 2."""
+    low, high = map(float, codes.aminmax())
+    return low >= 0 and high < len(TIERS) and not (codes.is_floating_point() and bool(codes.frac().any()))
 
 
 class RandTierIntensity(Shown, RandomizableTransform):
@@ -244,7 +241,7 @@ class RandTierIntensity(Shown, RandomizableTransform):
             raise refusal("img", "NaN or infinity", "finite")
         bits = None if information is None else _map(information, "information", x)
         codes = None if tiers is None else _map(tiers, "tiers", x)
-        if codes is not None and not bool(((codes == 0) | (codes == 1) | (codes == 2)).all()):
+        if codes is not None and not _are_tiers(codes):
             raise refusal("tiers", "others", "0, 1 or 2")
         if tier is not None and not (is_count(tier) and tier < len(TIERS)):
             raise refusal("tier", tier, "0 (low), 1 (medium) or 2 (high)")
@@ -254,8 +251,11 @@ class RandTierIntensity(Shown, RandomizableTransform):
         if self._do_transform:
             out = self._changed(x, bits, codes, self._tier if tier is None else int(tier))
             # a crop's own range may be narrow, so the scaled image's [0, 1] is always allowed
-            x = out.clamp(min(0.0, float(x.min())), max(1.0, float(x.max()))) if self.clip else out
-        return convert_to_dst_type(x.clone(), img, dtype=dtype)[0]
+            low, high = map(float, x.aminmax())
+            x = out.clamp(min(0.0, low), max(1.0, high)) if self.clip else out.clone()
+        else:
+            x = x.clone()
+        return convert_to_dst_type(x, img, dtype=dtype)[0]
 
     def _require_guide(self, information: Tensor | None, tiers: Tensor | None, tier: int | None) -> None:
         """Refuse to go without what the mode goes by."""
@@ -276,28 +276,24 @@ class RandTierIntensity(Shown, RandomizableTransform):
         if tier is None:
             raise refusal("tier", None, "given, as the last draw has none")
         transform = self.transforms.get(TIERS[tier])
-        return x if transform is None else self._apply(transform, x)
-
-    def _apply(self, transform: Callable, x: Tensor) -> Tensor:
-        set_rnd(transform, self._seed)
-        out = transform(x.clone())
-        if not isinstance(out, np.ndarray | Tensor):
-            raise refusal("transforms", f"a {type(out).__name__}", "functions from array to array", TypeError)
-        out = convert_to_tensor(out, dtype=x.dtype, device=x.device, track_meta=False)
-        if out.shape != x.shape:
-            raise refusal("transforms", f"{tuple(x.shape)} -> {tuple(out.shape)}", "intensity transforms")
-        return out
+        return x if transform is None else next(changed_by([transform], self._seed, x))
 
     def _blend(self, x: Tensor, tiers: Tensor) -> Tensor:
-        out = x
-        for transform in dict.fromkeys(self.transforms.values()):  # one that serves several tiers runs once
-            member = torch.zeros_like(tiers, dtype=torch.bool)
-            for code, name in enumerate(TIERS):
-                if self.transforms.get(name) is transform:
-                    member |= tiers == code
-            if member.any():
-                weight = _smooth(member.to(x), self.sigma) if self.sigma > 0 else member.to(x)
-                out = out.addcmul(weight, self._apply(transform, x) - x)
+        counts = torch.bincount(tiers.flatten().to(torch.uint8), minlength=len(TIERS)).tolist()
+        served: dict[Callable, list[int]] = {}  # a transform that serves several tiers runs once
+        for code, name in enumerate(TIERS):
+            if counts[code] and name in self.transforms:
+                served.setdefault(self.transforms[name], []).append(code)
+        rest = sum(map(bool, counts))  # tiers
+        out, tiers = x.clone(), tiers.to(x.dtype)
+        left = torch.ones_like(tiers)  # of their weights, which sum to one
+        for codes, changed in zip(served.values(), changed_by(list(served), self._seed, x), strict=True):
+            rest, weight = rest - len(codes), left
+            if rest:
+                weight = torch.stack([tiers.clone().eq_(code) for code in codes]).sum(0)
+                weight = smoothed(weight, self.sigma) if self.sigma > 0 else weight
+            out.addcmul_(weight, changed).addcmul_(weight, x, value=-1)
+            left.sub_(weight)
         return out
 
     def _continuous(self, x: Tensor, information: Tensor) -> Tensor:
@@ -308,7 +304,7 @@ class RandTierIntensity(Shown, RandomizableTransform):
         else:
             (low, high), (first, last) = self.information_range, self.weights
             weight = first + (last - first) * ((information - low) / (high - low)).clamp(0, 1)
-        return x + weight * (self._apply(self.transform, x) - x)
+        return x + weight * (next(changed_by([self.transform], self._seed, x)) - x)
 
     def _linear(self, x: Tensor, information: Tensor) -> Tensor:
         h = information.clamp(0, 6) - 3  # a little above 6 bits the ranges meet

@@ -8,29 +8,36 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import RandAffined
+from monai.transforms import Rand2DElasticd, Rand3DElasticd, RandAffined
 
 from benchmarks import speed
-from benchmarks.speed import main, measure, medians, monai_pair
+from benchmarks.speed import main, measure, medians, monai_pair, monai_views
 from tests.examples.bundle_runs import DATA
 
 needs_data = pytest.mark.skipif(not (DATA / "ceph").exists(), reason="the radiographs are not at hand")
 
 
+@pytest.mark.parametrize("elastic", [False, True])
 @pytest.mark.parametrize("size", [(40, 36), (20, 18, 16)])
-def test_points_of_plain_monai_show_the_same_place(size):
+def test_points_of_plain_monai_show_the_same_place(size, elastic):
     dims = len(size)
-    rotation = 0.3 if dims == 2 else [0.3] * 3
-    spatial = RandAffined(
-        ["image", "tiers", "coords"],
-        prob=1.0,
-        rotate_range=rotation,
-        scale_range=[0.1] * dims,
-        mode=["bilinear", "nearest", "bilinear"],
-        padding_mode="border",
-    ).set_random_state(0)
+    change = {
+        "keys": ["image", "tiers", "coords"],
+        "prob": 1.0,
+        "rotate_range": 0.3 if dims == 2 else [0.3] * 3,
+        "scale_range": [0.1] * dims,
+        "mode": ["bilinear", "nearest", "bilinear"],
+        "padding_mode": "border",
+    }
+    spatial = RandAffined(**change)
+    if elastic and dims == 2:
+        spatial = Rand2DElasticd(spacing=(10, 10), magnitude_range=(0.5, 1), **change)
+    elif elastic:
+        spatial = Rand3DElasticd(sigma_range=(3, 4), magnitude_range=(10, 20), **change)
+    spatial.set_random_state(0)
     item = {"image": MetaTensor(torch.rand(1, *size)), "tiers": MetaTensor(torch.randint(0, 3, (1, *size)))}
-    views, first, second, shown = monai_pair(item, spatial)
+    views = monai_views(item, spatial)
+    first, second, shown = monai_pair(views, not elastic)
     source = [
         view["coords"].as_tensor()[(slice(None), *points[shown].round().long().T)]
         for view, points in zip(views, (first, second), strict=True)

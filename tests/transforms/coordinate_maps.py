@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from monai_infoaug.transforms import _coordinates
+from monai_infoaug.transforms import _twins
 from monai_infoaug.transforms._coordinates import coordinate_grid
 from monai_infoaug.transforms._mesh import SampledMesh
 from monai_infoaug.transforms._validity import locally_invertible, typical_jacobian
@@ -37,9 +37,9 @@ def mesh_of(coords: torch.Tensor, valid: torch.Tensor) -> SampledMesh:
 
 
 def with_and_without_numba(monkeypatch: pytest.MonkeyPatch, function: Callable, *arguments) -> list:
-    assert _coordinates.compiled(torch.device("cpu"))
+    assert _twins.compiled("_views_numba", torch.device("cpu"))
     results = [function(*arguments)]
-    monkeypatch.setattr(_coordinates, "_twins", lambda: None)
+    monkeypatch.setattr(_twins, "_twin", lambda name: None)
     results.append(function(*arguments))
     monkeypatch.undo()
     return results

@@ -160,3 +160,20 @@ def test_compiled_affine_views_are_those_of_torch(monkeypatch, size, threads) ->
     assert one[1].equal(other[1])
     assert 0.2 < one[1].float().mean() < 1
     torch.testing.assert_close(one[0], other[0], rtol=0, atol=1e-4, equal_nan=True)
+
+
+@needs_numba
+@pytest.mark.parametrize("height", [0.5, 2.5, 4.0])
+@pytest.mark.parametrize("size", [(44, 37), (17, 19, 16)])
+def test_compiled_meshes_are_those_of_torch(monkeypatch, size, height) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coords = waves(size, height, 16.0)
+    valid = torch.rand(size, generator=generator) > 0.02
+    points = coords.flatten(1) + 0.6 * torch.randn(len(size), coords[0].numel(), generator=generator)
+    one, other = with_and_without_numba(monkeypatch, lambda: mesh_of(coords, valid).locate(points))
+    assert 0.1 < one[1].float().mean() < 1
+    assert (one[1] ^ other[1]).float().mean() < 2e-3  # on the edge of what is found
+    both = one[1] & other[1]
+    assert ((one[0] - other[0])[:, both].abs().amax(0) > 1e-2).float().mean() < 2e-3  # of several, another
+    tables = with_and_without_numba(monkeypatch, lambda: mesh_of(coords, valid).table)
+    assert (tables[0] != tables[1]).float().mean() < 1e-3  # on the edge between two boxes

@@ -11,7 +11,7 @@ from monai_infoaug.transforms import RandPairedViews
 from monai_infoaug.transforms._coordinates import OUTSIDE, coordinate_grid, fit_affine
 from monai_infoaug.transforms._mesh import SampledMesh
 from monai_infoaug.transforms._validity import drop_duplicates, locally_invertible, typical_jacobian
-from tests.transforms.coordinate_maps import everywhere, linear, mesh_of, waves
+from tests.transforms.coordinate_maps import everywhere, linear, mesh_of, needs_numba, waves, with_and_without_numba
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_flips_turns_and_zooms_are_not_folds(matrix: list[list[float]]) -> None:
     typical = typical_jacobian(coords, everywhere(coords))
     torch.testing.assert_close(typical.matrix, torch.tensor(matrix), atol=1e-4, rtol=0)
     assert typical.volume.item() == pytest.approx(abs(np.linalg.det(matrix)), abs=1e-4)
-    valid, sound, folded = locally_invertible(coords, everywhere(coords), typical, 0.1)
+    valid, sound, folded, _ = locally_invertible(coords, everywhere(coords), typical, 0.1)
     assert valid.all()
     assert sound.all()
     assert not folded.any()
@@ -58,7 +58,7 @@ def test_a_repeated_node_costs_no_voxel() -> None:
     rows = torch.tensor([0.0, 1, 2, 3, 3, 4, 5, 6])
     coords = torch.stack(torch.meshgrid(rows, torch.arange(7.0), indexing="ij"))
     typical = typical_jacobian(coords, everywhere(coords))
-    voxels, *cells = locally_invertible(coords, everywhere(coords), typical, 0.1)
+    voxels, *cells = locally_invertible(coords, everywhere(coords), typical, 0.1)[:3]
     assert voxels.all()
     assert drop_duplicates(coords, voxels, *cells).all()
     assert cells[0].any(1).tolist() == [True, True, True, False, True, True, True]
@@ -72,7 +72,7 @@ def test_all_padding_is_not_valid() -> None:
     coords = torch.full((2, 5, 5), OUTSIDE)
     nothing = torch.zeros(5, 5, dtype=torch.bool)
     typical = typical_jacobian(coords, nothing)
-    assert not any(each.any() for each in locally_invertible(coords, nothing, typical, 0.1))
+    assert not any(each.any() for each in locally_invertible(coords, nothing, typical, 0.1)[:3])
     assert not SampledMesh(coords, nothing, nothing[1:, 1:], typical.spacing).locate(torch.rand(2, 4))[1].any()
     assert fit_affine(coords, nothing) is None
 
@@ -81,7 +81,7 @@ def test_all_padding_is_not_valid() -> None:
 def test_wrapped_duplicates_are_kept_once(mode: str) -> None:
     coords = torch.from_numpy(np.pad(coordinate_grid((16, 16)).numpy(), [(0, 0), (6, 6), (6, 6)], mode=mode))
     typical = typical_jacobian(coords, everywhere(coords))
-    sound, *cells = locally_invertible(coords, everywhere(coords), typical, 0.1)
+    sound, *cells = locally_invertible(coords, everywhere(coords), typical, 0.1)[:3]
     valid = drop_duplicates(coords, sound, *cells)
     shown = coords[:, valid].round().long()
     assert len(torch.unique(shown, dim=1).T) == len(shown.T)
@@ -127,7 +127,7 @@ def test_a_fold_shows_each_source_point_once(height: float, period: float, kept:
     coords = waves((48, 40), height, period)  # folds along diagonals: three sheets a point and more
     inside = ((coords >= 0) & (coords <= torch.tensor([47.0, 39.0]).view(2, 1, 1))).all(0)
     typical = typical_jacobian(coords, inside)
-    sound, *cells = locally_invertible(coords, inside, typical, 0.1)
+    sound, *cells = locally_invertible(coords, inside, typical, 0.1)[:3]
     valid = drop_duplicates(coords, sound, *cells)
     assert shown_elsewhere(coords, inside) > shown_elsewhere(coords, sound) > 50
     assert shown_elsewhere(coords, valid) == 0
@@ -150,3 +150,42 @@ def test_few_voxels_of_wild_chains_are_shown_nearer_the_centre(
             valid += int(views[f"valid_view{k}"].sum())
     assert valid > 4 * 44 * 36 / 4
     assert nearer < bound * valid
+
+
+@needs_numba
+@pytest.mark.parametrize("height", [0.3, 1.0, 2.5, 4.0])
+@pytest.mark.parametrize("size", [(48, 40), (17, 14, 15)])
+def test_compiled_validity_is_that_of_torch(monkeypatch, size, height) -> None:
+    coords = waves(size, height, 16.0)
+    inside = torch.rand(size, generator=torch.Generator().manual_seed(0)) > 0.05
+    typical = typical_jacobian(coords, inside)
+    one, other = with_and_without_numba(monkeypatch, locally_invertible, coords, inside, typical, 0.1)
+    for found, expected in zip(one[:3], other[:3], strict=True):
+        assert (found ^ expected).float().mean() < 1e-3  # where a determinant is the least
+    assert one.voxels.any()
+    assert one.folded.any() == (height > 2)
+    assert not other.injective
+
+
+@needs_numba
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_surely_injective_shows_nothing_twice(seed: int) -> None:
+    """Maps of growing strength: the flag must never be raised where a voxel is shown again, and must be at first."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.eye(2) + 0.2 * torch.randn(2, 2, generator=generator)
+    noise = torch.nn.functional.interpolate(
+        torch.randn(1, 2, 7, 6, generator=generator), (36, 32), mode="bicubic", align_corners=True
+    )[0]
+    raised = []
+    for strength in (0.2, 1.0, 2.0, 4.0, 8.0):
+        coords = (matrix @ (coordinate_grid((36, 32)) + strength * noise).flatten(1)).view(2, 36, 32)
+        inside = everywhere(coords)
+        found = locally_invertible(coords, inside, typical_jacobian(coords, inside), 0.0)
+        raised.append(found.injective)
+        if found.injective:
+            assert not found.folded.any()
+            assert found.voxels.all()
+            twice = shown_elsewhere(coords if torch.linalg.det(matrix) > 0 else coords.flip(0), inside)
+            assert twice == 0
+    assert raised[0]
+    assert not raised[-1]
