@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import subprocess
 import sys
@@ -33,6 +34,16 @@ def wheel(path: str) -> None:
     names = {name for name in zipfile.ZipFile(path).namelist() if ".dist-info/" not in name}
     assert names == wanted, f"missing {sorted(wanted - names)}, not wanted {sorted(names - wanted)}"
     print(f"{len(names)} files")
+
+
+def keeps(path: str) -> None:
+    """The wheel, installed beside what is here, leaves MONAI, PyTorch and NumPy as they are."""
+    dry = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", path]
+    report = json.loads(subprocess.run(dry, capture_output=True, text=True, check=True).stdout)
+    changed = {each["metadata"]["name"].lower().replace("_", "-") for each in report["install"]}
+    assert "monai-infoaug" in changed, "pip would not install the wheel itself"
+    assert not changed & {"monai", "torch", "numpy"}, f"would change {sorted(changed)}"
+    print(", ".join(f"{name} {metadata.version(name)}" for name in ("monai", "torch", "numpy")))
 
 
 def plain_install() -> None:

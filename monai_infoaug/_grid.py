@@ -52,7 +52,7 @@ def level_features(level: Tensor, points: Tensor, stride: float) -> Tensor:
     return features.masked_fill(points.isnan().any(-1, keepdim=True), 0.0)
 
 
-def directions(features: Tensor, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
+def directions(features: Tensor, dim: int = -1, half: bool = False) -> Tensor:
     """Embeddings divided by their norms, at least float32; what is zero has no direction, and gets no gradient.
 
     That of PyTorch's ``normalize`` is 10^12 times as large there, which in half precision is infinite.
@@ -60,7 +60,7 @@ def directions(features: Tensor, dim: int = -1, dtype: torch.dtype | None = None
     Args:
         features: embeddings.
         dim: dimension of their channels.
-        dtype: type that they had before they were converted, if they were.
+        half: whether they were float16 before they were converted.
 
     Returns:
         The embeddings, of unit norm or zero; shorter if they were next to zero, below 2^-14 in float16.
@@ -70,7 +70,7 @@ def directions(features: Tensor, dim: int = -1, dtype: torch.dtype | None = None
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    least = 2.0**-14 if (features.dtype if dtype is None else dtype) == torch.float16 else 1e-12
+    least = 2.0**-14 if half or features.dtype == torch.float16 else 1e-12
     features = features if features.dtype == torch.float64 else features.float()  # as TorchScript can say it
     norms = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
     return features / norms.clamp_min(least).masked_fill(norms == 0, float("inf"))
@@ -106,3 +106,19 @@ def level_shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if len(shares) != count or not all(is_number(share, 0) for share in shares) or sum(shares) == 0:
         raise refusal("level_weights", weights, f"{count} numbers of at least 0, one a level, not all 0")
     return [share / sum(shares) for share in shares]
+
+
+def unravel_index(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Voxel coordinates (D, n) float32 of linear indices (n,); ``torch.unravel_index`` takes several times as long."""
+    axes = []
+    for size in reversed(shape[1:]):
+        rest = _floor_divide(index, size)
+        axes.append(index - rest * size)
+        index = rest
+    return torch.stack([index, *axes[::-1]]).float()
+
+
+def _floor_divide(index: Tensor, size: int) -> Tensor:
+    if index.device.type == "cpu":  # by NumPy, which is several times faster
+        return torch.from_numpy(index.numpy() // size)
+    return index.div(size, rounding_mode="floor")

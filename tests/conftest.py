@@ -20,7 +20,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from tests.versions import TORCH
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core, each with one thread
     torch.set_num_threads(1)
@@ -56,7 +58,7 @@ class SimulatedGPU(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        inputs = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
         held = [self.holds(tensor) for tensor in inputs]
         if func == Tensor.device.__get__:
             return GPU if held[0] else HOST
@@ -109,6 +111,8 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Abst
     monkeypatch.setattr("monai_infoaug.information.entropy._numba_window_entropy", lambda: None)  # it is for the CPU
     if request.param == "cuda":
         return nullcontext()
+    if TORCH < (2, 3):
+        pytest.skip("an old PyTorch hides some functions from the simulation")
     monkeypatch.setattr(torch, "from_numpy", torch.as_tensor)  # which the mode sees
     return SimulatedGPU()
 

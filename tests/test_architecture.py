@@ -21,7 +21,7 @@ MAY_IMPORT = {
     name: EVERY_ROOM if allowed.strip() == "every room" else set(re.findall(r"`(\w+)`", allowed))
     for name, allowed in ROWS
 }
-FREE_TO_ALL = {"_console", "_files", "_grid", "_numba", "_processes", "_require", "_settings"}
+FREE_TO_ALL = {"_console", "_files", "_grid", "_numba", "_processes", "_require", "_settings", "_versions"}
 OPTIONAL_OF = {  # room or file to what it needs
     "commands": ["ignite", "matplotlib", "tqdm"],
     "_numba": ["numba"],

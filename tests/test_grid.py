@@ -135,7 +135,7 @@ def test_directions_are_those_of_normalize_but_for_zeros(dtype):
 def test_directions_of_what_is_next_to_nothing_in_half_precision():
     """As short as they came, else their gradient is none that half precision can say."""
     short = torch.full((1, 4), 2.0**-24, dtype=torch.float16, requires_grad=True)
-    for made in (directions(short), directions(short.float(), dtype=torch.float16)):
+    for made in (directions(short), directions(short.float(), half=True)):
         assert 0 < made.norm() < 0.01
         assert torch.autograd.grad(made.sum(), short)[0].isfinite().all()
     assert directions(short.float()).norm() == 1

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, MetaTensor, PersistentDataset, decollate_batch
-from monai.data.utils import pickle_hashing
 from monai.losses import DiceLoss
 from monai.networks.nets import UNet
 from monai.transforms import (
@@ -33,6 +32,7 @@ from monai_infoaug.transforms import (
     RandTierIntensity,
     RandTierIntensityd,
 )
+from tests.versions import TRACKED
 
 DATA = Path(__file__).parents[2] / "shared" / "data"  # optional real images beside the repository
 
@@ -96,8 +96,7 @@ def dataset(kind: str, paths: list[str], transform: Compose, folder: Path):
     items = [{"image": path} for path in paths]
     if kind == "cache":
         return CacheDataset(items, transform, num_workers=2, progress=False)
-    tracked = {"hash_transform": pickle_hashing, "track_meta": True, "weights_only": False}  # for MONAI 1.6.0 too
-    return PersistentDataset(items, transform, folder / "cache", **tracked)
+    return PersistentDataset(items, transform, folder / "cache", **TRACKED)
 
 
 @pytest.mark.parametrize("source", ["nii.gz", "png", "jpg", "hippocampus/images", "ceph/train", "jsrt/images"])

@@ -156,7 +156,7 @@ class TemplateMatcher(Embedder):
         voters = [*self.templates, *(voter for voter in self.others if not is_same(voter.path, path))]
         if itself:
             unknown = itself[0].points.isnan()
-            others = [replace(each, points=each.points.where(unknown, torch.nan)) for each in voters]
+            others = [replace(each, points=torch.where(unknown, each.points, torch.nan)) for each in voters]
             voters = [itself[0], *(each for each in others if bool(each.points.isfinite().any()))]
         agreed, order = self._agreed(voters, levels, image)
         found, scores = to_voxels(agreed.points, image), agreed.scores
@@ -177,7 +177,7 @@ class TemplateMatcher(Embedder):
         for template in templates:
             here = trips.isnan() & template.points.isfinite().all(-1)
             if bool(here.any()):
-                sought = found.where(here[..., None], torch.nan)
+                sought = torch.where(here[..., None], found, torch.nan)
                 back, _ = self.search(levels, sought, template.levels, template.image)
                 trips = torch.where(here, (back - template.points).norm(dim=-1), trips)
         return trips.nan_to_num(torch.inf)

@@ -21,15 +21,17 @@ import monai
 import numpy as np
 import torch
 from monai.config import PathLike
-from monai.data import CacheDataset, DataLoader, PersistentDataset
+from monai.data import CacheDataset, DataLoader, MetaObj, MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
 from monai.utils import convert_to_tensor, optional_import
-from monai.utils.enums import TraceKeys
+from monai.utils.enums import MetaKeys, SpaceKeys, TraceKeys
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_infoaug._files import save_whole
 from monai_infoaug._processes import rank, wait_for_pools, world_size
 from monai_infoaug._require import is_count, reason, refusal, to_path
+from monai_infoaug._versions import read_weights
 from monai_infoaug.data._item_files import files_of_item
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
@@ -38,8 +40,12 @@ __all__ = ["cached_dataset"]
 
 MACHINE = re.sub(r"\W", "", platform.node())[:32]
 VERSIONS = version("monai_infoaug"), monai.__version__
-# what items need beside what MONAI allows: arrays in their metadata, and paths
+# what items are made of beside plain tensors
 SAFE: list[Any] = [
+    MetaTensor,
+    MetaObj,
+    MetaKeys,
+    SpaceKeys,
     type(Path()),
     np.zeros(1).__reduce__()[0],
     np.float64(0).__reduce__()[0],
@@ -143,7 +149,7 @@ class _OnDisk(PersistentDataset):
         except Exception as error:  # whatever damage leads to
             warnings.warn(f"Corrupt cache file, which is made anew: {file} ({reason(error)}).", stacklevel=2)
         item = self._pre_transform(deepcopy(self.data[index]))
-        item = convert_to_tensor(_native(item), convert_numeric=False, track_meta=True)
+        item = _stored(item)
         try:
             save_whole(item, file, f".{MACHINE}-{os.getpid()}-{threading.get_ident()}.partial")
         except OSError as error:
@@ -152,13 +158,15 @@ class _OnDisk(PersistentDataset):
         return item
 
 
-def _native(item: Any) -> Any:
-    """An item whose arrays are of this machine's byte order, which PyTorch asks for."""
+def _stored(item: Any) -> Any:
+    """An item with tensors for its arrays, which are of this machine's byte order before, since PyTorch asks for it."""
     if isinstance(item, np.ndarray):
-        return item.astype(item.dtype.newbyteorder("="), copy=False)
+        item = item.astype(item.dtype.newbyteorder("="), copy=False)
+    if isinstance(item, np.ndarray | Tensor):
+        return convert_to_tensor(item, track_meta=True)
     if type(item) in (list, tuple):
-        return type(item)(map(_native, item))
-    return {key: _native(value) for key, value in item.items()} if type(item) is dict else item
+        return type(item)(map(_stored, item))
+    return {key: _stored(value) for key, value in item.items()} if type(item) is dict else item
 
 
 def _read(file: Path) -> Any:
@@ -171,8 +179,7 @@ def _read(file: Path) -> Any:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
-    with torch.serialization.safe_globals(SAFE):
-        return torch.load(file, weights_only=True)
+    return read_weights(file, safe=SAFE)
 
 
 def _clear_up(folder: Path) -> None:

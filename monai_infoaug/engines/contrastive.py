@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_infoaug._require import is_number, refusal, require_truth
+from monai_infoaug._versions import accumulation_steps, with_length
 from monai_infoaug.engines.precision import half_precision
 
 __all__ = ["ContrastiveTrainer", "PairInferer"]
@@ -128,13 +129,13 @@ class ContrastiveTrainer(SupervisedTrainer):
             inferer=inferer or PairInferer(cpu_amp=amp and on_cpu),
             amp=amp and not on_cpu,
             decollate=False,
-            **kwargs,
+            **with_length(kwargs, train_data_loader),
         )
         if max_grad_norm is not None:
             self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients, max_grad_norm)
 
     def _clip_gradients(self, max_norm: float) -> None:
-        length, steps = self.state.epoch_length, self.accumulation_steps
+        length, steps = self.state.epoch_length, accumulation_steps(self)
         batches = (self.state.iteration - 1) % length + 1 if length else self.state.iteration
         if batches % steps and batches != length:
             return  # MONAI will accumulate more gradients before it steps

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from monai_infoaug._grid import level_features, level_shares
 from monai_infoaug._require import refusal
+from monai_infoaug._versions import with_length
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, unwrap
 from monai_infoaug.inferers import match_points
@@ -256,5 +257,5 @@ class PixelMatchingEvaluator(SupervisedEvaluator):
             prepare_batch=prepare_batch,
             inferer=inferer or PairMatcher(),
             decollate=False,
-            **kwargs,
+            **with_length(kwargs, val_data_loader),
         )

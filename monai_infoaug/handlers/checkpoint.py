@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from monai.utils import convert_to_numpy, optional_import
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -19,6 +18,7 @@ from monai_infoaug._console import say
 from monai_infoaug._files import save_whole
 from monai_infoaug._processes import rank, unwrapped
 from monai_infoaug._require import is_count, refusal, require_truth, to_path
+from monai_infoaug._versions import read_weights, without_functions
 
 Events, _ = optional_import("ignite.engine", name="Events")
 
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = "cpu") -> dict[
         ValueError: naming the file, if it is missing, unreadable or no dictionary.
     """
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = read_weights(path, map_location)
     except Exception as error:
         # PyTorch's advice on a file that holds more than weights is to load it nevertheless
         foreign = isinstance(error, pickle.UnpicklingError)
@@ -264,7 +264,7 @@ def _state_of(thing: Any) -> Any:
     state = unwrapped(thing).state_dict()
     if isinstance(thing, nn.Module) and any("_orig_mod." in name for name in state):
         return {name.replace("_orig_mod.", ""): value for name, value in state.items()}
-    return state
+    return without_functions(state) if isinstance(thing, LRScheduler) else state
 
 
 def _steps(schedule: Mapping[str, Any]) -> int:

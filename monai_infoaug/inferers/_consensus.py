@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, embedding_bag, normalize
 
+from monai_infoaug._grid import unravel_index
+
 ITERATIONS = 30  # steps of a robust fit, which has converged long before
 SLAB = 16  # cells along the first axis at a time: their differences are as large as the embedding
 AT_ONCE = 2**14  # places of the query around points that are compared
@@ -49,7 +51,7 @@ def support_points(salient: Tensor, stride: float, count: int) -> Tensor:
     keys = torch.empty(salient.numel()).exponential_(generator=torch.Generator().manual_seed(0))
     keys = keys / salient.cpu().flatten().square()
     drawn = keys.topk(min(count, len(keys)), largest=False).indices
-    cells = torch.stack(torch.unravel_index(drawn, salient.shape), dim=1).to(salient)
+    cells = unravel_index(drawn, salient.shape).T.to(salient)
     return stride * cells + (stride - 1) / 2
 
 

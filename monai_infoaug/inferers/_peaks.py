@@ -32,8 +32,8 @@ def peak_around(best: Tensor, size: Sequence[int], values: Callable[[Tensor], Te
     beside = middle[..., None] + (lengths > 2)[:, None] * torch.outer(steps, steps.new_tensor([-1, 0, 1]))
     low, mid, high = values(beside.flatten(1)).reshape(beside.shape).unbind(-1)
     curvature = low - 2 * mid + high
-    shift: Tensor = 0.5 * (low - high) / curvature.where(curvature < 0, -torch.inf)
-    return peak + shift.where(inner == peak, 0.0).clamp(-0.5, 0.5)
+    shift: Tensor = 0.5 * (low - high) / torch.where(curvature < 0, curvature, -torch.inf)
+    return peak + torch.where(inner == peak, shift, 0.0).clamp(-0.5, 0.5)
 
 
 def cell_steps(size: Tensor) -> Tensor:

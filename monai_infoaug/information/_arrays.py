@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from monai_infoaug._require import all_finite, is_number, refusal
+from monai_infoaug._versions import WIDER
 
 Array = TypeVar("Array", bound=np.ndarray | Tensor)
-
-# of the types that PyTorch stores and hardly computes with
-WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.float64}
 
 
 def plain_tensor(array: np.ndarray | Tensor, name: str) -> Tensor:
@@ -64,8 +62,9 @@ def numbers(values: object, name: str) -> Tensor:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """The array in C order, native byte order and no more than double precision, writable; a copy if it must be."""
+    """The array in C order, native byte order, of a type that PyTorch computes with, writable; a copy if it must be."""
     dtype = f"{array.dtype.kind}{min(array.itemsize, 8)}"
+    dtype = {"u2": "i4", "u4": "i8", "u8": "f8"}.get(dtype, dtype)
     native = np.asarray(array).astype(dtype, order="C", copy=False).view(dtype)  # long long is a type of its own
     forward = min(native.strides, default=0) >= 0  # an axis of length 1 may run backwards in any order
     return native if native.flags.writeable and forward else native.copy()

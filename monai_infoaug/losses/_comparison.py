@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from monai_infoaug._versions import is_compiling
+
 ENTRIES = 2**21  # of the similarity matrix that exist at once
 NONE = -1e30  # in place of the similarity of what does not count; finite, so that no gradient is NaN
 
@@ -35,7 +37,7 @@ class Comparison:
 
     def __init__(self, classes: Tensor, others: Tensor, valid: Tensor, itself: Tensor | None, negatives: int) -> None:
         self.classes, self.others, self.valid, self.itself, self.negatives = classes, others, valid, itself, negatives
-        self.left_out = None if not torch.compiler.is_compiling() and valid.all() else ~valid
+        self.left_out = None if not is_compiling() and valid.all() else ~valid
 
     def positives(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Number of positives of each row, and the sum of their similarities: its product with the sum of its class."""
@@ -83,14 +85,14 @@ class Comparison:
 
 def those(wanted: Tensor) -> Tensor:
     """Numbers of what is wanted of (N,); of all in a compiled graph, whose shapes may depend on no value."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return torch.arange(len(wanted), device=wanted.device)
     return wanted.nonzero().squeeze(1)
 
 
 def _numbered(labels: Tensor) -> tuple[Tensor, int]:
     """Labels (B, N) as numbers from 0 on, the same for the same label of a set, and how many there may be."""
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         known, numbers = torch.unique(labels, return_inverse=True)
         return numbers, len(known)
     values, order = labels.sort(1)

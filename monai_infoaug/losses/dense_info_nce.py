@@ -93,7 +93,7 @@ class DenseInfoNCELoss(PointContrast):
         with torch.autocast(level1.device.type, enabled=False):
             levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in (level1, level2)]
             places = [points.to(levels[0]).masked_fill(~used[..., None], 0) for points in (points1, points2)]
-            unit = partial(directions, dtype=level1.dtype)
+            unit = partial(directions, half=level1.dtype == torch.float16)
             features = [unit(level_features(*pair, stride)) for pair in zip(levels, places, strict=True)]
             positive = (features[0] * features[1]).sum(-1) / self.temperature
             losses = self._direction(features[0], unit(levels[1], 1), places[1], positive, stride, radius)

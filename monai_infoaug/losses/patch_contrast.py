@@ -12,6 +12,7 @@ from monai_infoaug._grid import at_places, directions, plain
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
 from monai_infoaug._require import is_count, is_number, refusal, require_ignore_index, require_truth
 from monai_infoaug._settings import ShowsSettings
+from monai_infoaug._versions import is_compiling
 from monai_infoaug.losses._comparison import NONE, those
 
 __all__ = ["PatchContrastLoss", "label_pyramids"]
@@ -64,7 +65,7 @@ def label_pyramids(
     labels = _whole_patches(labels, patch_size).squeeze(1).long()
     known = labels != ignore_index
     # a compiled graph may depend on no value: what is out of range is found when the loss is called without it
-    if not torch.compiler.is_compiling() and (known & ((labels < 0) | (labels >= num_classes))).any():
+    if not is_compiling() and (known & ((labels < 0) | (labels >= num_classes))).any():
         accepted = f"from 0 to {num_classes - 1}, or {ignore_index}"
         raise refusal("labels", f"from {labels.min()} to {labels.max()}", accepted)
     classes, pyramid = one_hot(torch.where(known, labels, num_classes), num_classes + 1).movedim(-1, 1).float(), []
@@ -225,7 +226,7 @@ class PatchContrastLoss(ShowsSettings, nn.Module):
             own = torch.arange(len(rows), device=rows.device) // count == rank()
         kept = those(valid)
         rows = rows[kept]
-        features = directions(rows[:, : shape[1]], 1, embeddings.dtype)
+        features = directions(rows[:, : shape[1]], 1, embeddings.dtype == torch.float16)
         return features, rows[:, shape[1] :], valid[kept], own[kept]
 
 

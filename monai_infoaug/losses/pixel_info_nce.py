@@ -103,7 +103,8 @@ class PixelInfoNCELoss(PointContrast):
         with torch.autocast(features1.device.type, enabled=False):
             # NaN would survive a product with zero, hence is replaced before it meets any arithmetic
             embeddings = [
-                directions(f.to(dtype).masked_fill(~used[..., None], 0), dtype=f.dtype) for f in (features1, features2)
+                directions(f.to(dtype).masked_fill(~used[..., None], 0), half=f.dtype == torch.float16)
+                for f in (features1, features2)
             ]
             logits = embeddings[0] @ embeddings[1].mT / self.temperature
             positive = logits.diagonal(dim1=1, dim2=2)

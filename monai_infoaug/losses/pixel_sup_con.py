@@ -12,6 +12,7 @@ from monai_infoaug._grid import at_places, directions, plain
 from monai_infoaug._processes import all_gather_cat, distributed_mean, rank
 from monai_infoaug._require import is_number, is_one_of, refusal, require_ignore_index, require_truth
 from monai_infoaug._settings import ShowsSettings
+from monai_infoaug._versions import is_compiling
 from monai_infoaug.losses._comparison import NONE, Comparison, those
 
 __all__ = ["ChosenPixels", "PixelSupConLoss"]
@@ -241,7 +242,7 @@ class PixelSupConLoss(ShowsSettings, nn.Module):
         labels, valid = chosen.labels.flatten(0, 1), chosen.valid.flatten(0, 1)
         if self.normalize:
             valid = valid & features.any(-1)  # nothing has no direction
-            features = directions(features, dtype=dtype)
+            features = directions(features, half=dtype == torch.float16)
         return _Pixels(features, labels, valid)
 
     def _between(self, images: int, pixels: _Pixels, compared: _Pixels) -> tuple[Tensor, Tensor]:
@@ -298,5 +299,5 @@ def _these_first(wanted: Tensor) -> Tensor:
 
     In a compiled graph, whose shapes may depend on no value, of all.
     """
-    most = wanted.shape[1] if torch.compiler.is_compiling() else max(1, int(wanted.sum(1).max()))
+    most = wanted.shape[1] if is_compiling() else max(1, int(wanted.sum(1).max()))
     return wanted.byte().argsort(dim=1, descending=True, stable=True)[:, :most]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.metrics import CumulativeIterationMetric, EmbeddingCollapseMetric
+from monai.metrics import CumulativeIterationMetric
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
@@ -15,10 +15,10 @@ __all__ = ["PixelEmbeddingCollapseMetric"]
 
 
 class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
-    """MONAI's ``EmbeddingCollapseMetric`` of the pixels of each image, as a metric that MONAI's engines take.
+    """Score by effective rank [1] of the pixels of each image, as a metric that MONAI's engines take.
 
-    The score by effective rank is in [0, 1]: 0 where the pixels' embeddings fill all dimensions alike, 1 where they all
-    lie on a line. ``aggregate`` is its mean over images.
+    That of MONAI's ``EmbeddingCollapseMetric``, which is new in its version 1.6. It is in [0, 1]: 0 where the pixels'
+    embeddings fill all dimensions alike, 1 where they all are the same. ``aggregate`` is its mean over images.
 
     Args:
         channel_dim: dimension of the F channels: 1 for maps (B, F, *S), -1 for sampled points (B, N, F).
@@ -29,6 +29,9 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
 
     Raises:
         ValueError: for too few dimensions or pixels, NaN or inf.
+
+    References:
+        1. Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
 
     Example:
         >>> metric = PixelEmbeddingCollapseMetric(channel_dim=-1)
@@ -42,7 +45,6 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
         if not is_count(channel_dim, -1) or channel_dim not in (1, -1):
             raise refusal("channel_dim", channel_dim, "1 for (B, F, *S) or -1 for (B, N, F)")
         self.channel_dim = channel_dim
-        self.collapse = EmbeddingCollapseMetric(include_indicators=["effective_rank"])
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:  # noqa: ARG002
         if y_pred.ndim < 3:
@@ -52,8 +54,12 @@ class PixelEmbeddingCollapseMetric(CumulativeIterationMetric):
             raise refusal("y_pred", f"shape {tuple(y_pred.shape)}", "of at least two pixels")
         if not all_finite(images):
             raise refusal("y_pred", "NaN or infinity", "finite")
-        scores = (self.collapse(pixels)["effective_rank_score"] for pixels in images)
-        return torch.stack([torch.as_tensor(score) for score in scores])[:, None]
+        values = torch.linalg.svdvals(images - images.mean(1, keepdim=True))
+        shares = values / values.sum(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+        rank = torch.special.entr(shares).sum(1, keepdim=True).exp()
+        # rows about their mean sum to zero, hence have a rank of one less
+        scores: Tensor = 1 - rank / min(images.shape[1] - 1, images.shape[2])
+        return scores.clamp(0, 1).masked_fill(~values.any(1, keepdim=True), 1.0)
 
     def aggregate(self) -> Tensor:
         """Mean score over all images of all processes.

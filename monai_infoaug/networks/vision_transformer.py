@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts, require_shares_of_one
+from monai_infoaug._versions import is_compiling
 
 __all__ = ["VisionTransformer"]
 
@@ -43,7 +44,8 @@ class _Block(TransformerBlock):
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float, drop_path: float) -> None:
         super().__init__(hidden_size, 4 * hidden_size, num_heads, dropout, qkv_bias=True)
-        self.register_module("norm_cross_attn", nn.Identity())
+        for name in ("cross_attn", "norm_cross_attn"):
+            self.register_module(name, nn.Identity())
         self.attn.input_rearrange, self.attn.out_rearrange = _Split(num_heads), _Merge()
         self.drop_path = DropPath(drop_path)
 
@@ -171,7 +173,7 @@ class VisionTransformer(nn.Module):
         if image.ndim != dims + 2 or image.shape[1] != channels:
             accepted = f"(B, {channels}, *S) with {dims} spatial dimensions"
             raise refusal("image", f"shape {tuple(image.shape)}", accepted)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # a condition on sizes would fix them
+        if torch.jit.is_tracing() or is_compiling():  # a condition on sizes would fix them
             return
         if any(size % patch for size, patch in zip(image.shape[2:], self.patch_size, strict=True)):
             raise refusal("image", f"spatial size {tuple(image.shape[2:])}", f"of multiples of {self.patch_size}")

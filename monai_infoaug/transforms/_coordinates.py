@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from monai_infoaug._grid import sample_at
-from monai_infoaug.transforms._lattice import flat_nonzero, unravel_index
+from monai_infoaug._grid import sample_at, unravel_index
+from monai_infoaug.transforms._lattice import flat_nonzero
 from monai_infoaug.transforms._twins import compiled
 
 OUTSIDE = -2.0  # beyond the reach of every interpolation kernel

@@ -16,28 +16,12 @@ def flat_nonzero(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero()[:, 0]
 
 
-def unravel_index(index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Voxel coordinates (D, n) float32 of linear indices (n,); ``torch.unravel_index`` takes several times as long."""
-    axes = []
-    for size in reversed(shape[1:]):
-        rest = _floor_divide(index, size)
-        axes.append(index - rest * size)
-        index = rest
-    return torch.stack([index, *axes[::-1]]).float()
-
-
 def ravel_index(voxels: Tensor, shape: Sequence[int]) -> Tensor:
     """Linear indices (n,) of whole voxel coordinates (D, n)."""
     index, *rows = voxels.long()
     for row, size in zip(rows, shape[1:], strict=True):
         index = index * size + row
     return index
-
-
-def _floor_divide(index: Tensor, size: int) -> Tensor:
-    if index.device.type == "cpu":  # by NumPy, which is several times faster
-        return torch.from_numpy(index.numpy() // size)
-    return index.div(size, rounding_mode="floor")
 
 
 def ends(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:

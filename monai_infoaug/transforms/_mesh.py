@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from monai_infoaug._grid import unravel_index
 from monai_infoaug.transforms._coordinates import SNAP
-from monai_infoaug.transforms._lattice import cells_between, dilate, flat_nonzero, ravel_index, unravel_index
+from monai_infoaug.transforms._lattice import cells_between, dilate, flat_nonzero, ravel_index
 from monai_infoaug.transforms._twins import compiled
 
 RESIDUAL = 0.05  # source voxels: a partner that misses its point by more is none

@@ -157,7 +157,7 @@ class PairMaker:
             if used and name not in guides:
                 raise refusal(name, None, "given for this sampling or intensity")
         if "tiers" in guides:
-            low, high = map(int, guides["tiers"].as_tensor().aminmax())
+            low, high = map(int, guides["tiers"].as_tensor().float().aminmax())
             if low < 0 or high > 2:
                 raise refusal("tiers", f"{low} to {high}", "0 low, 1 medium or 2 high")
         return Sources(images, tensors, guides)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_infoaug.transforms._lattice import flat_nonzero, unravel_index
+from monai_infoaug._grid import unravel_index
+from monai_infoaug.transforms._lattice import flat_nonzero
 from monai_infoaug.transforms._overlap import Overlap
 
 NO_TIER = 255

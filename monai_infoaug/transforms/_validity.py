@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from monai_infoaug._grid import unravel_index
 from monai_infoaug.transforms._coordinates import SNAP
-from monai_infoaug.transforms._lattice import cells_between, dilate, ends, flat_nonzero, unravel_index
+from monai_infoaug.transforms._lattice import cells_between, dilate, ends, flat_nonzero
 from monai_infoaug.transforms._mesh import SampledMesh, determinant
 from monai_infoaug.transforms._twins import compiled
 

@@ -33,6 +33,7 @@ def train(domains, epochs=1):
     SupervisedTrainer(
         device="cpu", max_epochs=epochs, train_data_loader=TARGET, network=net, decollate=False, loss_function=loss,
         optimizer=torch.optim.SGD(net.parameters(), 0.1), prepare_batch=domains, train_handlers=[domains],
+        epoch_length=len(TARGET),
     ).run()  # fmt: skip
     return seen
 

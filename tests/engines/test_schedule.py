@@ -61,6 +61,6 @@ def test_every_training_of_the_bundles_starts_however_short():
     [("max_lr", math.nan), ("max_lr", [0.1, -1]), ("total_steps", 2.5), ("total_steps", 0), ("pct_start", 1.5)],
 )
 def test_bad_arguments(name, value):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], momentum=0.9)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1, momentum=0.9)
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         OneCycle(optimizer, **{"max_lr": 0.1, "total_steps": 5, name: value})

@@ -44,6 +44,7 @@ def train(batches, net, loss, epochs, **settings):
     trainer = SupervisedTrainer(
         device="cpu", max_epochs=epochs, train_data_loader=batches, network=net, decollate=False, loss_function=loss,
         optimizer=torch.optim.SGD(net.parameters(), 2.0), prepare_batch=labels, train_handlers=[labels],
+        epoch_length=len(batches),
     )  # fmt: skip
     return labels, trainer
 

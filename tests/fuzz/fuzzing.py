@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
+from monai_infoaug._versions import WIDER
+
 REFUSED = object()
 LONGEST = 10.0  # seconds of computing
 CLEAR = re.compile(r"`[^`]+`")  # every refusal names what it is about
@@ -40,7 +42,7 @@ odd_values = st.one_of(
 seeds = st.integers(0, 2**31)
 
 KINDS = ("?", "u1", "i1", "<u2", ">u2", ">i2", "i4", ">i4", "i8", "f2", "f4", ">f4", "f8", ">f8", "g", "c8", "U2", "O")
-TENSORS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int64, torch.bfloat16, torch.float16)
+TENSORS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int64, torch.bfloat16, torch.float16, *WIDER)
 LAYOUTS = ("as it is", "Fortran", "reversed", "strided", "read-only", "broadcast")
 CONTENTS = ("noise", "noise", "levels", "constant", "huge", "tiny", "negative", "nan", "inf")
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_infoaug._versions import WIDER
 from monai_infoaug.information._arrays import plain_tensor
 
 VALUES = np.array([[0, 1, 100], [3, 2, 7]])
@@ -18,7 +19,7 @@ def test_every_real_type_of_numpy(dtype):
     assert tensor.max() == array.max()  # for which PyTorch knows no unsigned types
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, *WIDER, torch.bfloat16])
 @pytest.mark.parametrize("kind", [torch.Tensor, MetaTensor])
 def test_types_of_tensors(dtype, kind):
     tensor = torch.as_tensor(VALUES).to(dtype)

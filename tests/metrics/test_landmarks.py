@@ -112,6 +112,7 @@ def test_metrics_of_a_monai_engine(tmp_path):
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=[{"image": y_pred[i : i + 2], "label": y[i : i + 2]} for i in (0, 2, 4)],
+        epoch_length=3,
         network=torch.nn.Identity(),
         key_val_metric={"mre": IgniteMetricHandler(MeanRadialError(0.3), output_transform=shown)},
         additional_metrics={

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from monai_infoaug import networks as N
+from tests.versions import needs_compiler, needs_export, of_any_size
 
 pytest.importorskip("einops", reason="MONAI's transformers need einops")
 
@@ -179,6 +180,34 @@ def test_scripts_can_be_called(name):
     torch.jit.save(torch.jit.script(network), file)
     file.seek(0)
     torch.testing.assert_close(listed(torch.jit.load(file)(image)), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@needs_export
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EmbeddingHeads", "PixelEmbeddingNet", "Segmenter"])
+def test_exported_programs_take_other_sizes(name):
+    network, image = make(name)
+    channels, dims = image.shape[1], image.ndim - 2
+    image = torch.rand(2, channels, *(16, 24, 8)[:dims])  # a Segmenter's program takes whole patches
+    program = torch.export.export(network, (image,), dynamic_shapes=(of_any_size(image),), strict=False).module()
+    for size in ((32, 8, 16), (16, 24, 8)):
+        image = torch.rand(3, channels, *size[:dims])
+        torch.testing.assert_close(listed(program(image)), listed(network(image)), atol=1e-5, rtol=0)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["PixelEmbeddingNet", "Segmenter"])
+def test_compiled_networks_give_what_they_give(name):
+    results = []
+    for compiled in (False, True):
+        network, image = make(name)
+        image.requires_grad_()
+        out = listed((torch.compile(network) if compiled else network)(image))
+        sum((level * torch.linspace(-1, 1, level.shape[-1])).sum() for level in out).backward()
+        results.append([*out, image.grad, *(parameter.grad for parameter in network.parameters())])
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-3)
 
 
 NUMBERS = ("3", 2.5, float("nan"), -1, True, [1, "a"], (), object)

@@ -7,9 +7,10 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch.nn.functional import normalize
 
-from monai_infoaug._grid import level_features, level_shares
+from monai_infoaug._grid import level_features, level_shares, unravel_index
 from monai_infoaug.inferers import match_points
 from monai_infoaug.networks import DenseDescriptor, EmbeddingHeads, GlobalLocalEmbeddingNet, PixelEmbeddingNet
+from tests.versions import needs_export, onnx_session
 
 
 def network(dims: int = 2, seed: int = 0, both: bool = False) -> torch.nn.Module:
@@ -76,7 +77,7 @@ def test_matches_as_the_matcher_does(size, both):
     best, where = torch.einsum("nf,f...->n...", vectors, descriptor(query)[0]).flatten(1).max(1)
     torch.testing.assert_close(best, scores[0], atol=1e-5, rtol=0)
     # the matcher goes on to a fraction of a cell
-    peaks = torch.stack(torch.unravel_index(where, descriptor(query).shape[2:]), dim=1)
+    peaks = unravel_index(where, descriptor(query).shape[2:]).T
     assert ((found[0] + 0.5) / descriptor.stride - 0.5 - peaks).abs().max() <= 0.5
 
 
@@ -112,21 +113,11 @@ def test_trace_takes_other_sizes(make):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("both", [False, True])
+@needs_export
+@pytest.mark.parametrize(("dims", "both"), [(2, True), (3, False)])
 def test_onnx(dims, both):
-    pytest.importorskip("onnx", reason="onnx writes the file")
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime reads the file")
-    descriptor, file = DenseDescriptor(network(dims, both=both)).eval(), io.BytesIO()
-    torch.onnx.export(
-        descriptor,
-        (images(*[48] * dims),),
-        file,
-        input_names=["image"],
-        dynamic_axes={"image": [0, *range(2, dims + 2)]},
-        dynamo=False,
-    )
-    session = runtime.InferenceSession(file.getvalue())
+    descriptor = DenseDescriptor(network(dims, both=both)).eval()
+    session = onnx_session(descriptor, images(*[48, 40, 48][:dims]))
     for size in ((32, 48, 56), (29, 51, 30)):
         image = images(*size[:dims])[:1]
         (got,) = session.run(None, {"image": image.numpy()})

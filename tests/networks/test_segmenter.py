@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from monai.losses import DiceCELoss
 
 from monai_infoaug.losses import PixelSupConLoss
 from monai_infoaug.networks import EmbeddingHeads, Segmenter
+from tests.versions import needs_export, onnx_session
 
 JSRT = Path(__file__).parents[3] / "shared" / "data" / "jsrt"
 F_, HEADS, LAYERS, PATCH, SIDE, CLASSES = 12, 3, 3, 4, 5, 7
@@ -278,23 +278,12 @@ def test_windows_and_export():
 
 
 @torch.no_grad()
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("decoder", ["mask", "linear"])
-@pytest.mark.parametrize("exported_at", [(16, 16), (20, 12), (15, 17)])
+@needs_export
+@pytest.mark.parametrize(("decoder", "exported_at"), [("mask", (16, 16)), ("linear", (20, 13))])
 def test_onnx_at_any_size_runs_at_others(decoder, exported_at):
-    pytest.importorskip("onnx", reason="onnx writes the file")
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime reads the file")
     settings = {"img_size": 16, "patch_size": PATCH, "hidden_size": F_, "num_layers": 1, "num_heads": HEADS}
-    network, file = Segmenter(2, 1, 3, decoder=decoder, **settings).eval(), io.BytesIO()
-    torch.onnx.export(
-        network,
-        (torch.rand(1, 1, *exported_at),),
-        file,
-        input_names=["image"],
-        dynamic_axes={"image": [0, 2, 3]},
-        dynamo=False,
-    )
-    session = runtime.InferenceSession(file.getvalue())
+    network = Segmenter(2, 1, 3, decoder=decoder, **settings).eval()
+    session = onnx_session(network, torch.rand(2, 1, *exported_at))
     for size in ((16, 16), (24, 8), (13, 30)):
         image = torch.rand(2, 1, *size)
         (got,) = session.run(None, {"image": image.numpy()})

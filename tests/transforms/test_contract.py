@@ -27,6 +27,7 @@ from monai.utils import TransformBackends
 from torch.utils.data import Subset
 
 from monai_infoaug import transforms as T
+from monai_infoaug._versions import WIDER
 from monai_infoaug.data import SeededDataset
 
 
@@ -239,7 +240,7 @@ def test_image_types(name, dtype):
 
 
 NUMPY_TYPES = ["?", "i1", "u2", "u4", "u8", ">i2", ">u2", ">i8", ">f2", ">f4", ">f8", "g"]
-TORCH_TYPES = [torch.bool, torch.int8, torch.uint16, torch.uint32, torch.uint64, torch.bfloat16]
+TORCH_TYPES = [torch.bool, torch.int8, *WIDER, torch.bfloat16]
 GRIDS = ("image", "information", "tiers", "coords")  # what lies on the voxels
 
 
@@ -247,7 +248,8 @@ def changed(name: str, item: dict) -> dict:
     """What is new or changed among the outputs, as doubles, NaN as -1."""
     out = call(name, RECIPES[name].make(2), item)
     new = {key: value for key, value in out.items() if value is not item.get(key)}
-    return {key: torch.as_tensor(value).double().nan_to_num(-1) for key, value in new.items()}
+    arrays = {key: np.asarray(value).astype(float) for key, value in new.items() if not torch.is_tensor(value)}
+    return {key: torch.as_tensor(value).double().nan_to_num(-1) for key, value in (new | arrays).items()}
 
 
 @every
@@ -271,7 +273,8 @@ def test_any_type_of_real_numbers(name, dtype):
     usual = {(True, True): torch.float32, (True, False): torch.int32, (False, True): "f4", (False, False): "i4"}
     out, expected = (changed(name, item(each)) for each in (dtype, usual[of_torch, floating]))
     # an output of half the precision, and of the double one, in which noise is drawn
-    coarse = {torch.bfloat16: 0.5, ">f2": 0.1, ">f8": 0.05, "g": 0.05, "u8": 0.05, torch.uint64: 0.05}
+    coarse = {torch.bfloat16: 0.5, ">f2": 0.1, ">f8": 0.05, "g": 0.05, "u8": 0.05}
+    coarse |= {narrow: 0.05 for narrow, wider in WIDER.items() if wider == torch.float64}
     assert_same(out, expected, atol=coarse.get(dtype, 1e-4))
 
 

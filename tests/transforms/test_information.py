@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
-from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, RandFlipd, Rotate90, Rotate90d, Zoom, Zoomd
 
 from monai_infoaug.information import assign_tiers, local_entropy, save_thresholds, tier_thresholds
 from monai_infoaug.transforms import InformationMap, InformationMapd, InformationTiers, InformationTiersd
+from tests.versions import TRACKED
 
 R = np.random.RandomState(0)
 IMAGE = R.rand(1, 24, 20).astype(np.float32)
@@ -280,8 +280,7 @@ def test_are_deterministic_for_the_caching_data_sets(tmp_path):
     cached = CacheDataset(data, chain(5), num_workers=2, progress=False)
     assert all({"information", "tiers"} <= set(item) for item in cached._cache)
     for window in (5, 9):
-        tracked = {"hash_transform": pickle_hashing, "track_meta": True, "weights_only": False}  # for MONAI 1.6.0 too
-        stored = PersistentDataset(data, chain(window), tmp_path, **tracked)
+        stored = PersistentDataset(data, chain(window), tmp_path, **TRACKED)
         expected = InformationMap(window)(IMAGE)[:, ::-1]
         for _ in range(2):  # computed, then read
             np.testing.assert_array_equal(np.asarray(stored[0]["information"]), expected)

@@ -21,7 +21,6 @@ from monai.data import (
     ThreadDataLoader,
     decollate_batch,
 )
-from monai.data.utils import pickle_hashing
 from monai.transforms import (
     Compose,
     EnsureChannelFirstd,
@@ -50,6 +49,7 @@ from monai_infoaug.transforms import (
     RandTierIntensity,
     RandTierIntensityd,
 )
+from tests.versions import TRACKED
 
 AFFINE = np.array([[0.0, -1.2, 0, 30], [1.0, 0, 0, -20], [0, 0, 1.5, 5], [0, 0, 0, 1]])
 
@@ -152,9 +152,7 @@ def test_data_sets_and_loaders(items, kind, loader, tmp_path):
     chain = Compose(fixed(pair()))
     data = {
         "cache": lambda: CacheDataset(items, chain, num_workers=2, progress=False),
-        "persistent": lambda: PersistentDataset(
-            items, chain, tmp_path, hash_transform=pickle_hashing, track_meta=True, weights_only=False
-        ),
+        "persistent": lambda: PersistentDataset(items, chain, tmp_path, **TRACKED),
         "smart": lambda: SmartCacheDataset(items, chain, cache_num=3, replace_rate=0.34, progress=False),
     }[kind]()
     for _ in range(2):
