@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from monai_infoaug.transforms import _smoothing_numba, _twins
+from monai_infoaug.transforms import _twins
 from monai_infoaug.transforms._smoothing import filtered, smoothed
 from tests.transforms.coordinate_maps import needs_numba
 
 
-@pytest.fixture(params=[pytest.param("compiled", marks=needs_numba), "threads", "torch"])
+@pytest.fixture(params=["torch", *(pytest.param(way, marks=needs_numba) for way in ("compiled", "threads"))])
 def way(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(_twins, "_twin", lambda name: None)
     if request.param == "threads":
-        pytest.importorskip("numba")
+        from monai_infoaug.transforms import _smoothing_numba
+
         monkeypatch.setattr(_smoothing_numba, "LINES_PER_THREAD", 1)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
