@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
 from monai_infoaug._grid import directions
 from monai_infoaug._require import are_counts, is_count, listed, refusal, require_counts, require_truth
+from monai_infoaug._versions import is_compiling
 from monai_infoaug.networks.self_similarity import SelfSimilarity
 
 __all__ = ["GlobalLocalEmbeddingNet", "PixelEmbeddingNet"]
@@ -68,7 +69,8 @@ def without_padding(level: Tensor, image: Tensor, stride: int) -> Tensor:
     """The cells (B, F, *ceil(S / stride)) of a level of the padded image that an image (B, C, *S) has."""
     for axis, size in enumerate(image.shape[2:], start=2):
         cells = (size + stride - 1) // stride
-        if torch.jit.is_tracing() or cells < level.shape[axis]:  # a gradient through it is a copy
+        # a gradient through it is a copy; a program that is exported shall not depend on what this image needs
+        if torch.jit.is_tracing() or is_compiling() or cells < level.shape[axis]:
             level = level.narrow(axis, 0, cells)
     return level
 

@@ -21,7 +21,7 @@ from monai_infoaug.losses import (
     RectifiedLabelLoss,
 )
 from monai_infoaug.samplers import BlockPixels, StridePixels
-from tests.versions import needs_compiler
+from tests.versions import TORCH, needs_compiler
 
 POINTS = torch.tensor([[[0.5, 1.0], [4.0, 6.5], [7.0, 2.0], [2.0, 5.0]]]).repeat(2, 1, 1)
 LABELS = torch.tensor([[0, 0, 1, 1, 2, 2, 0, 0]]).repeat(8, 1)[None, None].repeat(2, 1, 1, 1)
@@ -77,6 +77,8 @@ LOGITS = {
 
 
 def one_graph(loss):
+    if TORCH < (2, 6):
+        pytest.skip("the compiler of an old PyTorch makes several graphs")
     torch.compiler.reset()  # it compiles the same code a few times only
     return torch.compile(loss, fullgraph=True, backend="eager")
 
@@ -102,7 +104,7 @@ def test_double_precision_is_kept_and_gradients_are_right(name):
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "all", "patches", "heatmap"])
+@pytest.mark.parametrize("name", ["dense", "all"])
 def test_compiled_losses_give_what_they_give(name):
     loss, shapes = (EMBEDDINGS | LOGITS)[name]
     torch.compiler.reset()

@@ -62,7 +62,7 @@ def test_losses_of_single_points(symmetric):
         kept = [j for j in range(7) if j == i or (valid[b, j] and not near[j])]
         each = []
         for anchors, others in [(f1[b], f2[b]), (f2[b], f1[b])][: 2 if symmetric else 1]:
-            cosines = torch.cosine_similarity(anchors[i], others[kept], dim=1)
+            cosines = torch.cosine_similarity(anchors[i][None], others[kept], dim=1)
             each.append(float(-(cosines / 0.2).log_softmax(0)[kept.index(i)]))
         assert losses[b, i].item() == pytest.approx(sum(each) / len(each))
 

@@ -279,11 +279,10 @@ def test_windows_and_export():
 
 @torch.no_grad()
 @needs_export
-@pytest.mark.parametrize(("decoder", "exported_at"), [("mask", (16, 16)), ("linear", (20, 13))])
-def test_onnx_at_any_size_runs_at_others(decoder, exported_at):
+def test_onnx_runs_at_any_size():
     settings = {"img_size": 16, "patch_size": PATCH, "hidden_size": F_, "num_layers": 1, "num_heads": HEADS}
-    network = Segmenter(2, 1, 3, decoder=decoder, **settings).eval()
-    session = onnx_session(network, torch.rand(2, 1, *exported_at))
+    network = Segmenter(2, 1, 3, **settings).eval()
+    session = onnx_session(network, torch.rand(2, 1, 16, 16))
     for size in ((16, 16), (24, 8), (13, 30)):
         image = torch.rand(2, 1, *size)
         (got,) = session.run(None, {"image": image.numpy()})
