@@ -1,9 +1,7 @@
 """What tests ask of the versions of PyTorch and MONAI, and of the machine."""
 
 import io
-import os
 from inspect import signature
-from shutil import which
 
 import pytest
 import torch
@@ -16,9 +14,6 @@ TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 WANTED = {"hash_transform": pickle_hashing, "track_meta": True, "weights_only": False}
 TRACKED = {name: value for name, value in WANTED.items() if name in signature(PersistentDataset).parameters}
 
-needs_compiler = pytest.mark.skipif(
-    not which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
-)
 needs_export = pytest.mark.skipif(TORCH < (2, 6), reason="torch.export takes a range of sizes from PyTorch 2.6 on")
 
 

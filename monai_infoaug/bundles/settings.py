@@ -61,8 +61,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "one or more whole numbers of at least 1",
         lambda value: are_counts(value, 1),
-        "coarse_features features global_features global_view_size image_size local_features roi_size scales view_size "
-        "widths",
+        "coarse_features features global_features global_view_size image_size local_features network_scales roi_size "
+        "view_size widths",
     ),
     ("one or more different names", _are_names, "classes labels"),
     ("2 or 3", lambda value: is_count(value) and value in (2, 3), "spatial_dims"),

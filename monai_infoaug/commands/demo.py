@@ -257,7 +257,7 @@ def run_demo(
 def checkpoint_of(network: nn.Module) -> bytes:
     """The network as a checkpoint of the bundle ``landmark_pretraining``."""
     states = GlobalLocalEmbeddingNet([network], [1]).cpu().state_dict()
-    settings = {"bundle": "landmark_pretraining", "modality": "mr", "scales": [1], "patch_radius": None}
+    settings = {"bundle": "landmark_pretraining", "modality": "mr", "network_scales": [1], "patch_radius": None}
     content = io.BytesIO()
     torch.save({"network": states, "settings": settings}, content)
     return content.getvalue()

@@ -76,7 +76,7 @@ def local_entropy(
     counts = torch.arange(max(map(math.prod, windows)) + 1, dtype=torch.float64)
     table = (torch.xlogy(counts, counts) * (FIXED_POINT / math.log(2))).round().long()
     entropy_of = (_numba_window_entropy() if bins.device.type == "cpu" else None) or window_entropy
-    maps = [entropy_of(bins, sides, num_bins, table) / FIXED_POINT for sides in windows]
+    maps = [entropy_of(bins, sides, num_bins, table[: math.prod(sides) + 1]) / FIXED_POINT for sides in windows]
     return like(reduced(maps, reduction), image)
 
 

@@ -130,7 +130,10 @@ def test_inference_stands_alone_and_is_of_the_training(tmp_path, name):
     train, inference = (
         json.loads((find_bundle(name) / "configs" / f"{each}.json").read_text()) for each in ("train", "inference")
     )
-    own = {"imports", "initialize", "run", "inferer"}  # what it does
+    own = {"imports", "initialize", "run", "finalize", "inferer"}  # what it does
+    if "embedding_net" in inference:  # what the metadata speak of gives one tensor, and is made of it
+        own |= {"network_def", "network"}
+        assert inference["embedding_net"] == train["network_def"]
     assert [key for key in train.keys() & inference.keys() - own if train[key] != inference[key]] == []
     flow = bundle_of(name, "inference", kind="infer", output_dir=str(tmp_path))
     flow.initialize()

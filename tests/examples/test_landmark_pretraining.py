@@ -110,7 +110,7 @@ def test_settings_in_the_checkpoint_make_the_network_again(folder):
         "pixdim": 0.5,
         "working_pixdim": 0.5,
         "features": [8, 8, 8, 8, 16],
-        "scales": [1, 2],
+        "network_scales": [1, 2],
         "level_weights": None,
         "patch_radius": 16,
     }
