@@ -343,7 +343,7 @@ def feeding_cases(data: Path) -> dict[str, Callable[[], Ways]]:
 
 SECTIONS: dict[str, tuple[Callable[[Path], dict[str, Callable[[], Ways]]], int, bool]] = {  # repeats, and memory
     "entropy": (entropy_cases, 7, False),
-    "pairs": (pair_cases, 25, True),
+    "pairs": (pair_cases, 9, True),
     "matching": (matching_cases, 3, True),
     "contrast": (contrast_cases, 5, True),
     "embedding": (embedding_cases, 5, True),

@@ -94,7 +94,7 @@ def _map(data: NdarrayOrTensor, name: str, x: Tensor) -> Tensor:
 
 def _are_tiers(codes: Tensor) -> bool:
     """Whether all are 0, 1 or 2."""
-    low, high = map(float, codes.aminmax())
+    low, high = float(codes.min()), float(codes.max())
     return low >= 0 and high < len(TIERS) and not (codes.is_floating_point() and bool(codes.frac().any()))
 
 

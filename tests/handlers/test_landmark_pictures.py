@@ -34,7 +34,7 @@ def test_figure_of_a_colour_image_has_its_colours_and_a_title():
     image = np.random.default_rng(0).random((3, 5, 4))
     figure = landmark_figure(image, np.array([[1.0, 2.0]]), "$1: 2.0 mm", ["a"], np.array([True]))
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image.T)
-    assert figure.get_suptitle() == "$1: 2.0 mm"
+    assert [text.get_text() for text in figure.texts] == ["$1: 2.0 mm"]
     width, height = figure.get_size_inches() * (1, figure.axes[0].get_position().height)
     assert width / height == pytest.approx(5 / 4)
 

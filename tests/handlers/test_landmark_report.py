@@ -91,7 +91,7 @@ def test_pictures_show_the_truth_in_voxels(tmp_path, monkeypatch):
     np.testing.assert_allclose(circles[[0, 2]], points[[0, 2]] + torch.tensor([1, 0]), atol=1e-4)
     crosses = next(line for line in figures[0].axes[0].lines if line.get_marker() == "+").get_xydata()
     np.testing.assert_allclose(crosses, points, atol=0.5)
-    titles = [figure.get_suptitle() for figure in figures]
+    titles = [figure.texts[-1].get_text() for figure in figures]
     assert titles == [f"{i}: {np.nanmean(handler.items[i].errors):.1f} mm" for i in range(2)]
 
 
