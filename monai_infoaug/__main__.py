@@ -32,10 +32,10 @@ def usual_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def say_what_is_slow(command: str) -> None:
-    """Say what would make a command faster."""
+def say_what_was_slow(command: str) -> None:
+    """Say what makes a command faster the next time."""
     if command in MADE_OF_MAPS and find_spec("numba") is None:
-        line = "information maps and views take several times as long without numba: pip install monai_infoaug[fast]"
+        line = "information maps and views took several times as long without numba: pip install monai_infoaug[fast]"
         say(f"{command}: {line}", sys.stderr)
 
 
@@ -200,8 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"{args.command}: {' '.join(str(message).split())}\n"
     try:
-        say_what_is_slow(args.command)
-        return globals()[args.command](args) or 0  # the function of that name
+        status = globals()[args.command](args) or 0  # the function of that name
+        say_what_was_slow(args.command)
+        return status
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
         what = " ".join(str(error).split()) or "out of memory"
         if isinstance(error, RuntimeError) and not isinstance(error, Failure) and "memory" not in what:
