@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -41,9 +42,9 @@ def given(tmp_path):
 @pytest.fixture
 def server(given, free_port, tmp_path):
     """Address of a server with the app."""
-    port = free_port()
+    app, port = shutil.copytree(APP, tmp_path / "infoaug"), free_port()  # a server writes logs beside its app
     told = [word for name, value in given.items() for word in ("--conf", name, str(value))]
-    words = ["start_server", "--app", str(APP), "--studies", str(given["template"].parent), *told]
+    words = ["start_server", "--app", str(app), "--studies", str(given["template"].parent), *told]
     command = [sys.executable, "-m", "monailabel.main", *words, "--host", "127.0.0.1", "--port", str(port)]
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
