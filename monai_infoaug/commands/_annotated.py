@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from monai_infoaug.commands._records import key_of, stamp_of
 from monai_infoaug.commands._review import Reviewed, draw_reviewed, review_card, review_page
 from monai_infoaug.commands._survey import Survey
 from monai_infoaug.data import LandmarkTable
+from monai_infoaug.data._found_landmarks import table_text
 from monai_infoaug.data._grids import Grid
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.handlers.landmark_pictures import png_bytes
@@ -186,15 +185,13 @@ def _table(
     annotations: Sequence[Annotation], labels: Sequence[str], judged: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> str:
     """All landmarks, a line each, as :py:func:`monai_infoaug.data.read_landmarks` reads them."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
     axes = "xyz"[: annotations[0].world.shape[1]]
-    writer.writerow(["image", "landmark", *axes, "score", "space", "error_mm", "absent"])
+    rows = [["image", "landmark", *axes, "score", "space", "error_mm", "absent"]]
     for each in annotations:
         errors, absent = judged[each.name]
         scores = np.nan_to_num(each.scores)
         for label, place, score, error, gone in zip(labels, each.world, scores, errors, absent, strict=True):
             cells = [""] * len(axes) if gone or np.isnan(place).any() else place.round(4).tolist()
             expected = "" if np.isnan(error) else f"{error:.2f}"
-            writer.writerow([each.name, label, *cells, f"{score:.4f}", each.space, expected, int(gone)])
-    return text.getvalue()
+            rows.append([each.name, label, *cells, f"{score:.4f}", each.space, expected, int(gone)])
+    return table_text(rows)

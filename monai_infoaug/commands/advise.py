@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from monai_infoaug.commands._records import is_full, key_of, stamp_of, warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, TemplateMatcher, is_same, with_tables
+from monai_infoaug.data._found_landmarks import table_text
 from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.engines import keep_freed_memory
 from monai_infoaug.handlers.landmark_pictures import png_bytes
@@ -140,9 +139,8 @@ def advise_images(
     ranked = choose_templates(scores, given=known)
     names = distinct_names(done)
     rows = _rows(ranked, done, names, rated)
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["rank", "image", "file", "score", "come_back", "reached", "gain"], *rows])
-    ledger.write(FILES[0], text.getvalue())
+    text = table_text([["rank", "image", "file", "score", "come_back", "reached", "gain"], *rows])
+    ledger.write(FILES[0], text)
     best = [done[row] for row in ranked.rows.tolist()]
     shown = best[: max(number, SHOWN)]
     captions = [f"{rank}. {name}: {float(score):.3f}" for rank, name, _, score, *_ in rows[: len(shown)]]

@@ -7,7 +7,6 @@ where their true positions are known: by the network before and after training, 
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import os
@@ -34,6 +33,7 @@ from monai_infoaug._files import Ledger
 from monai_infoaug._require import is_count, refusal, require_device
 from monai_infoaug.commands._images import require_seed
 from monai_infoaug.data import LandmarkTable, SeededDataset
+from monai_infoaug.data._found_landmarks import table_text
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
 from monai_infoaug.handlers import EpochSetter, draw_information, draw_landmarks, draw_tiers
@@ -276,9 +276,7 @@ def report(errors: dict[str, Tensor], ledger: Ledger) -> None:
         (name, *(round(float(x), 3) for x in (e.mean(), e.median(), 100 * (e < 2).double().mean())))
         for name, e in errors.items()
     ]
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("method", "mean_mm", "median_mm", "within_2mm_percent"), *rows])
-    ledger.write("demo.csv", text.getvalue())
+    ledger.write("demo.csv", table_text([("method", "mean_mm", "median_mm", "within_2mm_percent"), *rows]))
     say(f"\n{'':28}{'mean mm':>9}{'median mm':>12}{'within 2 mm':>14}")
     for name, mean, median, share in rows:
         say(f"{name:28}{mean:9.2f}{median:12.2f}{share:12.0f} %")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +21,7 @@ from monai_infoaug.commands._plan import Plan, begun_plan
 from monai_infoaug.commands._stages import StagesBar
 from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey, survey_images
+from monai_infoaug.data._found_landmarks import table_text
 from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.engines import keep_freed_memory
 
@@ -165,7 +164,5 @@ def _table(
         least = min((float(share) for share in shares if share), default=2.0 if given else -1.0)
         why = failures.get(str(path), "")
         rows.append((least, [name, printable(str(path)), "given" * given, *shares, printable(why)]))
-    text = io.StringIO(newline="")
     header = ["image", "file", "label_map", *(f"confidence {name}" for name in classes.names), "failure"]
-    csv.writer(text).writerows([header, *(row for _, row in sorted(rows, key=lambda row: row[0]))])
-    return text.getvalue()
+    return table_text([header, *(row for _, row in sorted(rows, key=lambda row: row[0]))])
