@@ -150,7 +150,7 @@ class LandmarkReport:
                 image.meta.get(MetaKeys.SPACE),
                 errors,
             )
-            if self.num_pictures is None or len(self.items) < self.num_pictures:
+            if self.num_pictures is None or number < self.num_pictures:
                 shown = None if truth is None else to_voxels(truth, image).numpy()
                 labels = names_of(self.labels, len(each.world))
                 title = image_name(each.path) + ("" if errors is None else f": {np.nanmean(errors):.1f} mm")
