@@ -19,6 +19,7 @@ from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, is_number, naming
 from monai_infoaug.bundles import load_network, read_config
 from monai_infoaug.data import landmark_datalist
 from monai_infoaug.data._places import if_turned, outside
+from monai_infoaug.engines import HalfPrecisionInferer, has_fast_half
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 from monai_infoaug.inferers import match_points
 from monai_infoaug.inferers._patch_search import Levels
@@ -89,6 +90,7 @@ class Embedder:
         with naming("the bundle's configuration"):
             self.preprocess = Compose(self.config.get_parsed_content("preprocessing_transforms"))
         self.network = load_network(self.config, checkpoint, states).to(device).eval()
+        self._inferer = HalfPrecisionInferer(has_fast_half(device))  # for the network alone: places need float32
         self.strides: Sequence[float] = self.network.strides  # type: ignore[assignment]  # checked by load_network
 
     def read(self, path: str | os.PathLike) -> MetaTensor:
@@ -104,7 +106,7 @@ class Embedder:
     @torch.no_grad()
     def embed(self, image: MetaTensor) -> list[Tensor]:
         """Levels of the embedding of an image (C, *S)."""
-        return Levels(self.network(image.as_tensor()[None].to(self.device)))
+        return Levels(self._inferer(image.as_tensor()[None].to(self.device), self.network))
 
     @torch.no_grad()
     def search(
