@@ -116,7 +116,8 @@ def test_trace_takes_other_sizes(make):
 @needs_export
 @pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_onnx(dims):
-    descriptor = DenseDescriptor(network(dims, both=dims == 2)).eval()
+    net = network() if dims == 2 else PixelEmbeddingNet(3, features=(4, 6), embedding_dim=5, strides=(2,)).eval()
+    descriptor = DenseDescriptor(net).eval()
     session = onnx_session(descriptor, images(*[48, 40, 48][:dims]))
     for size in ((32, 48, 56), (29, 51, 30)):
         image = images(*size[:dims])[:1]
