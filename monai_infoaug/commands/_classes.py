@@ -63,8 +63,8 @@ class Classes:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     def __str__(self) -> str:
-        pairs = ", ".join(f"{name} {value}" for name, value in zip(self.names, self.values, strict=True))
-        return pairs + " (bits, which may overlap)" * self.are_bits
+        pairs = zip(self.names, map(str, self.values), strict=True)
+        return ", ".join(name if name == value else f"{name} {value}" for name, value in pairs) + " (bits, which may overlap)" * self.are_bits
 
 
 def find_classes(

@@ -10,7 +10,7 @@ LONGEST = 256  # pixels along the longest axis that is worked at, in 2D: all of 
 VOXELS = 160**3  # of a working volume at most
 CROP = 96  # voxels along each axis of a crop at most, in 3D
 OF = 16  # what the sides of a crop are multiples of: the network halves them four times
-FEWEST = 2  # epochs
+FEWEST = 2  # epochs of a training
 
 
 def segmentation_settings(shared: Mapping[str, Any], extent: Sequence[float], sides: Sequence[float]) -> dict[str, Any]:
@@ -55,5 +55,5 @@ def epochs_for(settings: Mapping[str, Any], minutes: float, seconds: float) -> d
     return {
         "samples_per_epoch": samples,
         "batch_size": batch,
-        "max_epochs": max(FEWEST, round(60 * minutes / (seconds * samples / batch))),
+        "max_epochs": max(FEWEST, int(60 * minutes / (seconds * samples / batch))),
     }

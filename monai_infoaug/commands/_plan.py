@@ -14,6 +14,7 @@ from monai.utils import ensure_tuple
 
 from monai_infoaug._require import are_counts, is_count, is_number, refusal
 from monai_infoaug.bundles import find_bundle
+from monai_infoaug.commands._label_plan import FEWEST as FEWEST_EPOCHS
 from monai_infoaug.commands._label_plan import segmentation_settings
 from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey
@@ -127,6 +128,10 @@ class Plan:
                 continue
             how = f"{own['max_epochs']} epochs" if "max_epochs" in own else stage["bundle"]
             yield name, f"{stage['minutes']:g} min", how if "max_epochs" not in own else f"{stage['bundle']}, {how}"
+        total = sum(stage["minutes"] for stage in self.stages.values())
+        if total > 1.1 * self.minutes:
+            why = f"more than the {self.minutes:g} that it may take: a training has {FEWEST_EPOCHS} epochs at least"
+            yield "in all", f"{total:.3g} min", why
 
 
 def make_plan(
@@ -196,12 +201,13 @@ def make_plan(
     for name, stage in plan.stages.items():
         stage["minutes"] = round(minutes * shares[name] / total, 1)
         if "step" in stage:
-            steps, epoch = 60 * stage["minutes"] / stage.pop("step"), stage.pop("steps")
+            an_epoch = stage.pop("step") * stage.pop("steps") / 60
             if pretrained and name == "pretraining":
                 continue  # it is run without the checkpoint alone, and then for as long as the bundle says
-            stage["settings"]["max_epochs"] = max(2, round(steps / epoch))
+            epochs = stage["settings"]["max_epochs"] = max(FEWEST_EPOCHS, int(stage["minutes"] / an_epoch))
+            stage["minutes"] = max(stage["minutes"], round(epochs * an_epoch, 1))
             if stage["bundle"] != "segmentation":  # whose rounds say so themselves
-                stage["settings"]["val_interval"] = stage["settings"]["max_epochs"]
+                stage["settings"]["val_interval"] = epochs
     return plan
 
 

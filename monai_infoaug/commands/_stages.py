@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from monai_infoaug._console import Failure
+from monai_infoaug._console import Failure, say
 from monai_infoaug._files import digest_of, write_whole
 from monai_infoaug._require import refusal
 from monai_infoaug.bundles import copy_bundle
@@ -28,6 +28,7 @@ from monai_infoaug.commands._plan import Plan
 
 SECONDS = 0.5  # between two looks at a stage's log
 TAIL = 4096  # bytes of a log that are looked at
+LINES = 10  # of a stage in a log
 COUNT = re.compile(rb"^\w+: (?:epoch )?(\d+)/(\d+)", re.MULTILINE)  # of `ConsoleProgress`
 ENVIRONMENT = {  # else big tensors map and unmap memory all the time, and waiting threads take the loaders' time
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
@@ -37,7 +38,7 @@ ENVIRONMENT = {  # else big tensors map and unmap memory all the time, and waiti
 
 
 class StagesBar:
-    """One progress bar over stages whose seconds are planned.
+    """One progress bar over stages whose seconds are planned; in a log instead ten lines a stage at most.
 
     Args:
         seconds: name of each stage to the seconds that it is planned to take.
@@ -45,6 +46,7 @@ class StagesBar:
 
     def __init__(self, seconds: Mapping[str, float]) -> None:
         self.seconds, self.done = dict(seconds), dict.fromkeys(seconds, 0.0)
+        self.start, self.said = time.perf_counter(), dict.fromkeys(seconds, 0)
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
         self.bar = tqdm(total=sum(self.seconds.values()), bar_format=form, disable=None)
 
@@ -55,6 +57,10 @@ class StagesBar:
             if ahead > 0:
                 self.done[stage] += ahead
                 self.bar.update(ahead)
+            if self.bar.disable and (lines := int(LINES * min(share, 1.0))) > self.said[stage]:
+                self.said[stage] = lines
+                elapsed = tqdm.format_interval(time.perf_counter() - self.start)
+                say(f"{stage}: {min(share, 1.0):.0%}, {elapsed} since the start")
         self.bar.set_description_str(stage, refresh=True)
 
     def close(self) -> None:

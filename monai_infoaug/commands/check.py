@@ -71,7 +71,7 @@ def check_data(
         data: folder of images, or one image.
         labels: folder of label images with the names of the images.
         landmarks: table of landmarks in millimetres, or folder of such, see
-            :py:func:`monai_infoaug.data.landmark_datalist`.
+            :py:func:`monai_infoaug.data.landmark_datalist`; or 3D Slicer's file of the one image of its name.
         pixdim: millimetres a pixel, for files that do not say it. None: as the files say.
         origin: millimetres of the centre of the first pixel, with ``pixdim``.
 
@@ -93,6 +93,7 @@ def check_data(
     images = [item["image"] for item in image_datalist(data)]
     names = {image_name(path): path for path in images}
     tables = {} if landmarks is None else _tables(Path(landmarks), names, read.findings)
+    is_of_one = landmarks is not None and Path(landmarks).is_file() and not os.fspath(landmarks).lower().endswith(".csv")
     known = {} if labels is None else {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
     looks: list[Look] = []
     for path in images:
@@ -102,7 +103,7 @@ def check_data(
         image = read(path)
         if labels is not None and name not in known:
             read.find(path, "has no label", False)
-        if landmarks is not None and name not in tables:
+        if landmarks is not None and name not in tables and not is_of_one:
             read.find(path, "has no landmarks", False)
         if image is None:
             continue
@@ -223,11 +224,12 @@ def _tables(path: Path, names: Mapping[str, str], findings: list[Finding]) -> di
                 findings.append(Finding(str(file), f"cannot be read: {reason(error)}"))
             else:
                 found[name] = table
-    elif len(names) == 1:
-        name = next(iter(names))
+    elif len(names) == 1 or image_name(path) in names:
+        name = image_name(path) if image_name(path) in names else next(iter(names))
         found, files = {name: read_landmarks(path)}, {name: path}
     else:
-        raise refusal("landmarks", f"'{path}' for {len(names)} images", "a CSV file, or a folder with a file an image")
+        accepted = "a CSV file, a folder with a file an image, or a file with the name of an image"
+        raise refusal("landmarks", f"'{path}' for {len(names)} images", accepted)
     absent = [name for name in files if name not in names]
     if absent:
         findings.append(Finding(str(path), f"has landmarks of {some(absent)}, of which there is no image", False))

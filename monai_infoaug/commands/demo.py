@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -19,8 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from ignite.engine import Events
-from ignite.handlers import ProgressBar
 from monai.data import CacheDataset, DataLoader, Dataset
 from monai.handlers import LrScheduleHandler
 from monai.transforms import Compose, LoadImage, Rand2DElastic, RandAdjustContrast, RandBiasField, RandGaussianNoise
@@ -36,7 +33,7 @@ from monai_infoaug.data import LandmarkTable, SeededDataset
 from monai_infoaug.data._found_landmarks import table_text
 from monai_infoaug.data.landmarks import landmark_text
 from monai_infoaug.engines import PairMatcher, PixelContrastiveTrainer, has_fast_half, keep_freed_memory
-from monai_infoaug.handlers import EpochSetter, draw_information, draw_landmarks, draw_tiers
+from monai_infoaug.handlers import ConsoleProgress, EpochSetter, draw_information, draw_landmarks, draw_tiers
 from monai_infoaug.handlers.landmark_pictures import png_bytes
 from monai_infoaug.networks import GlobalLocalEmbeddingNet, PixelEmbeddingNet
 from monai_infoaug.transforms import InformationMapd, InformationTiersd, RandPairedViewsd, RandTierIntensity
@@ -122,26 +119,10 @@ def pretrain(network: nn.Module, pairs: SeededDataset, epochs: int, device: str 
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=epochs * len(loader))
     rate = LrScheduleHandler(schedule, print_lr=False, epoch_level=False)  # type: ignore[arg-type]  # torch's old name
-    handlers = [EpochSetter([pairs]), rate]
-    trainer = PixelContrastiveTrainer(
+    handlers = [EpochSetter([pairs]), rate, ConsoleProgress("pre-training", lambda output: output["loss"].item())]
+    PixelContrastiveTrainer(
         device, epochs, loader, network, optimizer, amp=has_fast_half(device), train_handlers=handlers
-    )
-    if sys.stderr.isatty():
-        ProgressBar(persist=True, desc="Pre-training").attach(
-            trainer,
-            event_name=Events.EPOCH_COMPLETED,
-            closing_event_name=Events.COMPLETED,
-            output_transform=lambda output: {"loss": output["loss"]},
-        )
-    else:  # a bar would fill a file with its pieces
-        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=max(1, epochs // 8)), print_progress)
-    trainer.run()
-
-
-def print_progress(engine: PixelContrastiveTrainer) -> None:
-    """A line instead of the bar."""
-    state = engine.state
-    say(f"Pre-training: epoch {state.epoch}/{state.max_epochs}, loss {state.output['loss']:.2f}", sys.stderr)
+    ).run()
 
 
 class PatchEmbedding(nn.Module):

@@ -145,7 +145,9 @@ def make_plan(
     seconds = seconds_of_step("segmentation", settings, device)
     for name, share in {"training": FIRST, "round": 1 - FIRST}.items() if few else {"training": 1.0}.items():
         own = settings | epochs_for(settings, share * minutes, seconds)
-        plan.stages[name] = {"bundle": "segmentation", "settings": own, "minutes": round(share * minutes, 1)}
+        steps = own["max_epochs"] * own["samples_per_epoch"] / own["batch_size"]
+        planned = round(max(share * minutes, steps * seconds / 60), 1)  # more than its share by the fewest epochs
+        plan.stages[name] = {"bundle": "segmentation", "settings": own, "minutes": planned}
     return plan
 
 

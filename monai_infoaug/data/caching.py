@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import threading
 import warnings
 import zipfile
@@ -91,7 +92,8 @@ def cached_dataset(
     if not is_count(num_workers):
         raise refusal("num_workers", num_workers, "a whole number of at least 0")
     if cache_dir is None:
-        progress, before = has_tqdm and rank() == 0, threading.enumerate()
+        before = threading.enumerate()
+        progress = has_tqdm and rank() == 0 and sys.stderr.isatty()  # a log would keep each redraw of MONAI's bar
         try:
             return CacheDataset(data, transform, num_workers=max(1, num_workers), progress=progress, hash_as_key=True)
         except Exception:

@@ -186,8 +186,11 @@ def test_landmarks_of_slicer(images, tmp_path):
         "2.mha": ["(has no landmarks)"],
     }
     assert check_data(images / "0.mha", landmarks=tables / "0.mrk.json") == []
-    with pytest.raises(ValueError, match="`landmarks` must be a CSV file, or a folder"):
-        check_data(images, landmarks=tables / "0.mrk.json")
+    assert check_data(images, landmarks=tables / "0.mrk.json") == []  # of the image of its name
+    assert said(images, landmarks=tables / "1.mrk.json") == {"1.mha": found["1.mha"]}
+    (tables / "1.mrk.json").rename(tables / "mine.mrk.json")
+    with pytest.raises(ValueError, match="`landmarks` must be a CSV file, a folder .* or a file with the name of an im"):
+        check_data(images, landmarks=tables / "mine.mrk.json")
 
 
 def test_two_images_of_one_name(images, tmp_path):

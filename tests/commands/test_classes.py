@@ -108,3 +108,7 @@ def test_masks_are_undone_by_labels(classes):
     assert numbers == (values if classes.are_bits else [0, 1, 2])
     assert classes.settings == {"classes": ["a", "b"], "label_bits": [4, 1] if classes.are_bits else None}
     assert str(classes) == ("a 4, b 1 (bits, which may overlap)" if classes.are_bits else "a 5, b 2")
+
+
+def test_classes_without_names_say_their_numbers_once():
+    assert str(Classes(("1", "b"), (1, 2), False)) == "1, b 2"

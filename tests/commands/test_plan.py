@@ -37,7 +37,8 @@ def test_a_plane():
     steps = {"pretraining": 40 // 8, "round1": 100 // 4, "round2": 100 // 4}
     for name, an_epoch in steps.items():
         stage = plan.stages[name]
-        assert stage["settings"]["max_epochs"] == round(60 * stage["minutes"] / 2 / an_epoch)
+        assert stage["settings"]["max_epochs"] == int(60 * stage["minutes"] / 2 / an_epoch)
+    assert "in all" not in [name for name, *_ in plan.rows(PLANE)]
     shared = plan.settings("round1")
     assert {k: shared[k] for k in ("modality", "in_channels", "pixdim", "working_pixdim", "seed")} == {
         "modality": "xray",
@@ -56,6 +57,14 @@ def test_a_volume():
     large = make_plan(replace(VOLUME, extent=(240.0, 320.0, 320.0)), ["landmarks"], ["a"])
     assert large.stages["pretraining"]["settings"]["global_scale"] == 4
     assert large.working_pixdim == pytest.approx((240 * 320 * 320) ** (1 / 3) / 160, rel=1e-2)
+
+
+def test_too_few_minutes_are_said():
+    plan = make_plan(PLANE, ["landmarks"], ["a", "b"], minutes=3)
+    two_epochs = round(2 * 25 * 2 / 60, 1)
+    assert [plan.stages[name]["minutes"] for name in ("round1", "round2")] == [two_epochs] * 2
+    why = "more than the 3 that it may take: a training has 2 epochs at least"
+    assert list(plan.rows(PLANE))[-1] == ("in all", "5.8 min", why)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, "x", float("nan")])

@@ -124,3 +124,14 @@ def test_bar_is_of_all_stages_and_never_goes_back(capsys):
         bar(stage, share)
     assert bar.done == {"a": 10.0, "b": 15.0}
     bar.close()
+    said = ["a: 50%", "a: 100%", "b: 50%"]  # what is no terminal gets lines
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == said
+
+
+def test_a_log_gets_ten_lines_a_stage(capsys):
+    bar = StagesBar({"a": 60.0})
+    for done in range(1, 109):
+        bar("a", done / 108)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "a: 100%, 00:00 since the start"

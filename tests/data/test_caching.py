@@ -64,6 +64,14 @@ def seen(log: Path) -> list[str]:
     return sorted(log.read_text().split()) if log.exists() else []
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_bar_is_for_terminals(capsys, monkeypatch, is_terminal):
+    pytest.importorskip("tqdm", reason="the bar needs tqdm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    cached_dataset([1, 2, 3], [float])
+    assert ("Loading dataset" in capsys.readouterr().err) == is_terminal
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_disk_and_memory_serve_the_same(images, tmp_path, reader):
     data = image_datalist(images)
