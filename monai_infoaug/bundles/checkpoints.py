@@ -46,29 +46,38 @@ def read_config(
     kept = read_settings(checkpoint, states)
     name, overlay = kept.pop("bundle", "landmark_pretraining"), kept.pop("overlay", None)
     folder = find_bundle(name) if bundle is None else _folder_of(bundle)
-    overlays = bundle_overlays(folder)
-    if overlay is not None and overlay not in overlays:
-        accepted = f"one of {', '.join(overlays)}" if overlays else f"none, for the bundle {folder.name} has none"
-        raise refusal(f"overlay of {checkpoint}", repr(overlay), accepted)
-    names = ["train"] if overlay is None else ["train", overlay]
+    names = _names(folder, overlay, f"overlay of {checkpoint}")
     return _configuration(folder, names, {f"settings of {checkpoint}": kept, "settings": dict(settings or {})})
 
 
-def read_bundle(bundle: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> ConfigParser:
+def read_bundle(
+    bundle: str | os.PathLike, settings: Mapping[str, Any] | None = None, overlay: str | None = None
+) -> ConfigParser:
     """Configuration of a bundle's training, with settings of one's own.
 
     Args:
         bundle: folder of a bundle or name of one of the package.
         settings: plain values for settings at the top level of the configuration, also for those that it works out
             from others.
+        overlay: name of a method of the bundle, whose configuration is merged over ``train.json``.
 
     Returns:
         The configuration, not parsed, its imports done.
 
     Raises:
-        ValueError: for an unknown bundle, or a setting that it does not have or that is no plain value.
+        ValueError: for an unknown bundle or overlay, or a setting that it does not have or that is no plain value.
     """
-    return _configuration(_folder_of(bundle), ["train"], {"settings": dict(settings or {})}, with_expressions=True)
+    folder, given = _folder_of(bundle), {"settings": dict(settings or {})}
+    return _configuration(folder, _names(folder, overlay, "overlay"), given, with_expressions=True)
+
+
+def _names(folder: Path, overlay: str | None, argument: str) -> list[str]:
+    """Names of a bundle's configurations of a training, by a method of it or without."""
+    overlays = bundle_overlays(folder)
+    if overlay is not None and overlay not in overlays:
+        accepted = f"one of {', '.join(overlays)}" if overlays else f"none, for the bundle {folder.name} has none"
+        raise refusal(argument, repr(overlay), accepted)
+    return ["train"] if overlay is None else ["train", overlay]
 
 
 def _folder_of(bundle: str | os.PathLike) -> Path:

@@ -343,6 +343,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME|DIR",
         help="show what its training would do: a bundle of this package, or your own, which may run code of its own",
     )
+    command.add_argument(
+        "--overlay", metavar="NAME", help="with --bundle: a method of it, such as label_efficient of segmentation"
+    )
     command.add_argument("--axis", type=int, default=-1, metavar="N", help="along which a volume is cut (the last)")
     command.add_argument("--slice", type=int, dest="index", metavar="N", help="for samples and views (the middle one)")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OURS = "monai_infoaug.transforms."
 CHANGE = ("transforms", "sigma", "strengths", "file", "prob")  # arguments of RandTierIntensity in every mode
-DRAW = ("shares", "gamma")  # those of RandPairedViewsd that say where points are drawn
+DRAW = ("shares", "gamma")  # those of RandPairedViewsd and DrawnPixels that say where points are drawn
 
 
 class BundleSteps(NamedTuple):
@@ -25,7 +25,7 @@ class BundleSteps(NamedTuple):
         before: steps from the file to the map of information.
         split: the one that makes tiers of it.
         changes: the intensity change of view 1 and of view 2.
-        draw: ``shares`` and ``gamma``, as far as the bundle draws points by them.
+        draw: ``shares`` and ``gamma``, as far as the bundle draws points, or pixels to compare, by them.
         is_on: whether its training changes intensities by tier as it stands.
         other: settings that are not the bundle's own, and their values.
     """
@@ -38,7 +38,9 @@ class BundleSteps(NamedTuple):
     other: dict[str, Any]
 
 
-def bundle_steps(bundle: str | os.PathLike, given: Mapping[str, Any], dims: int, channels: int) -> BundleSteps:
+def bundle_steps(
+    bundle: str | os.PathLike, given: Mapping[str, Any], dims: int, channels: int, overlay: str | None = None
+) -> BundleSteps:
     """Read what a bundle would do to images.
 
     Args:
@@ -46,15 +48,16 @@ def bundle_steps(bundle: str | os.PathLike, given: Mapping[str, Any], dims: int,
         given: settings of one's own.
         dims: number of axes of the images; the bundle's setting for it follows, where it has one.
         channels: number of their channels, likewise.
+        overlay: name of a method of the bundle.
 
     Raises:
-        ValueError: for an unknown bundle, a setting that it does not have, images that it is not for, or one that
-            knows no tiers.
+        ValueError: for an unknown bundle or overlay, a setting that it does not have, images that it is not for, or one
+            that knows no tiers.
     """
-    own = read_bundle(bundle).get()
+    own = read_bundle(bundle, overlay=overlay).get()
     sizes = {"spatial_dims": dims, "in_channels": channels}
     given = {**given, **{name: value for name, value in sizes.items() if name in own}}
-    config = read_bundle(bundle, given)
+    config = read_bundle(bundle, given, overlay)
     entries = dict(_entries(config.get()))
     made_for = {each["spatial_dims"] for each in entries.values() if isinstance(each.get("spatial_dims"), int)}
     if made_for and dims not in made_for:
@@ -70,7 +73,8 @@ def bundle_steps(bundle: str | os.PathLike, given: Mapping[str, Any], dims: int,
     changed = pair is not None and "intensity" in entries[pair]
     change = _plain(config, f"{pair}::intensity" if changed else alone[0])
     first, second = change if isinstance(change, list) else (change, change)
-    draw = {} if pair is None else {key: _plain(config, f"{pair}::{key}") for key in DRAW if key in entries[pair]}
+    drawing = [name for name, target in ours.items() if name == pair or target.endswith("samplers.DrawnPixels")]
+    draw = {key: _plain(config, f"{name}::{key}") for name in drawing for key in DRAW if key in entries[name]}
     applied = [_plain(config, name) for name in alone if ours[name] == "RandTierIntensityd"]
     return BundleSteps(
         steps[: steps.index(split)],

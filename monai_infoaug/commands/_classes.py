@@ -64,7 +64,8 @@ class Classes:
 
     def __str__(self) -> str:
         pairs = zip(self.names, map(str, self.values), strict=True)
-        return ", ".join(name if name == value else f"{name} {value}" for name, value in pairs) + " (bits, which may overlap)" * self.are_bits
+        words = ", ".join(name if name == value else f"{name} {value}" for name, value in pairs)
+        return words + " (bits, which may overlap)" * self.are_bits
 
 
 def find_classes(

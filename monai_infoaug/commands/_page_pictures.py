@@ -23,6 +23,7 @@ CELLS = 8 * LEVELS  # of the histogram, which gives the shares
 MAX_VOXELS, MAX_SAMPLE = 10**7, 400  # of a map, of a side of a sample
 MAX_PIXELS, MAX_SLICE = 2 * 10**6, 10**5  # of an image, of a slice of a volume
 MAX_LEVELS, MAX_IMAGE, MAX_SHOWN, MAX_VIEW = 1_200_000, 500_000, 28_000, 120_000  # characters of pictures: below 3 MB
+CROSSING = 0.1  # of those of the slices, for each of the other planes of a volume
 DRAWS = 3
 LEAST_CHANGE = 0.02  # that is drawn in full colours
 
@@ -50,31 +51,33 @@ def histogram(information: Tensor, top: float) -> list[int]:
     return torch.bincount((information / top * CELLS).round().long(), minlength=CELLS + 1).tolist()
 
 
-def mosaics(volumes: Mapping[str, Tensor], top: float, index: int) -> dict[str, Any]:
+def mosaics(volumes: Mapping[str, Tensor], top: float, index: int, part: float | None = None) -> dict[str, Any]:
     """All slices of the image side by side in one picture, and those of its information; large ones are thinned out.
 
     Args:
         volumes: maps of :func:`for_screen`.
         top: bits that are drawn as the most.
         index: number of a slice that is among them in any case.
+        part: of the characters that a page has for them. None: all, but for the other planes of a volume.
     """
     image = volumes["image"]
     levels = _levels(volumes["information"], volumes["foreground"], top)
     is_volume = image.shape[1] > 1
+    part = part or (1 - 2 * CROSSING if is_volume else 1)
     thin = math.ceil(math.sqrt(image[0, 0].numel() / (MAX_SLICE if is_volume else MAX_PIXELS)))
     every = math.ceil(image[0, :, ::thin, ::thin].numel() / MAX_VOXELS)
     while True:
         slices = list(range(index % every, image.shape[1], every))
         columns = math.ceil(math.sqrt(len(slices)))
         url = data_url(_tiled(levels[:, slices, ::thin, ::thin], columns))
-        excess = len(url) / MAX_LEVELS
+        excess = len(url) / (part * MAX_LEVELS)
         if excess <= 1:
             break
         every = math.ceil(every * max(excess, 1 + 1 / every)) if len(slices) > 1 else every
         thin += len(slices) == 1
     image = image[:, slices, ::thin, ::thin]
     return {
-        "image": small_url(_tiled(_bytes(image), columns), MAX_IMAGE),
+        "image": small_url(_tiled(_bytes(image), columns), int(part * MAX_IMAGE)),
         "levels": url,
         "size": tuple(image.shape[2:]),
         "columns": columns,
@@ -82,6 +85,14 @@ def mosaics(volumes: Mapping[str, Tensor], top: float, index: int) -> dict[str, 
         "start": slices.index(index),
         "thin": thin,
     }
+
+
+def crossing(item: Mapping[str, MetaTensor], top: float, axis: int) -> dict[str, Any]:
+    """The slice through the middle of a volume, across another axis than the slices: as one of :func:`mosaics`."""
+    volumes, pixel = for_screen(item, axis)
+    index = volumes["image"].shape[1] // 2
+    maps = mosaics({key: volume[:, [index]] for key, volume in volumes.items()}, top, 0, CROSSING)
+    return maps | {"slices": [index], "pixel": pixel}
 
 
 def samples(plane: Mapping[str, Tensor], intensity: Step, seed: int) -> dict[str, Any]:

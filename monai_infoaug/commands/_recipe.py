@@ -44,6 +44,7 @@ class Settings:
     ct_window: str | Sequence[float] | None = None
     calibration: str | os.PathLike | None = None
     bundle: str | os.PathLike | None = None
+    overlay: str | None = None
 
     def require_sound(self, seed: int) -> None:
         """Refuse what no image can go with.
@@ -62,6 +63,8 @@ class Settings:
             raise refusal("foreground", repr(self.foreground), "body, or a grey level of the file")
         if self.ct_window is not None:
             self.hounsfield()
+        if self.overlay is not None and self.bundle is None:
+            raise refusal("overlay", repr(self.overlay), "given with `bundle`, whose method it is")
         if self.calibration is not None:
             for name in BY_CALIBRATION:
                 if getattr(self, name) is not None:
@@ -202,15 +205,16 @@ def _of_ones_own(image: MetaTensor, settings: Settings, modality: str, working: 
 def _of_bundle(image: MetaTensor, settings: Settings, modality: str, working: Any, facts: list) -> Recipe:
     """What the training of a bundle does, up to its random geometry."""
     given = {name: value for name, value in vars(settings).items() if value is not None}
-    given = {name: value for name, value in given.items() if name not in ("bundle", "thresholds")}
+    given = {name: value for name, value in given.items() if name not in ("bundle", "overlay", "thresholds")}
     given |= {"modality": modality} | ({} if working is None else {"working_pixdim": working})
     if settings.calibration is not None:
         given["calibration"] = os.fspath(settings.calibration)
     bundle = str(settings.bundle)
     with naming(f"bundle {bundle}"):
-        found = bundle_steps(bundle, given, image.ndim - 1, len(image))
+        found = bundle_steps(bundle, given, image.ndim - 1, len(image), settings.overlay)
     other = ", ".join(f"{name} {value}" for name, value in found.other.items())
-    facts = [*facts, ("bundle", Path(bundle).name + (f", with {other}" if other else ""))]
+    name = Path(bundle).name + ("" if settings.overlay is None else f", {settings.overlay}")
+    facts = [*facts, ("bundle", name + (f", with {other}" if other else ""))]
     if not found.is_on:
         facts.append(("intensity by tier", "off in this bundle: its settings can switch it on"))
     steps = [each for each in found.before if each["_target_"] not in READING]

@@ -93,7 +93,7 @@ def check_data(
     images = [item["image"] for item in image_datalist(data)]
     names = {image_name(path): path for path in images}
     tables = {} if landmarks is None else _tables(Path(landmarks), names, read.findings)
-    is_of_one = landmarks is not None and Path(landmarks).is_file() and not os.fspath(landmarks).lower().endswith(".csv")
+    is_of_one = landmarks is not None and os.path.isfile(landmarks) and not str(landmarks).lower().endswith(".csv")
     known = {} if labels is None else {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
     looks: list[Look] = []
     for path in images:

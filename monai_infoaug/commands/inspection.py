@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -52,6 +53,7 @@ def inspect_image(
     ct_window: str | Sequence[float] | None = None,
     calibration: str | os.PathLike | None = None,
     bundle: str | os.PathLike | None = None,
+    overlay: str | None = None,
 ) -> None:
     """Write a page with the information map, tiers, intensity by tier and paired views of one image.
 
@@ -87,6 +89,7 @@ def inspect_image(
         calibration: file of ``monai-infoaug calibrate``; what it says may not be given beside it.
         bundle: folder of a bundle, which may run code of its own, or name of one of the package: the page shows what
             its training would do. Other settings are then those of the bundle.
+        overlay: name of a method of the bundle, such as ``"label_efficient"`` of ``segmentation``.
 
     Raises:
         ValueError: for an unreadable file, a setting that does not suit it, a slice that it does not have, or an
@@ -114,6 +117,7 @@ def inspect_image(
         ct_window,
         calibration,
         bundle,
+        overlay,
     )
     settings.require_sound(seed)
     if Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
@@ -142,14 +146,18 @@ def inspect_image(
         "facts": [*_facts(raw, item, axis), *recipe.facts],
         "colours": {"tiers": TIER_COLOURS, "information": INFORMATION_COLOURS, "change": CHANGE_COLOURS},
         "volume": raw.ndim == 4,
-        "ends": _ends(item["image"], axis),
         "pixel": pixel,
         "bits": top,
         "tertiles": tertiles,
         "thresholds": opening,
         "black": _black(item) if foreground is None else 0,
         "histogram": pictures.histogram(item["information"][item["foreground"] > 0], top),
-        "maps": pictures.mosaics(volumes, top, index),
+        "maps": pictures.mosaics(volumes, top, index) | _plane(item["image"], axis) | {"pixel": pixel},
+        "crossing": [
+            pictures.crossing(item, top, other) | _plane(item["image"], other)
+            for other in range(item["image"].ndim - 1)
+            if raw.ndim == 4 and other != axis
+        ],
         "intensity": recipe.preset,
         "strengths": recipe.strengths,
         "draw": recipe.draw,
@@ -196,13 +204,14 @@ def _black(item: Mapping[str, MetaTensor]) -> float:
     return share if share > BLACK and bool((item["foreground"] > 0).all()) else 0.0
 
 
-def _ends(image: MetaTensor, axis: int) -> list[str]:
-    """What of the patient is on the left, on the right, at the top and at the bottom of a slice."""
+def _plane(image: MetaTensor, axis: int) -> dict[str, Any]:
+    """Name of the slices along an axis, and what of the patient is left, right, at the top and at the bottom of one."""
     if image.ndim == 3:
-        return []
+        return {"plane": "", "ends": []}
     patient = [int(world) for world in io_orientation(image.affine.numpy())[:, 0]]
     across, down = sorted(patient[a] for a in range(3) if a != axis)
-    return ["RAS"[across], "LPI"[across], "RAS"[down], "LPI"[down]]
+    plane = PLANES[patient[axis]].partition(",")[0]
+    return {"plane": plane, "ends": ["RAS"[across], "LPI"[across], "RAS"[down], "LPI"[down]]}
 
 
 def _cut(image: Tensor, axis: int, index: int | None) -> tuple[int, int]:

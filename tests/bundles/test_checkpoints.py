@@ -66,6 +66,13 @@ def test_a_bundle_by_its_name_or_folder_with_settings_of_ones_own(tmp_path):
         assert (config["shares"], config["strengths"], config["batch_size"]) == (None, [1, 1, 1], 8)
 
 
+def test_a_method_of_a_bundle():
+    config = read_bundle("segmentation", {"pixels_per_image": 7}, "label_efficient")
+    assert (config["pixels_per_image"], config["settings::overlay"]) == (7, "label_efficient")
+    with pytest.raises(ValueError, match=r"`overlay` must be one of .*, got 'none'"):
+        read_bundle("segmentation", overlay="none")
+
+
 @pytest.mark.parametrize(
     ("bundle", "settings", "message"),
     [

@@ -189,7 +189,7 @@ def test_landmarks_of_slicer(images, tmp_path):
     assert check_data(images, landmarks=tables / "0.mrk.json") == []  # of the image of its name
     assert said(images, landmarks=tables / "1.mrk.json") == {"1.mha": found["1.mha"]}
     (tables / "1.mrk.json").rename(tables / "mine.mrk.json")
-    with pytest.raises(ValueError, match="`landmarks` must be a CSV file, a folder .* or a file with the name of an im"):
+    with pytest.raises(ValueError, match=r"`landmarks` must be a CSV file, a folder .* or a file with the name"):
         check_data(images, landmarks=tables / "mine.mrk.json")
 
 

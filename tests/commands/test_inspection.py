@@ -128,6 +128,14 @@ def test_volume_has_all_slices_and_the_foreground(tmp_path):
         np.testing.assert_array_equal(levels > 0, item["foreground"][0, :, y] > 0)
         np.testing.assert_allclose(of_levels(levels, page["bits"]), item["information"][0, :, y], atol=step / 2 + 1e-6)
     assert sum(page["histogram"]) == int(item["foreground"].sum())
+    assert (maps["plane"], [each["plane"] for each in page["crossing"]]) == ("coronal", ["sagittal", "axial"])
+    for each, number, a, sides in zip(page["crossing"], (9, 7), (0, 2), ((16, 14), (18, 16)), strict=True):
+        assert (each["slices"], each["start"], each["size"]) == ([number], 0, list(sides))
+        assert each["pixel"] == [1, 2.5 if a == 0 else 1]
+        shown = of_levels(picture(each["levels"], tmp_path)[0], page["bits"])
+        information = np.take(item["information"][0].numpy(), number, a)
+        turned = information[:, ::-1] if a == 0 else information  # head up
+        np.testing.assert_allclose(shown, turned, atol=step / 2 + 1e-6)
 
 
 @pytest.mark.parametrize("plane", [0, 1, 2])
@@ -273,6 +281,25 @@ def test_a_bundle_is_shown_as_its_training_does_it(tmp_path, bundle, settings, s
     assert ("intensity by tier" in dict(page["facts"])) == (bundle == "segmentation")
 
 
+@pytest.mark.parametrize(
+    ("overlay", "settings", "strengths"),
+    [("label_efficient", {"window": 7}, [0.5, 1, 0.7]), ("segmenter", {"strengths": [0.1, 0.2, 0.3]}, [0.1, 0.2, 0.3])],
+)
+def test_a_method_of_a_bundle_is_shown(tmp_path, overlay, settings, strengths):
+    page = inspected(tmp_path, write(tmp_path / "a.mha"), bundle="segmentation", overlay=overlay, **settings)
+    assert dict(page["facts"])["bundle"].startswith(f"segmentation, {overlay}, with ")
+    assert ("intensity by tier" in dict(page["facts"])) == (overlay == "segmenter")  # whose contrast always changes
+    assert page["strengths"] == strengths
+
+
+def test_shares_of_the_pixels_that_a_method_compares_are_shown(tmp_path):
+    folder = copy_bundle("segmentation", tmp_path / "mine")
+    file = folder / "configs" / "label_efficient.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shares": [0.2, 0.3, 0.5]}))
+    page = inspected(tmp_path, write(tmp_path / "a.mha"), bundle=folder, overlay="label_efficient")
+    assert page["draw"] == {"shares": [0.2, 0.3, 0.5]}
+
+
 def test_a_folder_of_a_bundle_and_a_calibration_for_it(tmp_path):
     path, folder = write(tmp_path / "image.png"), copy_bundle("landmark_pretraining", tmp_path / "mine")
     config = json.loads((folder / "configs" / "train.json").read_text()) | {"shares": None, "gamma": 0.5}
@@ -338,17 +365,23 @@ def test_modality_is_what_a_dicom_file_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("codes", "axis", "ends"),
-    [("RAS", 2, "RLAP"), ("RAS", 0, "APSI"), ("LPS", 1, "RLSI"), ("SRA", 0, "RLAP")],
+    ("codes", "axis", "plane", "ends"),
+    [
+        ("RAS", 2, "axial", "RLAP"),
+        ("RAS", 0, "sagittal", "APSI"),
+        ("LPS", 1, "coronal", "RLSI"),
+        ("SRA", 0, "axial", "RLAP"),
+    ],
 )
-def test_slices_say_what_is_where(codes, axis, ends):
+def test_slices_say_what_is_where(codes, axis, plane, ends):
     affine = torch.zeros(4, 4, dtype=torch.float64)
     for number, code in enumerate(codes):
         affine[next(i for i, pair in enumerate(("RL", "AP", "SI")) if code in pair), number] = (
             1 if code in "RAS" else -1
         )
     affine[3, 3] = 1
-    assert "".join(inspection._ends(MetaTensor(torch.zeros(1, 3, 3, 3), affine=affine), axis)) == ends
+    said = inspection._plane(MetaTensor(torch.zeros(1, 3, 3, 3), affine=affine), axis)
+    assert said == {"plane": plane, "ends": list(ends)}
 
 
 @pytest.mark.parametrize("size", [(700, 560), (100, 90, 90)])
@@ -532,6 +565,9 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
             ["--bundle", "landmark_matching_3d"],
             "`bundle` must be one for images in 2D, as this one, got one for images in 3D",
         ),
+        (["--overlay", "segmenter"], "`overlay` must be given with `bundle`"),
+        (["--bundle", "segmentation", "--overlay", "segment"], "`overlay` must be one of attention_guided, label_effi"),
+        (["--bundle", "landmark_detection", "--overlay", "a"], "`overlay` must be none, for the bundle landmark_det"),
         (["--bundle", "landmark_pretraining"], "`pixdim` must be given, 1 for pixels"),
         (["--bundle", "landmark_pretraining", "--bins", "16"], "among those of the bundle"),
         (["--bundle", "landmark_pretraining", "--foreground", "body"], "'foreground'"),
@@ -641,6 +677,14 @@ def test_thresholds_in_the_browser(tmp_path):
     assert text.count("% on average") == 4
     assert "low, strength 0.5" in text
     assert f"--high: {TIER_COLOURS['high']}" in text
+
+
+def test_three_planes_in_the_browser(tmp_path):
+    inspected(tmp_path, write(tmp_path / "volume.nrrd", size=(20, 16, 12), kind=np.float32), axis=2)
+    text = in_browser(tmp_path / "page.html", tmp_path)
+    assert "Image, axial" in text
+    assert re.findall(r"(\w+), slice (\d+)</figcaption>", text) == [("sagittal", "10"), ("coronal", "8")]
+    assert text.count("<canvas") == 3 + 2 * 3 + 1
 
 
 @pytest.mark.skipif(not (DATA / "ceph").is_dir(), reason="needs the cephalometric images")
