@@ -147,7 +147,8 @@ def test_inference_stands_alone_and_is_of_the_training(tmp_path, name):
         found.remove("inferer")
     assert all(callable(getattr(flow, key)) for key in found)
     assert isinstance(flow.network_def, torch.nn.Module)
-    assert (flow.bundle_root, flow.device.type in ("cpu", "cuda"), flow.version) == (".", True, "0.1.0")
+    version = json.loads((find_bundle(name) / "configs" / "metadata.json").read_text())["version"]
+    assert (flow.bundle_root, flow.device.type in ("cpu", "cuda"), flow.version) == (".", True, version)
     assert {"bundle_root", "device", "inferer", "preprocessing", "dataset", "evaluator"} <= inference.keys()
 
 
