@@ -1,10 +1,11 @@
-"""What README.md and the pages of docs/ tell a user to type: Python blocks run, commands have the options they show."""
+"""What README.md and the pages tell a user: Python blocks run, commands have the options they show, links lead on."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import monai.transforms
@@ -18,7 +19,9 @@ from monai_infoaug.data import LandmarkTable, write_landmarks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!_]*/*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS = {"GPU pipelines": (), "Your own network": ("ignite",)}  # title of a page to optional packages
+BUNDLES = sorted((ROOT / "examples").glob("*/docs/README.md"))
+MORE = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("[!_]*/*/*.md")), *BUNDLES]
+NAMED = {"ids": lambda page: page.relative_to(ROOT).as_posix()}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -26,8 +29,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(part) for line in lines for part in line.split("&&")]
+    """All lines of all blocks, of whatever language, that begin like a command, cut at each ``&&``."""
+    text = "".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M))
+    lines = [line for line in text.replace("\\\n", " ").splitlines() if re.match(r"(pip|python|monai-infoaug) ", line)]
+    return [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], **NAMED)
 def test_python_blocks_run_in_order(page, folder):
     if "monai_infoaug.engines" in page.read_text(encoding="utf-8"):
         pytest.importorskip("ignite", reason="trainers need ignite")
@@ -60,17 +65,30 @@ def test_python_blocks_run_in_order(page, folder):
     exec(compile(program, page.name, "exec"), {"__name__": "page"})
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES + MORE if commands(page)], **NAMED)
 def test_commands_have_the_options_they_show(page):
     for command in commands(page):
-        if command[0] == "monai-infoaug" and "--help" not in command:
-            make_parser().parse_args(command[1:])
-        elif command[:4] == ["python", "-m", "monai.bundle", "run"]:
+        if "monai-infoaug" in command and "--help" not in command:
+            make_parser().parse_args(command[command.index("monai-infoaug") + 1 :])
+        elif command[:4] == ["python", "-m", "monai.bundle", "run"] and page not in BUNDLES:  # see test_conformance.py
             files = re.findall(r"configs/\w+\.json", " ".join(command))
-            bundle = ROOT / "examples/landmark_pretraining"
-            settings = {name for file in files for name in json.loads((bundle / file).read_text())}
-            options = {word.removeprefix("--") for word in command if word.startswith("--")}
-            assert options - {"config_file"} <= settings
+            options = {word.removeprefix("--") for word in command if word.startswith("--")} - {"config_file"}
+            assert any(options <= settings_of(bundle, files) for bundle in (ROOT / "examples").glob("*/"))
+
+
+def settings_of(bundle: Path, files: Sequence[str]) -> set[str]:
+    found = [json.loads((bundle / file).read_text(encoding="utf-8")) for file in files if (bundle / file).is_file()]
+    return {name for each in found for name in each} if len(found) == len(files) else set()
+
+
+@pytest.mark.parametrize("page", PAGES + MORE, **NAMED)
+def test_commands_within_a_sentence_are_there(page):
+    (choices,) = (action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for words in (quoted.split() for quoted in re.findall(r"`monai-infoaug ([^`]+)`", text)):
+        if words[0].islower():
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert options <= {option for action in choices[words[0]]._actions for option in action.option_strings}
 
 
 def test_every_page_is_in_a_table_of_contents():
@@ -78,3 +96,56 @@ def test_every_page_is_in_a_table_of_contents():
     for page in PAGES[1:]:
         name = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
         assert name == "index" or re.search(rf"^{name}$", index, re.M), name
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as GitHub and Sphinx make them; those of what it includes, too."""
+    text = page.read_text(encoding="utf-8")
+    for included in re.findall(r"^```\{include\} (\S+)", text, re.M):
+        text += (page.parent / included).read_text(encoding="utf-8")
+    headings = re.findall(r"^#{1,6} (.*)", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def is_there(page: Path, link: str) -> bool:
+    """Whether a link leads to a file, or to a page that Sphinx makes, and its anchor to a heading."""
+    name, _, anchor = link.partition("#")
+    if thing := re.search(r"monai_infoaug\.(\w+)\.(\w+)(\.rst)?$", link):  # of the reference, which Sphinx makes
+        room = ROOT / "monai_infoaug" / thing[1] / "__init__.py"
+        return room.is_file() and f'"{thing[2]}"' in room.read_text(encoding="utf-8")
+    place = page if not name else page.parent / name
+    made = {"index.rst": "GALLERY_HEADER.rst"}.get(place.name, place.with_suffix(".py").name)
+    if place.name == "cli.md" or (
+        place.parent.name == "tutorials_built" and (ROOT / "docs/tutorials" / made).is_file()
+    ):
+        return True
+    return place.exists() and (not anchor or anchor in anchors(place))
+
+
+def links(page: Path) -> list[str]:
+    """Relative links, and pictures, outside of code."""
+    text = re.sub(r"^```.*?^```|`[^`]+`", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    found = re.findall(r"\]\(<?([^)\s>]+)>?\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    return [link for link in found if not re.match(r"\w+:", link)]
+
+
+@pytest.mark.parametrize("page", PAGES + MORE, **NAMED)
+def test_links_lead_on(page):
+    assert [link for link in links(page) if not is_there(page, link)] == []
+
+
+def test_links_of_included_pages_lead_on_where_they_are_shown():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for included, options in re.findall(r"^```\{include\} (\S+)\n(.*?)^```", text, re.S | re.M):
+            moved = re.search(r":relative-docs: (\S+)", options)
+            shown = [link.removeprefix(moved[1]) if moved else link for link in links(page.parent / included)]
+            assert [link for link in shown if not is_there(page, link)] == [], page
+
+
+def test_a_wrong_link_is_found(tmp_path):
+    (tmp_path / "a.md").write_text(
+        "# A b, c\n[x](#a-b-c) [y](b.md) [z](#a) `[no](link.md)` [w](https://a.b) ![v](c.png)"
+    )
+    page = tmp_path / "a.md"
+    assert [link for link in links(page) if not is_there(page, link)] == ["b.md", "#a", "c.png"]
