@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_infoaug._console import printable, say
-from monai_infoaug._files import Ledger
+from monai_infoaug._files import Ledger, write_whole
 from monai_infoaug._require import is_number, refusal, require_device
 from monai_infoaug.commands._classes import Classes, find_classes
 from monai_infoaug.commands._images import images_of, require_seed
@@ -27,7 +27,7 @@ from monai_infoaug.engines import keep_freed_memory
 
 __all__ = ["segment_images"]
 
-TABLES = ("plan.json", "classes.json", "labels.csv")
+TABLES = ("classes.json", "labels.csv")
 MOST_FOR_A_ROUND = {2: 20, 3: 10}  # label maps, by axes, with more of which a round gains nothing by our tables
 POOL = 80  # images that a round learns from, beside those with label maps
 FIRST = 0.5  # of the minutes, if there is a round
@@ -103,7 +103,8 @@ def segment_images(
     for row in made.rows(survey):
         say("{:16}{:24}{}".format(*row))
     out.mkdir(parents=True, exist_ok=True)
-    ledger.write("plan.json", made.as_text())
+    write_whole(out / "plan.json", made.as_text())  # whoever edits it there is not refused
+    say(f"Wrote {out / 'plan.json'}: edit it and give it as --plan to do otherwise.")
     if dry_run:
         return {}
     ledger.write("classes.json", classes.as_text())

@@ -112,7 +112,9 @@ def test_a_dry_run_stops_at_the_plan(folder, trained, capsys):
     assert run(folder, dry_run=True) == {}
     assert trained == []
     assert [path.name for path in (folder / "out").iterdir() if not path.name.startswith(".")] == ["plan.json"]
-    assert "round" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "round" in said
+    assert f"Wrote {folder / 'out' / 'plan.json'}: edit it and give it as --plan to do otherwise." in said
 
 
 @pytest.mark.slow
@@ -123,6 +125,9 @@ def test_an_edited_plan_counts(folder, trained):
     (folder / "edited.json").write_text(json.dumps(plan))
     run(folder, plan=folder / "edited.json")
     assert trained[0]["max_epochs"] == 3
+    (folder / "out" / "plan.json").write_text(json.dumps(plan | {"modality": "mr"}))  # in its place, as the line says
+    run(folder, plan=folder / "out" / "plan.json", dry_run=True)
+    assert json.loads((folder / "out" / "plan.json").read_text())["modality"] == "mr"
     with pytest.raises(
         ValueError, match=r"`minutes` must be .*, as '.*plan\.json' plans, or give another `out`, got 7"
     ):
