@@ -196,6 +196,8 @@ class LandmarkStages:
                     tables |= {name: table for name, image in mark["images"].items() if images.get(name) == image}
             number += 1
         ahead = [name for name in self.names.values() if name not in tables]
+        rounds = self._rounds()
+        done, every = rounds.index(stage) / len(rounds), 1 / len(rounds)  # of the stage that has them all
         if ahead:
             links = {image_name(link): str(link) for link in self.images.iterdir()}
             items = [{"image": links[name]} for name in ahead]
@@ -207,12 +209,12 @@ class LandmarkStages:
                 "landmark_detection",
                 shared | own | {"dataset#data": items},
                 ["inference"],
-                progress=self._progress("prediction"),
+                progress=lambda share: self.bar("prediction", done + every * share),
             )
             shown = {name: images[name] for name in ahead}
             write_whole(place / "made_by.json", json.dumps({"training": made_by, "images": shown}))
             tables |= dict.fromkeys(ahead, read_landmarks(place / "landmarks.csv"))
-        self.bar("prediction", 1.0)
+        self.bar("prediction", done + every)
         points = {name: table.points[name] for name, table in tables.items()}
         scores = {name: (table.scores or {})[name] for name, table in tables.items()}
         first = next(iter(tables.values()))

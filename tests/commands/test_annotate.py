@@ -111,7 +111,9 @@ def test_every_image_is_annotated(runs, folder, capsys):
     printed = capsys.readouterr()
     assert "bad.png: left out: " in printed.err
     assert "4 images are few" in printed.err
-    assert "pretraining" in printed.out
+    told = [line.partition(",")[0] for line in printed.out.splitlines() if "since the start" in line]
+    rounds = ["round1: 100%", "prediction: 50%", "round2: 100%", "prediction: 100%"]
+    assert told == ["pretraining: 100%", "matching: 100%", *rounds]
     page = (out / "review.html").read_text()
     assert all(label in page for label in LABELS)
 
