@@ -299,7 +299,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("data", metavar="DIR", help="folder of images, or one image")
     command.add_argument("--labels", metavar="DIR", help="folder of label images with the names of the images")
-    command.add_argument("--landmarks", metavar="TABLE", help="in mm: .csv, or .fcsv and .mrk.json in a folder")
+    command.add_argument("--landmarks", metavar="TABLE", help="in mm: .csv, or .fcsv and .mrk.json, one or a folder")
     command.add_argument("--pixdim", type=plain, metavar="MM", help="of a pixel, for files that do not say it")
     command.add_argument(
         "--origin", type=plain, default=0.0, metavar="MM", help="position of the centre of the first pixel"
