@@ -25,6 +25,7 @@ SMALL = 64  # voxels along the shortest axis, below which a volume is worked at 
 SIDE = 32  # a multiple of which the bundles want views to be
 SAMPLES = 100  # of an epoch of a detector
 FEWEST = 10  # images, below which pre-training has little to learn from
+DETECTOR = 6  # epochs, below which a detector finds less than the matches that it learns from; with 9 it finds more
 BATCHES = {"landmark_pretraining": 8, "landmark_matching_3d": 1, "landmark_detection": 4, "segmentation": 2}
 SHARES = {  # of the minutes, among the stages that there are
     "pretraining": 60,  # on cephalograms each minute of it brought more than one of the rounds
@@ -128,6 +129,8 @@ class Plan:
                 continue
             how = f"{own['max_epochs']} epochs" if "max_epochs" in own else stage["bundle"]
             yield name, f"{stage['minutes']:g} min", how if "max_epochs" not in own else f"{stage['bundle']}, {how}"
+        if self.dims == 2 and "matching" in self.stages and "round1" not in self.stages:
+            yield "detector", "none", f"in so few minutes, below {DETECTOR} epochs, it finds less than the matches"
         total = sum(stage["minutes"] for stage in self.stages.values())
         if total > 1.1 * self.minutes:
             why = f"more than the {self.minutes:g} that it may take: a training has {FEWEST_EPOCHS} epochs at least"
@@ -197,9 +200,12 @@ def make_plan(
         for name in ("segmentation1", "segmentation2") if plan.dims == 3 else ():
             _add(plan, name, "segmentation", own | {"samples_per_epoch": SAMPLES, "batch_size": 2}, SAMPLES)
     shares = SHARES | ({"pretraining": 0} if pretrained else {})
-    total = sum(shares[name] for name in plan.stages)
-    for name, stage in plan.stages.items():
-        stage["minutes"] = round(minutes * shares[name] / total, 1)
+    detector = plan.stages.get("round1")
+    if detector and 60 * _minutes(plan, shares)["round1"] < DETECTOR * detector["step"] * detector["steps"]:
+        for name in ("round1", "round2", "prediction"):
+            del plan.stages[name]
+    for (name, stage), share in zip(plan.stages.items(), _minutes(plan, shares).values(), strict=True):
+        stage["minutes"] = round(share, 1)
         if "step" in stage:
             an_epoch = stage.pop("step") * stage.pop("steps") / 60
             if pretrained and name == "pretraining":
@@ -214,6 +220,12 @@ def make_plan(
 def _multiple(length: float, of: int = SIDE) -> int:
     """The least multiple that is not below a length."""
     return of * max(1, math.ceil(length / of - 0.05))
+
+
+def _minutes(plan: Plan, shares: Mapping[str, float]) -> dict[str, float]:
+    """Minutes of each stage, by its share among those that there are."""
+    total = sum(shares[name] for name in plan.stages)
+    return {name: plan.minutes * shares[name] / total for name in plan.stages}
 
 
 def _add(plan: Plan, name: str, bundle: str, own: Mapping[str, Any], items: int) -> None:

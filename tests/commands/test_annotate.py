@@ -77,7 +77,7 @@ def runs(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(_stages, "run_command", run)
     monkeypatch.setattr(_landmark_stages, "run_command", run)
-    monkeypatch.setattr(_plan, "seconds_of_step", lambda *_: 1.0)
+    monkeypatch.setattr(_plan, "seconds_of_step", lambda *_: 0.01)
     monkeypatch.setattr(_plan, "LONGEST", 80)
     monkeypatch.setattr(_plan, "SMALL", 8)
     return made

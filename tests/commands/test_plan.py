@@ -60,11 +60,24 @@ def test_a_volume():
 
 
 def test_too_few_minutes_are_said():
-    plan = make_plan(PLANE, ["landmarks"], ["a", "b"], minutes=3)
-    two_epochs = round(2 * 25 * 2 / 60, 1)
-    assert [plan.stages[name]["minutes"] for name in ("round1", "round2")] == [two_epochs] * 2
-    why = "more than the 3 that it may take: a training has 2 epochs at least"
-    assert list(plan.rows(PLANE))[-1] == ("in all", "5.8 min", why)
+    plan = make_plan(VOLUME, ["labels"], [], minutes=1)
+    two_epochs = round(2 * 50 * 2 / 60, 1)
+    assert [plan.stages[f"segmentation{n}"]["minutes"] for n in (1, 2)] == [two_epochs] * 2
+    *_, (name, _, why) = plan.rows(VOLUME)
+    assert (name, why) == ("in all", "more than the 1 that it may take: a training has 2 epochs at least")
+
+
+def test_no_detector_where_it_would_learn_too_little():
+    six_epochs = 6 * 25 * 2 / 60 / (_plan.SHARES["round1"] / 100)  # minutes of all stages
+    long = make_plan(PLANE, ["landmarks"], ["a", "b"], minutes=six_epochs + 0.1)
+    assert [long.stages[name]["settings"]["max_epochs"] for name in ("round1", "round2")] == [6, 6]
+    assert "detector" not in [name for name, *_ in long.rows(PLANE)]
+    plan = make_plan(PLANE, ["landmarks"], ["a", "b"], minutes=six_epochs - 0.1)
+    assert list(plan.stages) == ["pretraining", "matching"]
+    minutes = [stage["minutes"] for stage in plan.stages.values()]
+    assert minutes == pytest.approx([(six_epochs - 0.1) * share / 75 for share in (60, 15)], abs=0.06)
+    why = "in so few minutes, below 6 epochs, it finds less than the matches"
+    assert list(plan.rows(PLANE))[-1] == ("detector", "none", why)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, "x", float("nan")])
