@@ -80,7 +80,7 @@ PAIRS = {  # by the name of the folder: settings of the bundles, and the classes
             "working_pixdim": 2.0,
             "classes": ["rim", "cup"],
             "roi_size": [128, 128],
-            "scale_range": 0.35,  # the target's discs are larger; docs/results.md says how all was chosen
+            "scale_range": 0.35,  # the target's discs are larger; docs/results/adaptation.md says how all was chosen
             "scales": [0.8, 1.0, 1.25],
             "align": 1.0,
             "round_epochs": 1000,  # one round
