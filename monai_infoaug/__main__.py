@@ -48,9 +48,13 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def init(args: argparse.Namespace) -> None:
-    """Copy a bundle, or list them."""
+    """Copy a bundle, list them, or say which to take."""
     from monai_infoaug import bundles
+    from monai_infoaug.commands.recipes import require_advising, say_advice
 
+    if args.advise:
+        return say_advice(args)
+    require_advising(args)
     if args.list or args.bundle is None:
         for name, line in bundles.describe_bundles().items():
             say(f"{name}\n    {line}")

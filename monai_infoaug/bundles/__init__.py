@@ -1,5 +1,6 @@
 """The MONAI bundles that come with the package, and the network of a checkpoint that one of them has trained."""
 
+from monai_infoaug.bundles.advice import Advice, choose_recipe
 from monai_infoaug.bundles.checkpoints import load_network, read_bundle, read_config
 from monai_infoaug.bundles.finding import (
     bundle_overlays,
@@ -14,7 +15,9 @@ from monai_infoaug.bundles.finding import (
 from monai_infoaug.bundles.settings import require_settings
 
 __all__ = [
+    "Advice",
     "bundle_overlays",
+    "choose_recipe",
     "copy_bundle",
     "describe_bundles",
     "find_bundle",

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from monai_infoaug import __version__
+from monai_infoaug.commands._advising import add_advising
 
 
 def plain(text: str) -> Any:
@@ -116,11 +117,12 @@ def make_parser() -> argparse.ArgumentParser:
         "init",
         help="copy an example bundle into a folder of yours",
         description="Copy a MONAI bundle of this package into a folder, to be changed and run. Without arguments: list "
-        "the bundles.",
+        "the bundles. With --advise: say which to take, by what the tables of results have for as many labels.",
     )
     command.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name of the bundle")
     command.add_argument("dir", nargs="?", metavar="DIR", help="new or empty folder (default: the bundle's name)")
     command.add_argument("--list", action="store_true", help="list the bundles")
+    add_advising(command)
 
     command = commands.add_parser(
         "match",
