@@ -23,6 +23,11 @@ Hausdorff distance. The rows:
 - ``attention``: the overlay attention_guided [3], whose first stage is a coarse network with the steps of
   fine-tuning; ``attention_uniform``: with views whose intensities change everywhere as in the medium tier;
   ``attention_tuned``: the encoder is fine-tuned with the decoder; ``attention_alone``: the same without contrast.
+- ``consistency``: the overlay of that name [5, 6]: what a mean of earlier states finds in all training images is learnt
+  from the same with other intensities; ``consistency_guided``: with each tier's share of that loss;
+  ``consistency_uniform``: changed everywhere alike, in the mean of the tiers' strengths; ``consistency_shuffled``: by
+  the tiers of another image; ``consistency_usual``: MONAI's usual changes. ``scratch_double``: twice the steps of
+  ``scratch``, in which time ``consistency`` takes one.
 
 The folder has ``images`` and ``labels`` (or ``masks``). Every fourth case is for testing and every seventh of
 the others is left out; the labelled ones are drawn from the rest by the seed. No other label of the training cases is
@@ -37,6 +42,9 @@ References:
        arXiv:2109.07407.
     3. Lee et al., "Attention-guided supervised contrastive learning for semantic segmentation", arXiv:2106.01596.
     4. Strudel et al., "Segmenter: transformer for semantic segmentation", ICCV 2021, arXiv:2105.05633.
+    5. Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv:1703.01780.
+    6. Sohn et al., "FixMatch: simplifying semi-supervised learning with consistency and confidence", NeurIPS 2020,
+       arXiv:2001.07685.
 """
 
 from __future__ import annotations
@@ -71,6 +79,7 @@ from monai_infoaug._require import refusal
 
 BUNDLE = "segmentation"
 EFFICIENT, LOCAL, ATTENTION, SEGMENTER = "label_efficient", "local_contrast", "attention_guided", "segmenter"
+CONSISTENCY = "consistency"
 SHARES = [0.2, 0.4, 0.4]
 DATASETS = {  # by the name of the folder
     "hippocampus": {
@@ -110,6 +119,23 @@ SHARED = {  # the file of a stage that is the same for several rows of a seed, a
     LOCAL: ("global.pt", {"sampler", "labelled", "local_epochs"}),
     EFFICIENT: ("pretrain.pt", {"max_epochs"}),
 }
+MEAN_STRENGTH = 0.73  # of the bundle's strengths, with thirds of the pixels in each tier
+BORROWED = {
+    "_target_": "benchmarks.landmark_matching.BorrowedInformationd",
+    "keys": "image",
+    "images": "$[item['image'] for item in @datalist]",
+    "preprocessing": "$@preprocessing_transforms",
+    "information": "$@information_transforms",
+}
+USUAL = {  # as the bundle changes labelled images, in one transform
+    "_target_": "monai.transforms.Compose",
+    "transforms": [
+        {"_target_": "monai.transforms.RandScaleIntensityd", "keys": "changed", "prob": 0.5, "factors": 0.25},
+        {"_target_": "monai.transforms.RandShiftIntensityd", "keys": "changed", "prob": 0.5, "offsets": 0.1},
+        {"_target_": "monai.transforms.RandAdjustContrastd", "keys": "changed", "prob": 0.5, "gamma": [0.7, 1.5]},
+        {"_target_": "monai.transforms.RandGaussianNoised", "keys": "changed", "prob": 0.5, "std": 0.05},
+    ],
+}
 UNLABELLED = "$[item for item in @datalist if 'label' not in item]"  # of the training cases
 
 
@@ -122,6 +148,7 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str | None, dict[str, 
     attention = {"contrast_epochs": epochs, "coarse_epochs": "@max_epochs"}
     rows = {
         "scratch": (None, {}),
+        "scratch_double": (None, {"max_epochs": 2 * max_epochs}),
         "scratch_long": (None, {"max_epochs": 4 * max_epochs}),
         "scratch_short": (None, short),
         "scratch_round": (None, {}),
@@ -144,6 +171,11 @@ def row(name: str, epochs: int, max_epochs: int) -> tuple[str | None, dict[str, 
         "attention": (ATTENTION, attention),
         "attention_uniform": (ATTENTION, attention | {"intensity#strengths": [1.0, 1.0, 1.0]}),
         "attention_tuned": (ATTENTION, attention | {"frozen": False}),
+        "consistency": (CONSISTENCY, {}),
+        "consistency_guided": (CONSISTENCY, {"shares": SHARES}),
+        "consistency_uniform": (CONSISTENCY, {"strengths": [MEAN_STRENGTH] * 3}),
+        "consistency_shuffled": (CONSISTENCY, {"unlabelled#information_transforms": [BORROWED]}),
+        "consistency_usual": (CONSISTENCY, {"unlabelled#intensity": USUAL}),
         "attention_alone": (ATTENTION, attention | {"frozen": False, "contrast_epochs": 0}),
     }
     if name not in rows:

@@ -3,6 +3,7 @@
 from monai_infoaug.engines.contrastive import ContrastiveTrainer, PairInferer
 from monai_infoaug.engines.domains import SourceAndTarget
 from monai_infoaug.engines.label_contrast import LabelContrast, LabelContrastiveTrainer
+from monai_infoaug.engines.mean_teacher import MeanTeacher
 from monai_infoaug.engines.memory import keep_freed_memory
 from monai_infoaug.engines.precision import HalfPrecisionInferer, half_precision, has_fast_half
 from monai_infoaug.engines.pretraining import (
@@ -21,6 +22,7 @@ __all__ = [
     "LabelContrast",
     "LabelContrastiveTrainer",
     "LevelContrast",
+    "MeanTeacher",
     "OneCycle",
     "PairInferer",
     "PairMatcher",

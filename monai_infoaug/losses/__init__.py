@@ -1,5 +1,6 @@
 """Losses of pixel-wise contrast, with and without labels, of heat maps, and for labels that are missing or wrong."""
 
+from monai_infoaug.losses.consistency import ConsistencyLoss
 from monai_infoaug.losses.dense_info_nce import DenseInfoNCELoss
 from monai_infoaug.losses.domain_adaptation import DomainAdaptationLoss
 from monai_infoaug.losses.heatmap_cross_entropy import HeatmapCrossEntropyLoss
@@ -12,6 +13,7 @@ from monai_infoaug.losses.rectified_labels import RectifiedLabelLoss
 
 __all__ = [
     "ChosenPixels",
+    "ConsistencyLoss",
     "DenseInfoNCELoss",
     "DomainAdaptationLoss",
     "HeatmapCrossEntropyLoss",

@@ -103,6 +103,7 @@ SMALL = {
     "segmentation-attention_guided": SEGMENTATION
     | PLANE
     | {"coarse_features": [2] * 6, "coarse_epochs": 1, "contrast_epochs": 1, "contrast_batch_size": 2},
+    "segmentation-consistency": UNET | PLANE | {"test_every": None, "val_every": None},
     "segmentation-segmenter": PLANE
     | {
         "decoder": "mask",

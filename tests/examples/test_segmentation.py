@@ -42,6 +42,7 @@ STAGES = {  # of each overlay
         "contrast_epochs": 1,
         "contrast_batch_size": 2,
     },
+    "consistency": {"threshold": 0.6},
     "segmenter": {"decoder": "mask", "patch_size": 4, "hidden_size": 48, "num_layers": 2},
 }
 every = pytest.mark.parametrize("overlay", STAGES)
