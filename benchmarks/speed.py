@@ -13,8 +13,11 @@
 - ``feeding``: training steps of the bundle landmark_pretraining with all of its transforms in two workers, against the
   same trainer fed with batches that are ready.
 
-Medians of interleaved repeats in one process; the memory is what a call adds to the peak of a process of its own. One
-JSON line a row.
+Medians of interleaved repeats in one process; the memory is what a call adds to the peak of a process of its own; the
+floor is how long a copy of as many bytes takes as ours returns: no way can be faster. One JSON line a row.
+
+With ``--json FILE`` the rows are kept, and compared with those of the run before: ratios of one run with ratios of
+another, since seconds of different days say little. It ends with an error where a peer has caught up by a fifth.
 """
 
 from __future__ import annotations
@@ -375,13 +378,37 @@ def megabytes(section: str, case: str, way: str, data: Path) -> float:
     return own_megabytes("VmHWM") - before
 
 
+def floor(result: Any) -> float:
+    """Seconds of a copy of as many bytes as there are in a result of arrays, however nested."""
+    parts, size = [result], 0
+    while parts:
+        part = parts.pop()
+        size += part.nbytes if hasattr(part, "nbytes") else 0
+        parts += part.values() if isinstance(part, Mapping) else part if isinstance(part, (list, tuple)) else ()
+    source, target = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    return medians({"copy": partial(np.copyto, target, source)}, 9)["copy"]
+
+
+def slower(rows: Mapping[str, Any], before: Mapping[str, Any], by: float = 1.2) -> list[str]:
+    """What was this many times faster than a peer before, relative to what it is now, by name of row and peer."""
+    pairs = [(name, peer, ratio) for name, row in rows.items() for peer, ratio in row["ratio"].items()]
+    earlier = {(name, peer): ratio for name, row in before.items() for peer, ratio in row["ratio"].items()}
+    return [
+        f"{name}: {ratio:.2f} times {peer}, was {earlier[name, peer]:.2f}"
+        for name, peer, ratio in pairs
+        if earlier.get((name, peer), 0) > by * ratio
+    ]
+
+
 def measure(section: str, case: str, data: Path) -> dict[str, Any]:
     """A row: seconds and MB of each way, and how many times slower than ours it is."""
     cases, repeats, memory = SECTIONS[section]
     threads = torch.get_num_threads()
-    seconds = medians(cases(data)[case](), repeats)
+    ways = cases(data)[case]()
+    seconds = medians(ways, repeats)
     torch.set_num_threads(threads)
     row: dict[str, Any] = {"benchmark": "speed", "section": section, "case": case, "seconds": seconds}
+    row["floor"] = floor(ways["ours"]())
     row["ratio"] = {name: taken / seconds["ours"] for name, taken in seconds.items() if name != "ours"}
     if memory and Path("/proc/self/clear_refs").exists():
         row["megabytes"] = {way: alone(partial(megabytes, section, case, way, data)) for way in seconds}
@@ -393,6 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data", help="%(default)s")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="separated by commas (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the rows, and compare with those kept before")
     options = parser.parse_args(arguments)
     names = options.sections.split(",")
     for name in names:
@@ -400,15 +428,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise refusal("sections", repr(name), f"among {', '.join(SECTIONS)}")
     if {"pairs", "feeding"} & set(names) and not has_data(options.data):
         raise refusal("data", f"'{options.data}'", "a folder with `ceph/train` and `afids`")
+    before = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
+    rows: dict[str, Any] = {}
     torch.set_num_threads(THREADS)
     for section in names:
         for case in SECTIONS[section][0](options.data):
-            row = measure(section, case, options.data)
+            rows[f"{section}, {case}"] = row = measure(section, case, options.data)
             parts = [f"{name} {taken:.4g} s" for name, taken in row["seconds"].items()]
             parts += [f"{ratio:.1f} times {name}" for name, ratio in row["ratio"].items()]
             parts += [f"{name} {size:.0f} MB" for name, size in row.get("megabytes", {}).items()]
+            parts += [f"floor {row['floor']:.2g} s"]
             print(f"{section}, {case}: {'; '.join(parts)}")
             print(json.dumps(row), flush=True)
+            if options.json:  # what is slower does not become what the next run is compared with
+                kept = {name: each for name, each in rows.items() if not slower({name: each}, before)}
+                options.json.write_text(json.dumps(before | kept, indent=1), encoding="utf-8")
+    if found := slower(rows, before):
+        raise SystemExit("\n".join(["slower than before:", *found]))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def run(folder, rows, *more, **settings):
 
 
 def test_every_row_is_trained_once_and_printed(folder, capsys, monkeypatch):
-    rows = "scratch,tiers,consistency_shuffled,consistency_usual,label_efficient_guided,label_efficient,label_efficient_round,local_contrast_guided,attention"
+    rows = "scratch,tiers,consistency_shuffled,consistency_usual,label_efficient_guided,label_efficient,"
+    rows += "label_efficient_round,local_contrast_guided,attention"
     run(folder, rows, "--fractions", "50")
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["row"] for row in last["table"]] == rows.split(",")

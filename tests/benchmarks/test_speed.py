@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Rand2DElasticd, Rand3DElasticd, RandAffined
 
 from benchmarks import speed
-from benchmarks.speed import main, measure, medians, monai_pair, monai_views
+from benchmarks.speed import floor, main, measure, medians, monai_pair, monai_views, slower
 from tests.examples.bundle_runs import DATA
 
 needs_data = pytest.mark.skipif(not (DATA / "ceph").exists(), reason="the radiographs are not at hand")
@@ -54,6 +54,30 @@ def test_medians_are_of_interleaved_calls():
     found = medians(ways, repeats=3)
     assert calls == [0, 1] * 4
     assert found["ours"] > 0.02 > found["other"] > 0
+
+
+def test_the_floor_is_a_copy_of_all_that_is_returned():
+    small, large = ([{"a": torch.zeros(n), "b": (np.zeros(n, np.float32),)}, None] for n in (10_000, 4_000_000))
+    assert 0 < 20 * floor(small) < floor(large) < 1
+
+
+def test_a_run_is_compared_with_the_one_before(tmp_path, monkeypatch, capsys):
+    file, ratios = tmp_path / "rows.json", iter([{"peer": 3.0}, {"peer": 2.6}, {"peer": 2.0}, {"peer": 2.0}])
+
+    def measured(section, case, data):
+        return {"seconds": {"ours": 1.0}, "floor": 0.1, "ratio": next(ratios)}
+
+    monkeypatch.setattr(speed, "SECTIONS", {"some": (lambda data: {"case": None}, 1, False)})
+    monkeypatch.setattr(speed, "measure", measured)
+    arguments = ["--sections", "some", "--json", str(file)]
+    main(arguments)
+    main(arguments)  # a little slower
+    assert json.loads(file.read_text())["some, case"]["ratio"] == {"peer": 2.6}
+    for _ in range(2):
+        with pytest.raises(SystemExit, match=r"some, case: 2\.00 times peer, was 2\.60"):
+            main(arguments)
+    assert json.loads(file.read_text())["some, case"]["ratio"] == {"peer": 2.6}
+    assert slower({"new": {"ratio": {"peer": 0.1}}}, {}) == []
 
 
 class Allocates:
