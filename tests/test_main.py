@@ -161,13 +161,13 @@ def test_init_says_which_packages_the_bundle_lacks(capsys, tmp_path, monkeypatch
 def test_init_says_how_to_train_by_each_method(capsys, tmp_path):
     assert main(["init", "segmentation", str(tmp_path / "mine")]) == 0
     methods = [line for line in capsys.readouterr().out.splitlines() if "['configs/train.json','configs/" in line]
-    assert len(methods) == 4
+    assert len(methods) == 5
     assert all(line.endswith("--dataset_dir IMAGES --labels_dir LABELS --output_dir OUT") for line in methods)
     assert main(["init"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert (
         said[said.index("segmentation") + 2]
-        == "    Methods: attention_guided, label_efficient, local_contrast, segmenter"
+        == "    Methods: attention_guided, consistency, label_efficient, local_contrast, segmenter"
     )
 
 

@@ -95,7 +95,7 @@ def test_the_name_of_old_says_what_it_is_called_now(name):
 
 
 def test_overlays_are_the_configurations_that_not_every_bundle_has():
-    assert bundle_overlays(find_bundle("segmentation")) == sorted(MOVED.values())
+    assert bundle_overlays(find_bundle("segmentation")) == sorted([*MOVED.values(), "consistency"])
     assert bundle_overlays(find_bundle("landmark_pretraining")) == []
 
 
