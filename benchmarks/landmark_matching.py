@@ -10,7 +10,7 @@ the intensity changes and the sampling of the points differ:
 - ``uniform_S``: gamma curve, bias field, blur and noise (``"rich"``) of strength S, the same everywhere.
 - ``best_uniform``: the best S, see below.
 - ``entropy_sampling``: ``weak``, and points drawn in proportion to the information to the power 0.3 [2].
-- ``tier_sampling``: ``best_uniform``, and points drawn by tier.
+- ``tier_sampling``: ``best_uniform``, and points drawn by tier; ``shuffled_sampling``: by the tiers of another image.
 - ``tier_intensity``: ``"rich"`` by tier, points anywhere.
 - ``full``: ``"rich"`` by tier, and points drawn by tier; ``full_anchor`` and ``full_continuous`` in the other modes.
 - ``shuffled``: ``full``, guided by the information of another image.
@@ -49,6 +49,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its waiting
 
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Resize
 from torch import Tensor, nn
@@ -92,6 +93,7 @@ def policy(name: str, out: Path) -> dict[str, Any]:
         "best_uniform": {"strengths": [BEST_STRENGTH] * 3, **anywhere},
         "entropy_sampling": {"intensity": weak, "gamma": 0.3, **anywhere},
         "tier_sampling": {"strengths": [BEST_STRENGTH] * 3},
+        "shuffled_sampling": {"strengths": [BEST_STRENGTH] * 3, "information_transforms": [borrowed()]},
         "tier_intensity": anywhere,
         "full": {},
         "full_anchor": {"intensity#mode": "anchor"},
@@ -138,27 +140,37 @@ class BorrowedInformationd(MapTransform):
     """Information and tiers of the next image of a list, brought to the size of the one at hand.
 
     Args:
-        keys: keys of the images.
+        keys: keys of the images, first the one whose path is in the list.
         images: paths.
         preprocessing: what makes an image.
         information: what makes its information and tiers.
+        prefixes: what the names of the information and tiers of each key begin with.
     """
 
     def __init__(
-        self, keys: str, images: Sequence[str], preprocessing: Sequence[Any], information: Sequence[Any]
+        self,
+        keys: KeysCollection,
+        images: Sequence[str],
+        preprocessing: Sequence[Any],
+        information: Sequence[Any],
+        prefixes: Sequence[str] = ("",),
     ) -> None:
         super().__init__(keys)
         images = [str(Path(image).resolve()) for image in images]
         self.next = dict(zip(images, [*images[1:], images[0]], strict=True))
         self.make = Compose([*preprocessing, *information])
+        self.prefixes = tuple(prefixes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         image = out[self.first_key(out)]
         other = self.make({"image": self.next[str(Path(image.meta["filename_or_obj"]).resolve())]})
-        for name, mode in (("information", "bilinear"), ("tiers", "nearest")):
-            resized = Resize(image.shape[1:], mode=mode)(other[name].as_tensor())
-            out[name] = MetaTensor(resized.to(other[name].dtype), meta=dict(image.meta))
+        for key, prefix in zip(self.keys, self.prefixes, strict=True):
+            image = out[key]
+            smooth = "bilinear" if image.ndim == 3 else "trilinear"
+            for name, mode in ((f"{prefix}information", smooth), (f"{prefix}tiers", "nearest")):
+                resized = Resize(image.shape[1:], mode=mode)(other[name].as_tensor())
+                out[name] = MetaTensor(resized.to(other[name].dtype), meta=dict(image.meta))
         return out
 
 
