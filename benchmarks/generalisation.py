@@ -10,8 +10,10 @@ changes and seeds. Only the changes of intensity differ:
 - ``uniform``: ``RandTierIntensityd("rich")`` of one strength everywhere: the mean over the foregrounds of ``tiers``.
 - ``tiers``: by tier of information, strengths as in the bundle; ``shuffled``: by the tiers of another image.
 - ``calibrated``: by tier, with what ``monai-infoaug calibrate`` finds in the training images.
-- ``uniform_curves``, ``tiers_curves``, ``shuffled_curves``: the same with curves that rise and fall
+- ``uniform_curves``, ``tiers_curves``, and ``shuffled_curves`` if asked for: the same with curves that rise and fall
   (``"cross_contrast"``).
+- ``tiers_apart``, ``shuffled_apart``, if asked for: tiers draw their changes apart, so that grey levels of one tier no
+  longer tell those of another.
 
 ``DIR`` has some of these folders. Of each, cases are trained on, others of the same site are tested on, and so are:
 
@@ -58,6 +60,7 @@ import torch
 from monai.transforms import Compose
 
 from benchmarks import _sites
+from benchmarks._intensities import drawn_apart, nnunet
 from benchmarks._runs import (
     bundle_config,
     kept_result,
@@ -70,12 +73,10 @@ from benchmarks._runs import (
 from monai_infoaug._require import refusal
 from monai_infoaug.commands.calibration import calibrate
 from monai_infoaug.data import image_datalist, image_name
-from monai_infoaug.information import TIERS
 
 BUNDLE, OWN = "segmentation", "own site"
 EVERY = 4  # one in so many cases is held out
 MEASURED = 20  # training images, for the mean strength
-CURVES = "cross_contrast"
 
 
 class DataSet(NamedTuple):
@@ -176,63 +177,41 @@ SETS = {
     ),
 }
 ROWS = ("none", "usual", "nnunet", "randconv", "uniform", "shuffled", "tiers", "calibrated")
-ROWS += tuple(f"{name}_curves" for name in ("uniform", "tiers", "shuffled"))
-ROWS += ("tiers_apart", "shuffled_apart")
-
-
-def nnunet() -> list[dict[str, Any]]:
-    """nnU-Net's changes of intensity, in its order and with its probabilities, for images in [0, 1].
-
-    Its noise is of images of unit standard deviation; that of images in [0, 1] is near a quarter.
-    """
-    sigma = {f"sigma_{axis}": [0.5, 1.0] for axis in "xyz"}
-    linear = {"upsample_mode": "$'trilinear' if @spatial_dims == 3 else 'bilinear'"}
-    gamma = {"gamma": [0.7, 1.5], "retain_stats": True}
-    steps: list[tuple[str, float, dict[str, Any]]] = [
-        ("RandGaussianNoised", 0.1, {"std": 0.08}),
-        ("RandGaussianSmoothd", 0.2, sigma),
-        ("RandScaleIntensityd", 0.15, {"factors": 0.25}),
-        ("RandScaleIntensityFixedMeand", 0.15, {"factors": 0.25, "preserve_range": True}),
-        ("RandSimulateLowResolutiond", 0.25, {"zoom_range": [0.5, 1.0]} | linear),
-        ("RandAdjustContrastd", 0.1, gamma | {"invert_image": True}),
-        ("RandAdjustContrastd", 0.3, gamma),
-    ]
-    return [{"_target_": f"monai.transforms.{name}", "keys": "image", "prob": p, **more} for name, p, more in steps]
+ROWS += ("uniform_curves", "tiers_curves")
+MORE_ROWS = ("shuffled_curves", "tiers_apart", "shuffled_apart")
 
 
 def steps_of(name: str, settings: Mapping[str, Any], mean_strength: float, calibration: Path) -> dict[str, Any]:
-    """Settings of the bundle for a row."""
+    """Settings of the bundle for a row.
+
+    Args:
+        name: of the row.
+        settings: of the bundle, that all rows share.
+        mean_strength: of the rows that change everywhere alike.
+        calibration: file of the row ``calibrated``.
+    """
     own, (change, _, kind) = bundle_config(BUNDLE, settings), name.partition("_")
-    *usual, _ = own["random_transforms"]  # those of intensity are off where `tier_intensity` is on
-    by_tier = {"_target_": "monai_infoaug.transforms.RandTierIntensityd", "keys": "image"}
-    by_tier |= {"transforms": CURVES if kind == "curves" else "rich", "strengths": own["strengths"]}
+    strengths = [mean_strength] * 3 if change == "uniform" else own["strengths"]
+    intensity: dict[str, Any] = {
+        "transforms": {"": "rich", "curves": "cross_contrast"}.get(kind),
+        "strengths": strengths,
+    }
     if kind == "apart":
-        by_tier |= {
-            "strengths": None,
-            "transforms": {
-                tier: {
-                    "_target_": "benchmarks._random_convolution.Apart",
-                    "number": number,
-                    "transform": {
-                        "_target_": "monai_infoaug.transforms.intensity_preset",
-                        "name": "rich",
-                        "strength": strength,
-                    },
-                }
-                for number, (tier, strength) in enumerate(zip(TIERS, own["strengths"], strict=True))
-            },
-        }
-    intensities = {
+        intensity = {"transforms": drawn_apart("rich", strengths)}
+    if change == "calibrated":
+        intensity = {"file": str(calibration)}
+    instead: dict[str, list[dict[str, Any]]] = {
         "none": [],
         "usual": [],
         "nnunet": nnunet(),
-        "randconv": [{"_target_": "benchmarks._random_convolution.RandConvolutiond", "keys": "image"}],
-        "uniform": [by_tier | {"strengths": [mean_strength] * 3}],
-        "shuffled": [by_tier],
-        "tiers": [by_tier],
-        "calibrated": [by_tier | {"transforms": None, "strengths": None, "file": str(calibration)}],
+        "randconv": [{"_target_": "benchmarks._intensities.RandConvolutiond", "keys": "image"}],
     }
-    made = {"random_transforms": [*usual, *intensities[change]], "tier_intensity": change != "usual"}
+    by_tier = {"_target_": "monai_infoaug.transforms.RandTierIntensityd", "keys": "image", **intensity}
+    *usual, _ = own["random_transforms"]  # those of intensity are off where `tier_intensity` is on
+    made = {
+        "tier_intensity": change != "usual",
+        "random_transforms": [*usual, *instead.get(change, [by_tier])],
+    }
     information = own["information_transforms"]
     if change == "shuffled":
         made["information_transforms"] = [
@@ -454,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with folders of data sets, see above")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of a row (%(default)s)")
     parser.add_argument("--sets", default=",".join(SETS), help="separated by commas (%(default)s)")
-    parser.add_argument("--rows", default=",".join(ROWS[:-3]), help="separated by commas (%(default)s)")
+    parser.add_argument("--rows", default=",".join(ROWS), help="separated by commas (%(default)s)")
     parser.add_argument("--tune", action="store_true", help="test on training cases that are held out instead")
     parser.add_argument("--out", type=Path, default=Path("runs/generalisation"), help="results (%(default)s)")
     jobs = 1 if torch.cuda.is_available() else 2
@@ -464,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     require_positive(options, "seeds", "jobs")
     names, sets = options.rows.split(","), options.sets.split(",")
-    for argument, given, known in (("rows", names, ROWS), ("sets", sets, tuple(SETS))):
+    for argument, given, known in (("rows", names, ROWS + MORE_ROWS), ("sets", sets, tuple(SETS))):
         for name in given:
             if name not in known:
                 raise refusal(argument, repr(name), f"among {', '.join(known)}")

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 pytest.importorskip("ignite", reason="bundles need the extra train")
 pytest.importorskip("scipy", reason="bundles need the extra train")
 from benchmarks import generalisation
-from benchmarks.generalisation import OWN, Generalisation, main, nnunet
+from benchmarks.generalisation import OWN, Generalisation, main
 
 SMALL = {
     "working_pixdim": 1.0,
@@ -109,21 +109,6 @@ def test_dice_is_of_all_slices_of_a_patient(folder):
     for value, dice in zip((1, 2, 3), wrong, strict=True):
         whole, lost = sum((size == value).sum() for size in sizes), (sizes[1] == value).sum()
         assert dice == pytest.approx(2 * (whole - lost) / (2 * whole - lost))
-
-
-@pytest.mark.parametrize("sizes", [(20, 24), (16, 20, 24)])
-def test_the_set_of_nnunet_runs(sizes):
-    import torch
-    from monai.bundle import ConfigParser
-    from monai.transforms import Compose
-
-    parser = ConfigParser({"steps": nnunet(), "spatial_dims": len(sizes)})
-    for step in (steps := parser.get_parsed_content("steps")):
-        step.prob = 1.0
-    image = torch.rand(1, *sizes)
-    changed = Compose(steps).set_random_state(0)({"image": image})["image"]
-    assert changed.shape == image.shape
-    assert float((changed - image).abs().mean()) > 0.01
 
 
 @pytest.mark.parametrize(
