@@ -151,7 +151,7 @@ SETS = {
             "classes": ORGANS,
             "label_bits": [1, 2, 4, 8, 16],
             "roi_size": [160, 160],
-            "max_epochs": 20,
+            "max_epochs": 16,
         },
         {name: [value for value in range(32) if value & 1 << bit] for bit, name in enumerate(ORGANS)},
         _sites.EXPOSURES,
@@ -167,7 +167,7 @@ SETS = {
             "working_pixdim": 3.0,
             "classes": ["right ventricle", "myocardium", "left ventricle"],
             "roi_size": [112, 112],
-            "max_epochs": 24,
+            "max_epochs": 20,
         },
         {"right ventricle": [1], "myocardium": [2], "left ventricle": [3]},
         _sites.SLICES,
@@ -225,7 +225,7 @@ def steps_of(name: str, settings: Mapping[str, Any], mean_strength: float, calib
         ]
     if change == "calibrated":
         measure, split = (each | {"file": str(calibration)} for each in information)
-        made["information_transforms"] = [measure | {"window": None}, split]
+        made["information_transforms"] = [measure | {"window": "$None and @window"}, split]  # the file says it
     return made
 
 

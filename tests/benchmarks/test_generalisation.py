@@ -19,6 +19,19 @@ SMALL = {
     "samples_per_epoch": 4,
     "max_epochs": 1,
 }
+CALIBRATION = {
+    "version": 2,
+    "information": {
+        "window": 5,
+        "window_mm": None,
+        "num_bins": 16,
+        "value_range": [0, 1],
+        "reduction": None,
+        "noise_factor": None,
+    },
+    "thresholds": [1.0, 2.0],
+    "intensity": {"transforms": "rich", "strengths": {"low": 0.2, "medium": 1.5, "high": 0.1}},
+}
 
 
 def write(path, array):
@@ -55,7 +68,8 @@ def run(folder, *more, **settings):
 
 
 def test_every_row_is_trained_once_and_tested_at_every_site(folder, capsys, monkeypatch):
-    rows = "usual,randconv,uniform,shuffled,tiers,tiers_curves"
+    monkeypatch.setattr(generalisation, "calibrate", lambda _, out, **__: out.write_text(json.dumps(CALIBRATION)))
+    rows = "usual,randconv,uniform,shuffled,tiers,calibrated,tiers_curves"
     run(folder, "--sets", "fundus", "--rows", rows)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["row"] for row in last["fundus"]["table"]] == rows.split(",")
