@@ -77,8 +77,8 @@ OTHER_SCANNERS: dict[str, Sequence[Any]] = {  # what is chosen on
     "ringing": [GibbsNoise(0.8)],
     "blurred": [GaussianSmooth(1.5)],
 }
-SLICES = SCANNERS | {"thick slices": [low_resolution(0.3, 0.3)]}
-SLICES["low resolution"] = SLICES.pop("thick slices")
+SLICES = {name: SCANNERS[name] for name in ("bias field", "contrast", "noise")}
+SLICES["low resolution"] = [low_resolution(0.3, 0.3)]
 EXPOSURES: dict[str, Sequence[Any]] = {
     "under-exposed": [curve(*np.linspace(0, 1, 33) ** 2.5), RandGaussianNoise(1.0, std=0.06, sample_std=False)],
     "over-exposed": [curve(*np.linspace(0, 1, 33) ** 0.4)],

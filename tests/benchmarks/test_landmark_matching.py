@@ -34,6 +34,7 @@ POLICIES = [
     "best_uniform",
     "entropy_sampling",
     "tier_sampling",
+    "shuffled_sampling",
     "tier_intensity",
     "full_anchor",
     "full_continuous",
