@@ -27,6 +27,7 @@ PUBLISHED = {  # parts of the names in published checkpoints: of timm's ViT and 
     "proj_classes": "of_classes",
     "decoder_norm.": "norm.",
 }
+COSINE_SCALE = 10.0  # at first
 UNUSED = r"encoder\.(head|head_dist|pre_logits)\."  # of classifiers of whole images
 
 
@@ -55,10 +56,24 @@ class TokenClassifier(nn.Module):
         return self.head(tokens)
 
 
+class ScaledCosines(nn.Module):
+    """Logits (..., K) of cosines: times a scale, plus a bias a class, both learnt."""
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(COSINE_SCALE))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, cosines: Tensor) -> Tensor:
+        return self.scale * cosines + self.bias
+
+
 class MaskTransformer(nn.Module):
     """The mask transformer of Segmenter [1]: tokens of patches and of classes attend to each other, then are compared.
 
-    The logits are normalised over the classes by a layer norm.
+    Their cosines become logits by a layer norm over the classes, as published for 19 to 150 of them. It bounds logits
+    by the square root of the number of classes: for three, the largest probability is 0.8 until the norm's weights have
+    grown. For few classes, and from scratch, take a scale and a bias that are learnt [2].
 
     Args:
         hidden_size: number F of channels of a token.
@@ -66,6 +81,7 @@ class MaskTransformer(nn.Module):
         num_layers: number of transformer blocks.
         num_heads: number of heads of the attention, a divisor of ``hidden_size``.
         dropout: probability of dropout.
+        logits: what makes logits of the cosines, "normalized" or "scaled".
 
     Shape:
         (B, N, F) to logits (B, N, K).
@@ -75,12 +91,21 @@ class MaskTransformer(nn.Module):
 
     References:
         1. Strudel et al., "Segmenter: transformer for semantic segmentation", ICCV 2021, arXiv:2105.05633.
+        2. Gidaris & Komodakis, "Dynamic few-shot visual learning without forgetting", CVPR 2018, arXiv:1804.09458.
     """
 
     def __init__(
-        self, hidden_size: int, out_channels: int, num_layers: int = 2, num_heads: int = 3, dropout: float = 0.1
+        self,
+        hidden_size: int,
+        out_channels: int,
+        num_layers: int = 2,
+        num_heads: int = 3,
+        dropout: float = 0.1,
+        logits: str = "normalized",
     ) -> None:
         super().__init__()
+        if not is_one_of(logits, ("normalized", "scaled")):
+            raise refusal("logits", repr(logits), "'normalized' or 'scaled'")
         require_counts(hidden_size=hidden_size)
         if not is_count(out_channels, 2):
             raise refusal("out_channels", out_channels, "a whole number of at least 2, to be normalised over")
@@ -93,7 +118,7 @@ class MaskTransformer(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
         self.of_patches = nn.Parameter(hidden_size**-0.5 * torch.randn(hidden_size, hidden_size))
         self.of_classes = nn.Parameter(hidden_size**-0.5 * torch.randn(hidden_size, hidden_size))
-        self.mask_norm = nn.LayerNorm(out_channels)
+        self.mask_norm = nn.LayerNorm(out_channels) if logits == "normalized" else ScaledCosines(out_channels)
         self.apply(initialize)
         # As far apart as the tokens of patches. The published 0.02 suits a trained encoder; from scratch what all the
         # classes attend to outweighs it, and what is then normalised over the classes is hardly more than noise.
@@ -125,6 +150,8 @@ class Segmenter(nn.Module):
             class more, which stands for none. (Logits that are normalised over the classes cannot all be low at once.)
         decoder_layers: number of blocks of the mask decoder.
         decoder_dropout: probability of dropout in the mask decoder.
+        decoder_logits: what makes the mask decoder's logits, see :py:class:`MaskTransformer`; published weights of a
+            whole Segmenter are for "normalized".
         encoder: other settings of :py:class:`VisionTransformer`, such as ``patch_size`` and ``hidden_size``.
 
     Shape:
@@ -152,6 +179,7 @@ class Segmenter(nn.Module):
         overlapping: bool = False,
         decoder_layers: int = 2,
         decoder_dropout: float = 0.1,
+        decoder_logits: str = "normalized",
         **encoder: Any,
     ) -> None:
         super().__init__()
@@ -165,7 +193,7 @@ class Segmenter(nn.Module):
         self.overlapping, out_channels = overlapping, out_channels + overlapping
         size, heads = self.encoder.prefix.shape[-1], self.encoder.num_heads
         self.decoder = (
-            MaskTransformer(size, out_channels, decoder_layers, heads, decoder_dropout)
+            MaskTransformer(size, out_channels, decoder_layers, heads, decoder_dropout, decoder_logits)
             if decoder == "mask"
             else TokenClassifier(size, out_channels)
         )
