@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import monai_infoaug
 from monai_infoaug.commands._arguments import make_parser
 from monai_infoaug.data import LandmarkTable, write_landmarks
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(monai_infoaug.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[!_]*/*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 BUNDLES = sorted((ROOT / "examples").glob("*/docs/README.md"))
 MORE = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("[!_]*/*/*.md")), *BUNDLES]
@@ -111,7 +113,7 @@ def is_there(page: Path, link: str) -> bool:
     """Whether a link leads to a file, or to a page that Sphinx makes, and its anchor to a heading."""
     name, _, anchor = link.partition("#")
     if thing := re.search(r"monai_infoaug\.(\w+)\.(\w+)(\.rst)?$", link):  # of the reference, which Sphinx makes
-        room = ROOT / "monai_infoaug" / thing[1] / "__init__.py"
+        room = PACKAGE / thing[1] / "__init__.py"
         return room.is_file() and f'"{thing[2]}"' in room.read_text(encoding="utf-8")
     place = page if not name else page.parent / name
     made = {"index.rst": "GALLERY_HEADER.rst"}.get(place.name, place.with_suffix(".py").name)

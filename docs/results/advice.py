@@ -83,7 +83,7 @@ RULES = {  # by task, volumes and other site, the best first; the last is taken 
         Rule(
             "a detector that learns from the matches of one annotated image",
             "detection: one-shot against matching; detection: one-shot against scratch",
-            images=150,
+            images=24,  # with twelve it is nearer than a detector of one label, too: see docs/howto/first_hour.md
             minutes=15,
         ),
         Rule(

@@ -566,7 +566,10 @@ def test_page_is_sound_and_asks_for_nothing_outside(tmp_path):
             "`bundle` must be one for images in 2D, as this one, got one for images in 3D",
         ),
         (["--overlay", "segmenter"], "`overlay` must be given with `bundle`"),
-        (["--bundle", "segmentation", "--overlay", "segment"], "`overlay` must be one of attention_guided, label_effi"),
+        (
+            ["--bundle", "segmentation", "--overlay", "segment"],
+            "`overlay` must be one of attention_guided, consistency, label_effi",
+        ),
         (["--bundle", "landmark_detection", "--overlay", "a"], "`overlay` must be none, for the bundle landmark_det"),
         (["--bundle", "landmark_pretraining"], "`pixdim` must be given, 1 for pixels"),
         (["--bundle", "landmark_pretraining", "--bins", "16"], "among those of the bundle"),
