@@ -188,6 +188,7 @@ def test_contrast_of_patches_compiles_without_a_pair_and_with_unknown_labels():
 
 
 ARGUMENTS = {
+    "ConsistencyLoss": {"supervised": None},
     "PatchContrastLoss": {"num_classes": 3},
     "DomainAdaptationLoss": dict.fromkeys(("supervised", "own", "contrast")),
 }
