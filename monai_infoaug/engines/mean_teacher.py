@@ -13,6 +13,7 @@ from monai_infoaug._processes import unwrapped
 from monai_infoaug._require import is_number, refusal, require_shares, require_truth
 from monai_infoaug.engines._batch import entry
 from monai_infoaug.engines.precision import half_precision
+from monai_infoaug.transforms._sampling import sampling_density
 
 EMAHandler, _ = optional_import("ignite.handlers", name="EMAHandler")
 
@@ -113,15 +114,14 @@ class MeanTeacher:
             found = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, classes, True)
         weight = (confidence >= self.threshold).float()
         if self.shares is not None:
-            weight = weight * self._of_tiers(entry(batch, self.tiers_key, device, non_blocking).long())
+            weight = weight * self._of_tiers(entry(batch, self.tiers_key, device, non_blocking))
         changed = entry(batch, self.changed_key, device, non_blocking, **kwargs)
         return changed, {"found": found.float(), "weight": weight}
 
     def _of_tiers(self, tiers: Tensor) -> Tensor:
         """Weights (B, 1, *S) of pixels, of mean one, of which each tier that there is has its share."""
-        counts = torch.bincount(tiers.flatten(), minlength=3)
-        shares = torch.tensor(self.shares, device=tiers.device) * (counts > 0)
-        return (shares / shares.sum().clamp_min(1e-6) * tiers.numel() / counts.clamp_min(1))[tiers]
+        flat = tiers.flatten()
+        return (flat.numel() * sampling_density(flat, {"tiers": flat[None]}, self.shares, None)).view_as(tiers)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The teacher."""
