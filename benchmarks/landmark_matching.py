@@ -27,8 +27,8 @@ Each training goes on from its last epoch if it was stopped, and each result is 
 
 References:
     1. Yao et al., "One-shot medical landmark detection", MICCAI 2021, arXiv:2107.04100.
-    2. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1), 2025,
-       arXiv:2211.07118.
+    2. Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+       medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
     3. Kalantidis et al., "Hard negative mixing for contrastive learning", NeurIPS 2020, arXiv:2010.01028.
     4. Shen et al., "Un-Mix: rethinking image mixtures for unsupervised visual representation learning", AAAI 2022,
        arXiv:2003.05438.

@@ -105,6 +105,7 @@ def test_no_command_imports_another():
         assert not imports(file) & commands - {command}
 
 
+@pytest.mark.slow
 def test_nothing_imports_in_a_circle():
     """Within functions and for type checking neither."""
     names = {dotted(file) for file in FILES}

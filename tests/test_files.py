@@ -84,6 +84,7 @@ def test_a_link_stays_a_link(tmp_path):
     assert (tmp_path / "there").read_text() == "new"
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_the_file_is_whole_and_the_next_writer_clears_up(tmp_path):
     path = tmp_path / "file"
     write_whole(path, "a" * 5_000_000)

@@ -99,7 +99,17 @@ def dataset(kind: str, paths: list[str], transform: Compose, folder: Path):
     return PersistentDataset(items, transform, folder / "cache", **TRACKED)
 
 
-@pytest.mark.parametrize("source", ["nii.gz", "png", "jpg", "hippocampus/images", "ceph/train", "jsrt/images"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "nii.gz",
+        "png",
+        *(
+            pytest.param(other, marks=pytest.mark.slow)
+            for other in ("jpg", "hippocampus/images", "ceph/train", "jsrt/images")
+        ),
+    ],
+)
 @pytest.mark.parametrize("kind", ["cache", "persistent"])
 def test_files_to_batches_of_paired_views(source, kind, tmp_path):
     paths, dims = files(source, tmp_path), 3 if source in ("nii.gz", "hippocampus/images") else 2
@@ -170,7 +180,7 @@ def segmentation_items(source: str, folder: Path) -> list[dict]:
     return [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
 
 
-@pytest.mark.parametrize("source", ["made", "hippocampus"])
+@pytest.mark.parametrize("source", ["made", pytest.param("hippocampus", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["blend", "anchor", "continuous"])
 def test_tier_intensity_in_a_plain_segmentation_training(source, mode, tmp_path):
     both = ["image", "label"]

@@ -1,8 +1,8 @@
 """Loss and similarity of single anchors of a trained network against information, and thresholds that follow [1].
 
 References:
-    [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1), 2025,
-    arXiv:2211.07118.
+    [1] Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+    medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ def calibrate(
 
     References:
         [1] Tian et al., "What makes for good views for contrastive learning?", NeurIPS 2020, arXiv:2005.10243.
-        [2] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-        2025, arXiv:2211.07118.
+        [2] Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+        medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
     """
     require_measurable(window, window_mm, num_bins, modality, intensity, working_pixdim, seed)
     if not is_number(alpha) or alpha <= 0:

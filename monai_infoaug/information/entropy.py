@@ -60,8 +60,8 @@ def local_entropy(
         TypeError: if ``image`` or ``mask`` is no array or tensor of real numbers.
 
     References:
-        [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-        2025, arXiv:2211.07118.
+        [1] Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+        medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
 
     Example:
         >>> import torch

@@ -39,8 +39,8 @@ class PixelInfoNCELoss(PointContrast):
         ValueError: for a temperature or radius out of range, or shapes that do not fit.
 
     References:
-        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-           2025, arXiv:2211.07118.
+        1. Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+           medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
         2. van den Oord et al., "Representation learning with contrastive predictive coding", arXiv:1807.03748.
 
     Example:

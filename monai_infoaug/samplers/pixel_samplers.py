@@ -165,8 +165,8 @@ class DrawnPixels(_PixelSampler):
             shares.
 
     References:
-        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-           2025, arXiv:2211.07118.
+        1. Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+           medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
 
     Example:
         >>> labels = torch.tensor([[[[0] * 98 + [1, 2]]]])

@@ -68,8 +68,8 @@ class InformationMap(Shown, Transform):
         OSError: if ``file`` cannot be read.
 
     References:
-        [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-        2025, arXiv:2211.07118.
+        [1] Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+        medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
 
     See Also:
         :func:`monai_infoaug.information.local_entropy`, :func:`monai_infoaug.information.noise_sd`

@@ -69,8 +69,8 @@ def intensity_preset(name: str, strength: float = 1.0) -> Compose:
         ValueError: for an unknown name or a strength that is not above 0.
 
     References:
-        [1] Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-        2025, arXiv:2211.07118.
+        [1] Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+        medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
 
     Example:
         >>> import torch

@@ -88,8 +88,8 @@ class RandPairedViews(Shown, PairMaker, Randomizable, Transform):
         True
 
     References:
-        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-           2025, arXiv:2211.07118.
+        1. Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+           medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
     """
 
     backend = [TransformBackends.TORCH]
@@ -221,8 +221,8 @@ class RandPairedViewsd(Shown, Randomizable, KeyedTransform):
          'points_view2', 'valid_view1', 'valid_view2']
 
     References:
-        1. Quan et al., "Information-guided pixel augmentation for pixel-wise contrastive learning", IEEE TMI 44(1),
-           2025, arXiv:2211.07118.
+        1. Quan et al., "IGU-Aug: information-guided unsupervised augmentation and pixel-wise contrastive learning for
+           medical image analysis", IEEE TMI 44(1):154-164, 2025, arXiv:2211.07118.
     """
 
     backend = RandPairedViews.backend

@@ -127,6 +127,7 @@ def test_with_templates_the_next_one_is_advised_by_their_landmarks(checkpoint, f
     assert seen["m"].shape == (1, 60, 2)
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on(checkpoint, folder, rated, monkeypatch):
     usual = command.rate
 
@@ -151,6 +152,7 @@ def test_a_second_run_goes_on(checkpoint, folder, rated, monkeypatch):
     assert len(rated) == 10
 
 
+@pytest.mark.slow
 def test_of_many_images_some_are_drawn_and_others_asked(checkpoint, folder, rated, monkeypatch):
     monkeypatch.setattr(command, "CANDIDATES", 2)
     monkeypatch.setattr(command, "ASKED", 2)

@@ -132,6 +132,7 @@ def test_errors_of_one_round_are_those_of_a_detector(runs, folder, monkeypatch):
     assert max(errors) < 100
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(runs, folder):
     annotate(folder)
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").iterdir() if path.suffix in (".json", ".png")}
@@ -143,6 +144,7 @@ def test_what_is_done_is_not_done_again(runs, folder):
     }
 
 
+@pytest.mark.slow
 def test_more_images_are_found_by_the_networks_that_are_there(runs, folder):
     annotate(folder)
     add(folder, "e")
@@ -153,6 +155,7 @@ def test_more_images_are_found_by_the_networks_that_are_there(runs, folder):
     assert sorted(read_landmarks(folder / "out" / "landmarks.csv").points) == list("abcde")
 
 
+@pytest.mark.slow
 def test_an_image_that_has_changed_is_looked_at_again(runs, folder):
     annotate(folder)
     add(folder, "e")
@@ -165,6 +168,7 @@ def test_an_image_that_has_changed_is_looked_at_again(runs, folder):
     assert (folder / "out" / "e.png").read_bytes() != shown
 
 
+@pytest.mark.slow
 def test_an_image_that_is_as_it_was_before_has_the_landmarks_of_then(runs, folder):
     annotate(folder)
     add(folder, "e")
@@ -182,6 +186,7 @@ def test_an_image_that_is_as_it_was_before_has_the_landmarks_of_then(runs, folde
     np.testing.assert_allclose(read_landmarks(folder / "out" / "landmarks.csv").points["e"], first, atol=0.3)
 
 
+@pytest.mark.slow
 def test_an_image_of_the_same_name_elsewhere_is_another_one(runs, folder):
     annotate(folder)
     add(folder, "e")
@@ -338,6 +343,7 @@ def test_what_was_not_planned_is_refused_before_anything_is_computed(runs, folde
     assert runs == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_the_place_of_pre_training(runs, folder, capsys, monkeypatch):
     annotate(folder)
     runs.clear()

@@ -80,6 +80,7 @@ def test_strengths_are_where_the_curves_cross_the_stop(calibrated):
     assert any(strengths[name] < 4 for name in TIERS)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file(images, calibrated, tmp_path):
     calibrate(images, tmp_path / "again.json", window=5, num_bins=32)
     assert (tmp_path / "again.json").read_text() == calibrated[0].read_text()
@@ -118,6 +119,7 @@ def test_transforms_take_the_file(calibrated):
     assert torch.equal(changed, RandTierIntensity(by_hand).set_random_state(0)(image, tiers=tiers).clamp(0, 1))
 
 
+@pytest.mark.slow
 def test_window_and_bins_are_chosen_where_they_are_not_given(images, calibrated, tmp_path):
     found = calibrate(images, tmp_path / "found.json")
     settings, compared = found["information"], found["compared_maps"]
@@ -144,6 +146,7 @@ def test_a_window_that_does_not_fit_is_refused_before_the_work(images, tmp_path,
         calibrate(images, tmp_path / "found.json", window=101)
 
 
+@pytest.mark.slow
 def test_what_tells_nothing_is_low_under_the_thresholds_of_images_that_are_mostly_empty(tmp_path):
     """Half of each image is black: tertiles of all voxels would be 0."""
     arrays = [np.pad(anatomy((60, 56), shift, 0.02, seed), ((60, 60), (0, 0))) for seed, shift in enumerate((0, 1))]
@@ -158,6 +161,7 @@ def test_what_tells_nothing_is_low_under_the_thresholds_of_images_that_are_mostl
     np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
 
 
+@pytest.mark.slow
 def test_volumes(tmp_path, monkeypatch):
     monkeypatch.setattr(_registration, "REGISTERED", 500)
     arrays = [anatomy((26, 28, 24), shift, 0.02, seed) for seed, shift in enumerate((0, 1))]
@@ -169,6 +173,7 @@ def test_volumes(tmp_path, monkeypatch):
     assert found["intensity"]["transforms"] == "cross_contrast"
 
 
+@pytest.mark.slow
 def test_colours(tmp_path):
     arrays = [np.stack([anatomy((48, 50), place) for place in (shift, -shift, 2)], -1) for shift in (0, 1)]
     data = folder_of(tmp_path / "rgb", arrays, channels=True)
@@ -244,6 +249,7 @@ def test_unreadable_image_is_named_before_others_are_read(images, tmp_path, monk
         calibrate(data, tmp_path / "found.json")
 
 
+@pytest.mark.slow
 def test_command_passes_everything_on(images, tmp_path, capsys):
     options = "--pixdim 0.5 --working-pixdim 0.6 --window-mm 3 --bins 16 --modality xray --intensity published"
     options += " --alpha 1.2 --keep 0.3 --images 2 --seed 2"
@@ -340,6 +346,7 @@ def test_checkpoint_that_is_none_is_named(images, tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_nothing_of_others_is_written_over(images, calibrated, tmp_path):
     out, _ = calibrated
     calibrate(images, out, window=5, num_bins=32)  # its own files

@@ -384,6 +384,7 @@ def test_slices_say_what_is_where(codes, axis, plane, ends):
     assert said == {"plane": plane, "ends": list(ends)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(700, 560), (100, 90, 90)])
 def test_pages_of_noise_are_small(tmp_path, size):
     noise = np.random.default_rng(0).integers(0, 255, size[::-1]).astype(np.uint8)
@@ -665,6 +666,7 @@ def in_browser(page: Path, folder: Path, fragment: str = "") -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
+@pytest.mark.slow
 def test_thresholds_in_the_browser(tmp_path):
     path = write(tmp_path / "image.png", size=(80, 64))
     page = inspected(tmp_path, path)
@@ -682,6 +684,7 @@ def test_thresholds_in_the_browser(tmp_path):
     assert f"--high: {TIER_COLOURS['high']}" in text
 
 
+@pytest.mark.slow
 def test_three_planes_in_the_browser(tmp_path):
     inspected(tmp_path, write(tmp_path / "volume.nrrd", size=(20, 16, 12), kind=np.float32), axis=2)
     text = in_browser(tmp_path / "page.html", tmp_path)

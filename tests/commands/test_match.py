@@ -99,6 +99,7 @@ def test_what_is_written(checkpoint, folder, capsys):
     assert "Wrote 2 of 2 images" in said
 
 
+@pytest.mark.slow
 def test_low_landmarks_are_flagged_everywhere(checkpoint, folder, capsys):
     sitk.WriteImage(sitk.GetImageFromArray(smooth(7, (72, 80))), folder / "images" / "other.png")
     matcher = TemplateMatcher(checkpoint, folder / "images" / "a.png", folder / "table.csv", settings=LIKE_PNG)
@@ -345,6 +346,7 @@ def test_nothing_of_others_is_written_over(checkpoint, folder, theirs, options, 
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on_and_keeps_what_was_corrected(checkpoint, folder, calls, capsys):
     run(checkpoint, folder)
     first, out = contents(folder / "out"), folder / "out"
@@ -459,6 +461,7 @@ def test_names_that_differ_in_case_alone_are_made_different():
     assert list(distinct_names([Path("x/A.png"), Path("y/a.png")]).values()) == ["x_A", "y_a"]
 
 
+@pytest.mark.slow
 def test_names_of_any_kind_come_into_pictures(checkpoint, folder):
     for name in ("a$\\x$.png", "页.png"):
         shutil.copy(folder / "images" / "a.png", folder / "images" / name)

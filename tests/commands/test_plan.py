@@ -86,6 +86,7 @@ def test_minutes(minutes):
         make_plan(PLANE, ["landmarks"], ["a"], minutes)
 
 
+@pytest.mark.slow
 def test_the_step_is_measured_in_planes_and_volumes(monkeypatch):
     monkeypatch.undo()
     for survey, small in (

@@ -76,6 +76,7 @@ def test_all_images_are_segmented_with_the_given_values_and_names(folder, traine
     assert "origin" not in trained[0]
 
 
+@pytest.mark.slow
 def test_a_second_run_does_what_is_missing(folder, trained, monkeypatch):
     run(folder)
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.png")}
@@ -88,6 +89,7 @@ def test_a_second_run_does_what_is_missing(folder, trained, monkeypatch):
     assert stages == {path: time for path, time in before.items() if path in stages}
 
 
+@pytest.mark.slow
 def test_what_somebody_has_corrected_stays(folder, trained, capsys):
     run(folder, minutes=2)
     (folder / "out" / "0.png").write_bytes(b"corrected")
@@ -96,6 +98,7 @@ def test_what_somebody_has_corrected_stays(folder, trained, capsys):
     assert "0.png was changed since it was written: it stays so" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_classes_that_overlap_stay_bits(folder, trained):
     for seed in (1, 3):
         annotated(folder / "labels" / f"{seed}.png", folder / "images" / f"{seed}.png", BITS)

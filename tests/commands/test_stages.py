@@ -20,6 +20,7 @@ from monai_infoaug.commands._stages import StagesBar, run_command, run_stage
 SLEEP = "import time; print('begun', flush=True); time.sleep(600)"
 
 
+@pytest.mark.slow
 def test_the_command_and_its_output_are_kept_and_the_share_is_told(tmp_path):
     told, code = [], "import time; print('train: epoch 2/4, loss 3', flush=True); time.sleep(1.5)"
     run_command(tmp_path, "train", ["python", "-c", code], tmp_path, told.append)

@@ -58,7 +58,7 @@ def test_no_bit_goes_wrong_unseen(tmp_path):
     assert _read(file)["folder"] == Path("b")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for place in range(len(whole)):
+        for place in range(0, len(whole), 3):
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
             try:
                 found = _read(file)
@@ -68,7 +68,7 @@ def test_no_bit_goes_wrong_unseen(tmp_path):
                 assert torch.equal(found["image"], values["image"])
                 assert found["image"].meta["shape"].tolist() == [1, 1]
                 assert (found["name"], found["folder"]) == ("a", Path("b"))
-    assert seen > 500
+    assert seen > 170
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "foreign", "gone"])
@@ -101,7 +101,8 @@ def test_a_damaged_entry_is_made_anew(tmp_path, damage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers, full_disk):
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, workers, full_disk, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # that long workers are waited for
     with full_disk(5000), pytest.raises(OSError, match="`cache_dir` must be a folder with room") as caught:
         served(tmp_path / "cache", 5000, workers)
     accepted = "must be a folder with room that can be written to, got "

@@ -130,6 +130,7 @@ def test_a_file_of_an_unsafe_object_is_not_run(images, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [{"window": 5}, {"bins": 16}, {"thresholds": (0.2, 0.7)}, {"thresholds": (0.3, 0.7)}, {"reader": "nibabel"}],

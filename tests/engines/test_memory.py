@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -15,7 +16,10 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 def in_another_process(code: str) -> str:
     """The setting cannot be taken back, hence is not for the process of the other tests."""
     code = f"import resource, runpy\nkeep = runpy.run_path({memory.__file__!r})['keep_freed_memory']\n{code}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")
+    }  # it may be set already
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain).stdout
 
 
 def test_tells_whether_it_was_taken():

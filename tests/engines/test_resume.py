@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,15 @@ Events = pytest.importorskip("ignite.engine", reason="trainers need ignite").Eve
 EPOCHS = 8
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def make_training(path: Path, num_workers: int = 0) -> tuple[PixelContrastiveTrainer, torch.nn.Module]:
+    torch.set_num_threads(1)  # OpenMP's do not come along with a fork, and with more of them sums are rounded otherwise
     torch.manual_seed(0)
     network = PixelEmbeddingNet(features=(4, 6), embedding_dim=4, strides=(2, 4))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
@@ -73,7 +81,12 @@ def epoch_of(path: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
+def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path, new_process, threads):
+    def begin(run: Callable[[Path], None], path: Path) -> BaseProcess:
+        process = new_process.Process(target=run, args=(path,))
+        process.start()
+        return process
+
     whole, expected = make_training(tmp_path / "whole.pt")
     seen = []
     whole.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.extend(whole.state.batch["image_view1"]))
@@ -83,18 +96,19 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     assert torch.cdist(flat, flat).fill_diagonal_(1).min() > 0.1
 
     path = tmp_path / "killed.pt"
-    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # with others, sums are rounded otherwise
-    with subprocess.Popen([sys.executable, __file__, "run_slowly", path], env=env) as process:
-        while epoch_of(path) < 2 and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3))  # anywhere in an epoch of 0.3 s
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    process = begin(run_slowly, path)
+    while epoch_of(path) < 2 and process.is_alive():
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.3))  # anywhere in an epoch of 0.3 s
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     stopped = epoch_of(path)
     assert 2 <= stopped < EPOCHS - 2
 
-    process = subprocess.run([sys.executable, __file__, "die_while_writing", path], check=False, env=env)
-    assert process.returncode == -signal.SIGKILL
+    process = begin(die_while_writing, path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert epoch_of(path) == stopped + 1
     assert len(list(tmp_path.glob("killed.pt*"))) == 2
 
@@ -107,7 +121,3 @@ def test_killed_twice_and_resumed_equals_the_run_without_a_break(tmp_path):
     assert one["trainer"] == other["trainer"]
     assert one["lr_scheduler"] == other["lr_scheduler"]
     torch.testing.assert_close(one["optimizer"], other["optimizer"], atol=0, rtol=0)
-
-
-if __name__ == "__main__":
-    {"run_slowly": run_slowly, "die_while_writing": die_while_writing}[sys.argv[1]](Path(sys.argv[2]))

@@ -155,6 +155,7 @@ def test_segmentations_are_on_the_grid_of_the_image(given, target, bundle):
     assert len(list((target / "out" / "inference").iterdir())) == 6
 
 
+@pytest.mark.slow
 @every
 def test_no_label_of_the_target_is_read(given_untrained, target, bundle):
     """None is there; without the source, nothing in the configuration speaks of its images or of any label."""
@@ -187,6 +188,7 @@ def test_labels_of_the_source_are_learnt_from(given, target):
     assert (np.array(found) == 2).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_weak_labels_of_the_target_are_kept_to(given_untrained, target):
     """Clicks at their places after all spatial changes, and no class that an image is said not to show."""
     lines = ["image,landmark,x,y"]

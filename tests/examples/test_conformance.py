@@ -570,6 +570,7 @@ def test_export(trained, network, tmp_path):
     torch.testing.assert_close(exported(image), network(image), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @needs_train
 @every_bundle
 @torch.no_grad()
@@ -608,6 +609,7 @@ def test_export_of_another_checkpoint_is_refused(trained, tmp_path):
 OLD_EXPORTER = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
 
 
+@pytest.mark.slow
 @needs_train
 @own_network
 @pytest.mark.filterwarnings("ignore:Constant folding:UserWarning")

@@ -130,6 +130,7 @@ def test_budget_does_not_depend_on_the_number_of_labelled_images(folder, labelle
     assert items[0]["label"].shape == (2, 32, 36)
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_stopped(folder):
     whole = run(folder, "train", max_epochs=2, output_dir=str(folder / "whole"))
     run(folder, "train", max_epochs=2, **{"train#trainer#max_epochs": 1})

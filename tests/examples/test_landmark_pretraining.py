@@ -157,6 +157,7 @@ def test_volumetric_formats_slicer_tables_and_masks(folder):
     assert [line.split(",")[0] for line in lines[1:]] == ["all", "chin", "sella"]
 
 
+@pytest.mark.slow
 def test_colour(folder):
     for i in range(3):
         picture = Image.merge("RGB", [Image.fromarray(smooth_picture(10 * i + c)) for c in range(3)])
@@ -168,6 +169,7 @@ def test_colour(folder):
     assert "`in_channels` must be 3 for modality 'rgb', got 1" in fault(caught.value)
 
 
+@pytest.mark.slow
 def test_training_reads_no_landmark(folder, monkeypatch):
     (folder / "table.csv").write_text("not a table")
     monkeypatch.setattr("monai_infoaug.data.landmarks.read_landmarks", None)
@@ -219,6 +221,7 @@ def test_checkpoint_of_another_network(folder):
     assert "checkpoint.pt` must be a checkpoint of this training" in fault(caught.value)
 
 
+@pytest.mark.slow
 def test_template_landmark_outside(folder):
     run(folder, "train")
     write_landmarks(folder / "table.csv", LandmarkTable("0", {"0": [[10.0, 80.0]]}))

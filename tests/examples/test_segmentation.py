@@ -201,6 +201,7 @@ def test_the_last_layer_has_a_rate_of_its_own(folder, overlay):
     assert len(others["params"]) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", ["label_efficient", "local_contrast"])
 def test_without_pre_training_it_is_plain_supervised_training(folder, overlay):
     nothing = {name: 0 for name in STAGES[overlay] if name.endswith("_epochs")}
@@ -217,6 +218,7 @@ def test_attention_without_contrast_needs_the_coarse_network_and_trains_the_enco
     assert {path.name for path in (folder / "out").glob("*.pt")} == {"coarse.pt", "checkpoint.pt"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_only_what_a_stage_is_for_is_trained(folder, frozen):
     """The coarse network in its own stage alone, the encoder in that of contrast and, if not frozen, the last one."""

@@ -263,6 +263,7 @@ def test_bad_input(error, message, arguments):
         local_entropy(**{"image": IMAGE, **arguments})
 
 
+@pytest.mark.slow
 def test_first_calls_from_many_threads_at_once():
     """As in a ``CacheDataset`` of a fresh process: numba's look-up of types is not made for threads."""
     program = """

@@ -114,7 +114,8 @@ def test_trace_takes_other_sizes(make):
 
 @torch.no_grad()
 @needs_export
-@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
 def test_onnx(dims):
     net = network() if dims == 2 else PixelEmbeddingNet(3, features=(4, 6), embedding_dim=5, strides=(2,)).eval()
     descriptor = DenseDescriptor(net).eval()

@@ -299,6 +299,7 @@ def test_windows_and_export():
         torch.testing.assert_close(torch.jit.script(network)(image), network(image), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @needs_export
 def test_onnx_runs_at_any_size():

@@ -159,6 +159,7 @@ def test_real_head(contrast):
     assert corner.max() < 0.1 * np.percentile(image, 90)
 
 
+@pytest.mark.slow
 def test_real_crops_are_all_tissue():
     paths = sorted((DATA / "hippocampus" / "images").glob("*.nii.gz"))[::50]
     if not paths:

@@ -131,7 +131,7 @@ def test_set_determinism_and_set_random_state(items, name, seeded):
 
 
 @both
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("persistent", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_workers_differ_and_a_seed_repeats_them(items, name, persistent, seeded):
     same = [items[0]] * 4
 
