@@ -11,7 +11,7 @@ changes and seeds. Only the changes of intensity differ:
 - ``tiers``: by tier of information, strengths as in the bundle; ``shuffled``: by the tiers of another image.
 - ``calibrated``: by tier, with what ``monai-infoaug calibrate`` finds in the training images.
 - ``uniform_curves``, ``tiers_curves``, and ``shuffled_curves`` if asked for: the same with curves that rise and fall
-  (``"cross_contrast"``), in half of the images.
+  (``"cross_contrast"``).
 - ``tiers_apart``, ``shuffled_apart``, if asked for: tiers draw their changes apart, so that grey levels of one tier no
   longer tell those of another.
 
@@ -77,7 +77,6 @@ from monai_infoaug.data import image_datalist, image_name
 BUNDLE, OWN = "segmentation", "own site"
 EVERY = 4  # one in so many cases is held out
 MEASURED = 20  # training images, for the mean strength
-CURVED = 0.5  # of the images; with all of them, 300 steps end far below, at their own site too
 
 
 class DataSet(NamedTuple):
@@ -197,8 +196,6 @@ def steps_of(name: str, settings: Mapping[str, Any], mean_strength: float, calib
         "transforms": {"": "rich", "curves": "cross_contrast"}.get(kind),
         "strengths": strengths,
     }
-    if kind == "curves":
-        intensity["prob"] = CURVED
     if kind == "apart":
         intensity = {"transforms": drawn_apart("rich", strengths)}
     if change == "calibrated":

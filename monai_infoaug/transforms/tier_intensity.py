@@ -316,13 +316,16 @@ class RandTierIntensity(Shown, RandomizableTransform):
 class RandTierIntensityd(Shown, RandomizableTransform, KeyedTransform):
     """Dictionary version of :py:class:`RandTierIntensity`: one draw for all keys; labels and other keys are left alone.
 
+    It is for supervised training, where half of the images stay as they are by default: a network that has seen none as
+    it comes is worse on images of its own site.
+
     Args:
         keys: keys of the images to change.
         information_key: key of the information map ``(1,*S)``, in bits; read in mode ``"continuous"``.
         tiers_key: key of the tiers ``(1,*S)``; read in the modes ``"blend"`` and ``"anchor"``.
         transforms: see :py:class:`RandTierIntensity`, like the next seven.
         mode: ``"blend"``, ``"anchor"`` or ``"continuous"``.
-        prob: probability of any change.
+        prob: probability of any change, in [0, 1].
         sigma: smoothing of the tiers in voxels.
         information_range: information (low, high) in bits between which the weight ramps.
         weights: weights at its two ends, or a function.
@@ -337,7 +340,7 @@ class RandTierIntensityd(Shown, RandomizableTransform, KeyedTransform):
     Example:
         >>> import torch
         >>> item = {"image": torch.rand(1, 32, 32), "tiers": torch.randint(0, 3, (1, 32, 32)), "label": 1}
-        >>> out = RandTierIntensityd("image", transforms="rich").set_random_state(seed=0)(item)
+        >>> out = RandTierIntensityd("image", transforms="rich", prob=1.0).set_random_state(seed=0)(item)
         >>> out["image"].shape, out["label"]
         (torch.Size([1, 32, 32]), 1)
     """
@@ -351,7 +354,7 @@ class RandTierIntensityd(Shown, RandomizableTransform, KeyedTransform):
         tiers_key: Hashable = "tiers",
         transforms: str | Mapping[str, Callable] | Callable | None = None,
         mode: str = "blend",
-        prob: float = 1.0,
+        prob: float = 0.5,
         sigma: float = 4.0,
         information_range: tuple[float, float] = (2.27, 4.35),
         weights: tuple[float, float] | Callable[[Tensor], Tensor] = (1.0, 0.5),

@@ -101,7 +101,7 @@ RECIPES = {
     ),
     "RandTierIntensity": Recipe(lambda dims: T.RandTierIntensity("rich"), ("image", None, "tiers")),
     "RandTierIntensityd": Recipe(
-        lambda dims, keys=("image",), **k: T.RandTierIntensityd(keys, transforms="rich", **k),
+        lambda dims, keys=("image",), **k: T.RandTierIntensityd(keys, transforms="rich", prob=1.0, **k),
         ("image", "tiers"),
         ("image",),
     ),

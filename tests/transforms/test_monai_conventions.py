@@ -99,7 +99,7 @@ def values(batches: list[dict], key: str = "image_view1") -> np.ndarray:
     return np.concatenate([np.asarray(batch[key]) for batch in batches])
 
 
-RANDOM = {"pair": pair, "intensity": lambda: RandTierIntensityd("image", transforms="rich")}
+RANDOM = {"pair": pair, "intensity": lambda: RandTierIntensityd("image", transforms="rich", prob=1.0)}
 SHOWN = {"pair": "image_view1", "intensity": "image"}
 both = pytest.mark.parametrize("name", RANDOM)
 
@@ -261,7 +261,7 @@ def test_map_items(items, map_items):
 
 @pytest.mark.parametrize("choose", [OneOf, lambda steps: SomeOf(steps, num_transforms=1)])
 def test_choice_of_transforms(items, choose):
-    intensity = RandTierIntensityd("image", transforms="rich")
+    intensity = RandTierIntensityd("image", transforms="rich", prob=1.0)
     chain = Compose(fixed(choose([intensity, RandGaussianNoised("image", prob=1.0)])))
     first, again = (values([chain.set_random_state(seed=2)(items[0]) for _ in range(2)], "image") for _ in range(2))
     np.testing.assert_array_equal(first, again)

@@ -251,11 +251,19 @@ def test_prob():
     assert 40 < changed < 80
 
 
+def test_half_of_the_images_of_a_supervised_training_stay_as_they_are():
+    image, _, tiers = draw((6, 5))
+    item, intensity = {"image": image, "tiers": tiers}, RandTierIntensityd("image", transforms="rich")
+    intensity.set_random_state(seed=0)
+    changed = sum(not torch.equal(intensity(item)["image"], image) for _ in range(200))
+    assert 80 < changed < 120
+
+
 @pytest.mark.parametrize("mode", ["blend", "anchor", "continuous"])
 def test_dictionary_shares_one_draw(mode):
     image, information, tiers = draw((14, 11))
     item = {"image": image, "other": image.clone(), "label": tiers, "information": information, "tiers": tiers}
-    intensity = RandTierIntensityd(["image", "other"], mode=mode).set_random_state(seed=0)
+    intensity = RandTierIntensityd(["image", "other"], mode=mode, prob=1.0).set_random_state(seed=0)
     out = intensity(item)
     assert torch.equal(out["image"], out["other"])
     assert not torch.equal(out["image"], image)
@@ -274,14 +282,19 @@ def test_dictionary_keys():
         RandTierIntensityd("image", "bits", mode="continuous")({"image": image, "tiers": tiers})
     with pytest.raises(KeyError, match="other"):
         RandTierIntensityd(["image", "other"], tiers_key="t")({"image": image, "t": tiers})
-    out = RandTierIntensityd(["image", "other"], tiers_key="t", allow_missing_keys=True)({"image": image, "t": tiers})
+    out = RandTierIntensityd(["image", "other"], tiers_key="t", prob=1.0, allow_missing_keys=True)(
+        {"image": image, "t": tiers}
+    )
     assert set(out) == {"image", "t"}
 
 
 def test_pending_operations_are_applied_first():
     image, information, _ = draw((14, 14))
     item = {"image": MetaTensor(image), "information": MetaTensor(information)}
-    rotate, intensity = Rotated(["image", "information"], angle=0.4), RandTierIntensityd("image", mode="continuous")
+    rotate, intensity = (
+        Rotated(["image", "information"], angle=0.4),
+        RandTierIntensityd("image", mode="continuous", prob=1.0),
+    )
 
     def chain(lazy):
         return Compose([rotate, intensity], lazy=lazy).set_random_state(seed=0)(item)["image"].as_tensor()
@@ -397,7 +410,7 @@ def test_file_gives_the_strength_of_each_tier(tmp_path, name, mode):
     assert torch.equal(RandTierIntensity(mode=mode, file=file).set_random_state(3)(image, tiers=tiers), expected)
     item = {"image": image, "tiers": tiers}
     by_file, by_hand = (
-        RandTierIntensityd("image", mode=mode, **how).set_random_state(3)(item)["image"]
+        RandTierIntensityd("image", mode=mode, prob=1.0, **how).set_random_state(3)(item)["image"]
         for how in ({"file": str(file)}, {"transforms": change})
     )
     assert torch.equal(by_file, by_hand.clamp(0, 1))
