@@ -10,6 +10,8 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.util import inspect
 from sphinx_gallery.sorting import FileNameSortKey
 
 import monai_infoaug
@@ -79,6 +81,8 @@ plot_rcparams = {
     "font.size": 9,
     "image.interpolation": "nearest",
     "legend.framealpha": 0,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.03,
     **dict.fromkeys(
         ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor"], "#808080"
     ),
@@ -119,6 +123,37 @@ def escape_shapes(app: object, what: str, name: str, thing: object, options: obj
             lines[i] = "".join(parts)
 
 
+def true_signature(
+    app: object, what: str, name: str, thing: object, options: object, signature: str, returns: str
+) -> tuple[str, str]:
+    """That of ``__init__``, which MONAI's dictionary transforms hide behind ``__new__(cls, *args, **kwargs)``."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        found = inspect.signature(thing.__init__, bound_method=True)
+        signature = inspect.stringify_signature(found, show_return_annotation=False, unqualified_typehints=True)
+    return signature, returns
+
+
+def join_lines(app: object, doctree: nodes.document) -> None:
+    """A command that is split at backslashes is one line on a page, which wraps by the width of the screen."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.get("language") in ("bash", "none"):
+            block.rawsource = re.sub(r" \\\n +", " ", block.astext())
+            block[:] = [nodes.Text(block.rawsource)]
+
+
+def break_at_options(app: object, page: str, template: str, context: dict, doctree: object) -> None:
+    """Lines of commands break before an option, not behind its dashes; names in tables of a phone at their parts."""
+    body = re.sub(
+        r"<(pre|code)\b.*?</\1>",
+        lambda code: re.sub(r"(?<=[\s>\[(])--?[a-zA-Z][\w-]*(?![^<>]*>)", r'<span class="whole">\g<0></span>', code[0]),
+        context.get("body", ""),
+        flags=re.S,
+    )
+    name = r'<span class="pre">([^<]*)</span>'
+    breaks = partial(re.sub, r"(?<=\w)([._/])(?=[a-zA-Z])", r"\1<wbr>")
+    context["body"] = re.sub(name, lambda word: f'<span class="pre">{breaks(word[1])}</span>', body)
+
+
 def command_line_page() -> str:
     """The reference of the command line, made from its parsers."""
     from monai_infoaug.commands._arguments import make_parser
@@ -129,8 +164,8 @@ def command_line_page() -> str:
     for name, command in commands.choices.items():
         command.formatter_class = partial(argparse.HelpFormatter, width=88)
         description = re.sub(r"(?<!\w)--[\w-]+", r"`\g<0>`", str(command.description))  # else one long dash
-        lines += [f"## monai-infoaug {name}", "", description, "", "```text", command.format_usage().strip()]
-        lines += ["```", "", "| argument | |", "|---|---|"]
+        lines += [f"## monai-infoaug {name}", "", description, "", "```", " ".join(command.format_usage().split()[1:])]
+        lines += ["```", "", "| argument | meaning (default) |", "|---|---|"]
         formatter = command._get_formatter()
         for action in command._actions[1:]:  # the first one is the help itself
             shown = ", ".join(f"`{form}`" for form in formatter._format_action_invocation(action).split(", "))
@@ -145,3 +180,6 @@ Path(__file__).with_name("cli.md").write_text(command_line_page(), encoding="utf
 
 def setup(app: object) -> None:
     app.connect("autodoc-process-docstring", escape_shapes)
+    app.connect("autodoc-process-signature", true_signature)
+    app.connect("doctree-read", join_lines)
+    app.connect("html-page-context", break_at_options)

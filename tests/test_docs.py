@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import monai.transforms
@@ -17,6 +19,7 @@ import SimpleITK as sitk
 import monai_infoaug
 from monai_infoaug.commands._arguments import make_parser
 from monai_infoaug.data import LandmarkTable, write_landmarks
+from monai_infoaug.transforms import InformationTiersd
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(monai_infoaug.__file__).parent
@@ -151,3 +154,35 @@ def test_a_wrong_link_is_found(tmp_path):
     )
     page = tmp_path / "a.md"
     assert [link for link in links(page) if not is_there(page, link)] == ["b.md", "#a", "c.png"]
+
+
+@pytest.fixture(scope="module")
+def site():
+    pytest.importorskip("sphinx_gallery", reason="the site needs the extra docs")
+    return runpy.run_path(str(ROOT / "docs" / "conf.py"))
+
+
+def test_lines_of_commands_break_before_an_option(site):
+    context = {"body": '<p>a -b</p><pre>run --max-epochs 3 -n x-y</pre><code><span class="pre">a_b.c_0.5</span></code>'}
+    site["break_at_options"](None, "", "", context, None)
+    whole = '<span class="whole">{}</span>'.format
+    assert context["body"] == (
+        f"<p>a -b</p><pre>run {whole('--max-epochs')} 3 {whole('-n')} x-y</pre>"
+        '<code><span class="pre">a_<wbr>b.<wbr>c_0.5</span></code>'
+    )
+
+
+def test_a_split_command_is_one_line(site):
+    nodes = pytest.importorskip("docutils.nodes")
+    page = nodes.section()
+    page += [nodes.literal_block(text="run \\\n    --out DIR", language=name) for name in ("bash", "python")]
+    site["join_lines"](None, page)
+    assert [block.astext() for block in page] == ["run --out DIR", "run \\\n    --out DIR"]
+
+
+def test_signatures_of_dictionary_transforms_are_those_of_their_arguments(site):
+    of = partial(site["true_signature"], None, "class", "", options=None, returns="")
+    found, _ = of(thing=InformationTiersd, signature="(*args, **kwargs)")
+    assert found.startswith("(keys: ")
+    assert "= 'information', tiers_key: " in found
+    assert of(thing=LandmarkTable, signature="(labels)") == ("(labels)", "")

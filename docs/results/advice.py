@@ -286,8 +286,8 @@ def page() -> str:
                 rows = "; ".join(chosen.rows) or "no recipe that fits is clearly above it"
                 more = f"{number} or more" if number else "any" if len(by_labels[low]) == 1 else "fewer"
                 of = f"[{chosen.page}](results/{chosen.page}.md)"
-                lines.append(f"| {kind} | {labels} | {more} | {chosen.take} | {rows} | {of} |")
-                commands[chosen.take] = f"{chosen.take}:\n\n```\n" + "\n".join(chosen.commands) + "\n```\n"
+                lines.append(f"| {kind} | {labels} | {more} | {chosen.take} | {of}: {rows} |")
+                commands[chosen.take] = f"**{chosen.take}:**\n\n```\n" + "\n".join(chosen.commands) + "\n```\n"
     against = [f"| {e['take']} | {e['why_not']} | {'; '.join(e['rows'])} |" for e in entries() if e["why_not"]]
     return "\n".join([HEAD, *lines, MIDDLE, *commands.values(), AGAINST, *against, ""])
 
@@ -310,8 +310,8 @@ annotated images or with the next larger number. Else the plain training is take
 without labels as it was measured with, or more. What the pre-training of landmarks takes, 5.5 minutes, was not given to
 the training from scratch, nor what adaptation takes to that of the source.
 
-| task | annotated | images without labels | take | row that says so | page |
-|---|---|---|---|---|---|"""
+| task | annotated | images without labels | take | row that says so |
+|---|---|---|---|---|"""
 MIDDLE = """
 ## Commands
 

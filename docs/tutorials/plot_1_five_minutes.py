@@ -90,7 +90,7 @@ for key, value in views.items():
 # Points of one colour show the same place of the brain.
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
 for axis, view in zip(axes, ("view1", "view2"), strict=True):
-    show(axis, views[f"image_{view}"], view)
+    show(axis, views[f"image_{view}"], f"view {view[-1]}")
     axis.scatter(*views[f"points_{view}"].T, c=range(8), cmap="tab10", edgecolors="white", s=40)
 
 # %%

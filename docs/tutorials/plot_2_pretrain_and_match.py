@@ -6,6 +6,8 @@ that it has not seen in a turned and deformed copy. Half a minute on two CPU cor
 longer version with other methods beside it.
 """
 
+# sphinx_gallery_thumbnail_number = 2
+
 # %%
 # Data
 # ----
