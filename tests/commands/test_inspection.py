@@ -681,6 +681,8 @@ def test_thresholds_in_the_browser(tmp_path):
     assert text.count('class="pair"') == len(page["pair"]["points"])
     assert text.count("% on average") == 4
     assert "low, strength 0.5" in text
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", text) == ["view 1", "view 2"]
+    assert set(re.findall(r'alt="([^"]*)"', text)) >= {"unchanged", "low", "low: where it got darker and brighter"}
     assert f"--high: {TIER_COLOURS['high']}" in text
 
 
