@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,16 +70,37 @@ def landmark_figure(
     draw_landmarks(axes, image[0], found, truth, labels, low)
     if len(image) == 3 and image.ndim == 3:
         axes.images[0].set_data(image.T)
+    _part_names(axes)
     figure.suptitle(
         title, x=0.01, y=0.99, horizontalalignment="left", verticalalignment="top", fontsize=11, parse_math=False
     )
     return figure
 
 
+def _part_names(axes: Axes) -> None:
+    """Put each name beside its landmark where it lies on no other name and within the picture."""
+    taken: list[Any] = []
+    whole = axes.get_window_extent()
+    for name in axes.texts:
+        for up, side in product((3, -9, 13, -19), ("left", "right")):
+            name.set(ha=side, position=(3 if side == "left" else -3, up))
+            with _without_missing_glyphs():
+                box = name.get_window_extent()
+            if whole.x0 <= box.x0 and box.x1 <= whole.x1 and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
+@contextmanager
+def _without_missing_glyphs() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: a box stands for it
+        yield
+
+
 def png_bytes(figure: Figure, dpi: int) -> bytes:
     """A figure as the content of a PNG file."""
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in another script: a box stands for it
+    with _without_missing_glyphs():
         figure.savefig(content, format="png", dpi=dpi)
     return content.getvalue()

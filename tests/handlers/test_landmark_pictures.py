@@ -43,3 +43,12 @@ def test_names_in_another_script_are_drawn_without_a_warning():
     figure = Figure()
     figure.suptitle("\ud55c\uae00")
     assert png_bytes(figure, 20).startswith(b"\x89PNG")
+
+
+def test_names_of_landmarks_that_lie_together_or_at_the_border_can_be_read():
+    found = np.array([[20.0, 20], [20.5, 20.5], [20, 21], [21, 20], [39, 5]])
+    names = ["menton", "gnathion", "pogonion", "soft_pogonion", "anterior_nasal_spine"]
+    figure = landmark_figure(np.zeros((1, 40, 44)), found, "", names, np.zeros(5, bool))
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not any(boxes[i].overlaps(boxes[j]) for i in range(5) for j in range(i))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
