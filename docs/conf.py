@@ -164,7 +164,7 @@ def command_line_page() -> str:
     for name, command in commands.choices.items():
         command.formatter_class = partial(argparse.HelpFormatter, width=88)
         description = re.sub(r"(?<!\w)--[\w-]+", r"`\g<0>`", str(command.description))  # else one long dash
-        lines += [f"## monai-infoaug {name}", "", description, "", "```", " ".join(command.format_usage().split()[1:])]
+        lines += [f"## monai-infoaug {name}", "", description, "", "```", " ".join(command.format_usage().split())]
         lines += ["```", "", "| argument | meaning (default) |", "|---|---|"]
         formatter = command._get_formatter()
         for action in command._actions[1:]:  # the first one is the help itself
