@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from monai_infoaug._grid import plain, sample_at
 from monai_infoaug.commands._slices import PLANES, Slice, painted
 from monai_infoaug.handlers import draw_landmarks
+from monai_infoaug.handlers.landmark_pictures import part_names
 from monai_infoaug.inferers import to_voxels, to_world
 
 if TYPE_CHECKING:
@@ -286,6 +287,7 @@ def draw_reviewed(reviewed: Reviewed, labels: Sequence[str], classes: Mapping[in
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
     beside = [texts[i] for i in each] if is_whole else None
     draw_landmarks(axes, picture.pixels[0].numpy(), marks, labels=beside, low=low[each])
+    part_names(axes)
     axes.images[0].set(data=picture.pixels.numpy().T.squeeze(), clim=(0, 1))
     if picture.overlay is not None:
         axes.imshow(picture.overlay.numpy().T)
@@ -298,8 +300,10 @@ def draw_reviewed(reviewed: Reviewed, labels: Sequence[str], classes: Mapping[in
             shown = axes.text(x + 3, y + 3, text, color=shade, va="top", fontsize=9, parse_math=False)
             shown.set_path_effects([withStroke(linewidth=2, foreground="black")])
     facts = [reviewed.name, "annotated by hand"] if reviewed.sure else [reviewed.name]
-    if low.any():
-        facts.append(f"yellow: expected error above {limit:g} mm")
+    if not is_whole:
+        facts.append("axial, coronal, sagittal, the patient's right or the front on the left")
+    if np.isfinite(errors).any():
+        facts.append("expected errors in mm" + f", yellow above {limit:g}" * bool(low.any()))
     missing = [] if reviewed.absent is None else [n for n, a in zip(labels, reviewed.absent, strict=True) if a]
     facts += [f"absent: {', '.join(missing)}"] if missing else []
     figure.suptitle("; ".join(facts), x=0.01, y=0.99, horizontalalignment="left", fontsize=11, parse_math=False)

@@ -70,14 +70,14 @@ def landmark_figure(
     draw_landmarks(axes, image[0], found, truth, labels, low)
     if len(image) == 3 and image.ndim == 3:
         axes.images[0].set_data(image.T)
-    _part_names(axes)
+    part_names(axes)
     figure.suptitle(
         title, x=0.01, y=0.99, horizontalalignment="left", verticalalignment="top", fontsize=11, parse_math=False
     )
     return figure
 
 
-def _part_names(axes: Axes) -> None:
+def part_names(axes: Axes) -> None:
     """Put each name beside its landmark where it lies on no other name and within the picture."""
     taken: list[Any] = []
     whole = axes.get_window_extent()

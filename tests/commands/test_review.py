@@ -346,7 +346,7 @@ def test_a_picture_is_drawn_beside_each_image(tmp_path):
         "spleen 0.66": "#" + COLOURS[1],
     }
     title = figure._suptitle.get_text()
-    assert title == "001; yellow: expected error above 4 mm; absent: c"
+    assert title == "001; expected errors in mm, yellow above 4; absent: c"
     figure.savefig(tmp_path / "a.png")
 
 
@@ -364,7 +364,8 @@ def test_a_volume_is_drawn_through_each_landmark(tmp_path):
     assert len(marks) == 6
     for x, y in np.rint(marks).astype(int):
         assert shown[y, x] > 0.9
-    assert figure._suptitle.get_text() == "001; annotated by hand"
+    title = "001; annotated by hand; axial, coronal, sagittal, the patient's right or the front on the left"
+    assert figure._suptitle.get_text() == f"{title}; expected errors in mm"
     assert [text.get_text() for text in axes.texts] == ["L0: 1.0", "L1: 1.0"]
     figure.savefig(tmp_path / "a.png")
 
