@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import runpy
 import shlex
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,11 @@ import pytest
 import SimpleITK as sitk
 
 import monai_infoaug
+from monai_infoaug.__main__ import main
 from monai_infoaug.commands._arguments import make_parser
 from monai_infoaug.data import LandmarkTable, write_landmarks
 from monai_infoaug.transforms import InformationTiersd
+from tests.data.files import dicom, place
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(monai_infoaug.__file__).parent
@@ -33,10 +37,14 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
 
 
+def whole_lines(page: Path) -> list[str]:
+    text = "".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M))
+    return text.replace("\\\n", " ").splitlines()
+
+
 def commands(page: Path) -> list[list[str]]:
     """All lines of all blocks, of whatever language, that begin like a command, cut at each ``&&``."""
-    text = "".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M))
-    lines = [line for line in text.replace("\\\n", " ").splitlines() if re.match(r"(pip|python|monai-infoaug) ", line)]
+    lines = [line for line in whole_lines(page) if re.match(r"(pip|python|monai-infoaug) ", line)]
     return [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
 
 
@@ -71,7 +79,7 @@ def test_python_blocks_run_in_order(page, folder):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES + MORE if commands(page)], **NAMED)
-def test_commands_have_the_options_they_show(page):
+def test_commands_have_the_options_they_show(page, capsys):
     for command in commands(page):
         if "monai-infoaug" in command and "--help" not in command:
             make_parser().parse_args(command[command.index("monai-infoaug") + 1 :])
@@ -79,6 +87,50 @@ def test_commands_have_the_options_they_show(page):
             files = re.findall(r"configs/\w+\.json", " ".join(command))
             options = {word.removeprefix("--") for word in command if word.startswith("--")} - {"config_file"}
             assert any(options <= settings_of(bundle, files) for bundle in (ROOT / "examples").glob("*/"))
+        elif command[1:2] == ["-m"] and command[2].startswith("benchmarks."):
+            pytest.importorskip("ignite", reason="benchmarks train")
+            with pytest.raises(SystemExit):
+                importlib.import_module(command[2]).main(["--help"])
+            assert {word for word in command if word.startswith("--")} <= set(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def more(folder):
+    """What the short commands of the pages are given, too."""
+    generator = np.random.RandomState(1)
+    shutil.copy("images/001.png", "image.png")
+    sitk.WriteImage(sitk.GetImageFromArray(generator.randint(0, 255, (40, 36, 3)).astype(np.uint8), True), "fundus.jpg")
+    volume = nibabel.Nifti1Image(generator.rand(16, 12, 92).astype(np.float32), np.eye(4))
+    nibabel.save(volume, "volume.nii.gz")
+    for k in range(9):
+        body = np.pad(generator.randint(0, 80, (20, 24)), 4, constant_values=-1000).astype(np.int16)
+        dicom(Path("ct_series", f"{k}.dcm"), body, place((0, 0, k)))
+        dicom(Path("xrays", f"{k:03}.dcm"), body, {0x00080060: ("CS", "DX"), 0x0020000E: ("UI", f"1.2.3.{k}")})
+    write_landmarks(Path("005.mrk.json"), LandmarkTable(("sella",), {"005": np.array([[9.0, 9.0]])}, space="LPS"))
+    measure = {"window": 9, "window_mm": None, "num_bins": 32, "value_range": None, "reduction": "mean"}
+    changes = {"transforms": "rich", "strengths": {"low": 0.1, "medium": 0.3, "high": 0.3}}
+    calibration = {"version": 2, "information": {**measure, "noise_factor": None}, "thresholds": [2, 4]}
+    calibration |= {"intensity": changes, "made_from": {"modality": "xray", "working_pixdim": None}}
+    Path("calibration.json").write_text(json.dumps(calibration))
+
+
+def short_commands(page: Path) -> list[list[str]]:
+    """Commands that take no training and no checkpoint, and the way to where they are typed."""
+    found = [line for line in whole_lines(page) if re.match(r"cd \S|monai-infoaug (init|check|inspect)\b", line)]
+    return [shlex.split(line, comments=True) for line in found]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "cli.md" and any(len(c) > 2 for c in short_commands(page))], **NAMED
+)
+def test_commands_without_a_training_run(page, more, monkeypatch):
+    if page.name == "inspect.md":
+        main(["init", "landmark_pretraining", "my_bundle"])
+    for command in short_commands(page):
+        if command[0] == "cd":
+            monkeypatch.chdir(command[1])
+        else:
+            assert main(command[1:]) in ((0, 1) if command[1] == "check" else (0,)), command
 
 
 def settings_of(bundle: Path, files: Sequence[str]) -> set[str]:
