@@ -12,6 +12,7 @@ from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.commands._label_files import label_bytes, label_suffix, onto_grid, read_labels, read_on_grid
 from monai_infoaug.commands._label_maps import label_file
 from monai_infoaug.data import image_name
+from monai_infoaug.data._headers import faults
 
 
 def write_label_maps(
@@ -80,15 +81,16 @@ def labels_of(images: Mapping[Path, str], files: Sequence[Path]) -> dict[str, Pa
     return found
 
 
-def require_label_of(image: Path, labels: Path) -> None:
-    """Refuse the label map of a picture that has other pixels: nothing says where it lies.
+def require_label_of(image: Path, labels: Path, pixdim: float | Sequence[float] | None = None) -> None:
+    """Refuse a label map that does not lie where its image does; a warning tells of one that is resampled to it.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming the label map.
     """
-    if str(image).lower().endswith(WITHOUT_MILLIMETRES):
-        sizes = [" x ".join(map(str, read_on_grid(path).shape[1:])) for path in (labels, image)]
-        if sizes[0] != sizes[1]:
-            raise refusal(
-                "labels", f"'{labels}' of {sizes[0]} pixels for '{image}' of {sizes[1]}", "as large as its image"
-            )
+    if not str(image).lower().endswith(WITHOUT_MILLIMETRES):
+        for fault in faults([{"image": image, "label": labels}], pixdim=pixdim, is_resampled=True):
+            raise fault
+        return
+    sizes = [" x ".join(map(str, read_on_grid(path).shape[1:])) for path in (labels, image)]
+    if sizes[0] != sizes[1]:  # nothing else says where a picture's lies
+        raise refusal("labels", f"'{labels}' of {sizes[0]} pixels for '{image}' of {sizes[1]}", "as large as its image")

@@ -120,7 +120,7 @@ def annotate_images(
         warn(f"{len(survey.names)} images are few: below {FEWEST} there is little to learn from.")
     for path, name in survey.names.items():
         if name in sure:
-            require_label_of(path, sure[name])
+            require_label_of(path, sure[name], pixdim)
     classes = find_classes(sure.values(), names) if sure else None
     words = list(dict.fromkeys(label for each in known for label in each.landmarks("RAS")[0]))
     out.mkdir(parents=True, exist_ok=True)

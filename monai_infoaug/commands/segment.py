@@ -90,7 +90,7 @@ def segment_images(
     classes = find_classes(sure.values(), names)
     for path, name in survey.names.items():
         if name in sure:
-            require_label_of(path, sure[name])
+            require_label_of(path, sure[name], pixdim)
     ledger = Ledger(out)
     finals = {name: f"{name}{label_suffix(path)}" for path, name in survey.names.items()}
     corrected = corrected_files(ledger, finals.values())

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -190,3 +191,22 @@ def test_a_label_map_of_two_images_is_refused(folder, trained):
         sitk.WriteImage(sitk.GetImageFromArray(scene(1)[0]), folder / name / "1.png")
     with pytest.raises(ValueError, match=r"`labels` must be of one image each: .*1.png' for the images a_1, b_1"):
         segment_images([folder / "a", folder / "b"], folder / "labels", folder / "out", pixdim=0.5)
+
+
+def test_label_maps_of_volumes_lie_where_their_images_do(tmp_path, trained, recwarn):
+    """One of another place would be brought to its image as nothing but background."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for seed in range(3):
+        image = sitk.GetImageFromArray(np.stack([scene(seed)[0]] * 8))
+        image.SetOrigin((100, 150, -600))
+        sitk.WriteImage(image, tmp_path / "images" / f"{seed}.nii.gz")
+    label = sitk.GetImageFromArray(np.stack([scene(0)[1][0].astype(np.uint8)] * 8))
+    label.SetOrigin((100, 150, -600))
+    sitk.WriteImage(label[2:], tmp_path / "labels" / "0.nrrd")  # cropped, and still in its place
+    segment_images([tmp_path / "images"], tmp_path / "labels", tmp_path / "out", dry_run=True)
+    assert "has 38 x 36 x 8 voxels, its image 40 x 36 x 8: it is resampled to its image" in str(recwarn[-1].message)
+    label.SetOrigin((0, 0, 0))
+    sitk.WriteImage(label, tmp_path / "labels" / "1.nrrd")
+    with pytest.raises(ValueError, match=r"`label` must be on the grid of its image, got '.*1.nrrd', which lies"):
+        segment_images([tmp_path / "images"], tmp_path / "labels", tmp_path / "out", dry_run=True)
