@@ -83,15 +83,16 @@ def find_classes(
             else the numbers are the names.
 
     Raises:
-        ValueError: for a file that is no label map, files without a label, or names that do not fit the values.
+        ValueError: for a file that is no label map, files without a label, files that name the same values otherwise,
+            or names that do not fit the values.
     """
     paths, found = [*map(Path, files)], set[int]()
     known, are_bits = _given(names)
     for path in paths:
         labels = read_labels(path)
         found |= {int(value) for value in plain(labels).unique().tolist()}
-        if known is None:
-            known, are_bits = _beside(path, labels)
+        if names is None and (said := _beside(path, labels))[0] is not None:
+            known, are_bits = said if known is None else (_joined(known, said[0], path), said[1])
     values = sorted(found - {0})
     if not values:
         raise refusal("labels", f"nothing but background in {len(paths)} files", "label maps with labels")
@@ -152,6 +153,17 @@ def _beside(path: Path, labels: MetaTensor) -> tuple[Any, bool | None]:
             segments.setdefault(match[1], {})[match[2]] = str(value)
     complete = [each for each in segments.values() if len(each) == 2 and each["LabelValue"].isdigit()]
     return ({each["Name"]: int(each["LabelValue"]) for each in complete}, False) if complete else (None, None)
+
+
+def _joined(known: Any, said: Any, path: Path) -> Any:
+    """Names of several files: in 3D Slicer, the number of a segment is that of its place in the list of its file."""
+    if known == said:
+        return known
+    if isinstance(known, Mapping) and isinstance(said, Mapping):
+        joined = {**known, **said}
+        if all(joined[name] == value for name, value in known.items()) and len({*joined.values()}) == len(joined):
+            return joined
+    raise refusal("labels", f"'{path}' with {said}, others with {known}", "label maps in which a class has one number")
 
 
 def _some(values: Sequence[int]) -> str:

@@ -89,11 +89,29 @@ def test_names_of_nnunet_and_of_slicer_are_found(tmp_path, content):
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     assert find_classes(files_of(tmp_path / "labelsTr", [1])) == Classes(("liver",), (1,), False)
     (tmp_path / "slicer").mkdir()
-    image = sitk.GetImageFromArray(np.array([[[0, 3], [0, 3]]], np.uint8))
-    for key, value in {"Segment0_Name": "spleen", "Segment0_LabelValue": "3"}.items():
-        image.SetMetaData(key, value)
-    sitk.WriteImage(image, tmp_path / "slicer" / "a.seg.nrrd")
-    assert find_classes([tmp_path / "slicer" / "a.seg.nrrd"]) == Classes(("spleen",), (3,), False)
+    path = slicer(tmp_path / "slicer" / "a.seg.nrrd", spleen=3)
+    assert find_classes([path]) == Classes(("spleen",), (3,), False)
+
+
+def slicer(path, **segments: int):
+    """A segmentation of 3D Slicer with these segments, each in a voxel."""
+    image = sitk.GetImageFromArray(np.array([[[0, *segments.values()]] * 2], np.uint8))
+    for number, (name, value) in enumerate(segments.items()):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
+    sitk.WriteImage(image, path)
+    return path
+
+
+def test_segments_of_slicer_have_the_same_number_in_all_files(tmp_path):
+    """Slicer numbers segments by their order, so that the first file says nothing of the second."""
+    first, more = slicer(tmp_path / "a.seg.nrrd", liver=1), slicer(tmp_path / "b.seg.nrrd", liver=1, spleen=2)
+    assert find_classes([first, more]) == Classes(("liver", "spleen"), (1, 2), False)
+    for other in ({"spleen": 1}, {"spleen": 1, "liver": 2}):
+        path = slicer(tmp_path / "c.seg.nrrd", **other)
+        with pytest.raises(ValueError, match=r"`labels` must be .* one number, got '.*c.seg.nrrd' with {'spleen': 1"):
+            find_classes([more, path])
+        assert find_classes([more, path], ["a", "b"]) == Classes(("a", "b"), (1, 2), False)
 
 
 @pytest.mark.parametrize("classes", [Classes(("a", "b"), (5, 2), False), Classes(("a", "b"), (4, 1), True)])
