@@ -63,9 +63,12 @@ def labels_of(images: Mapping[Path, str], files: Sequence[Path]) -> dict[str, Pa
     """Name of an image to its label map, which has the same name.
 
     Raises:
-        ValueError: for label maps of none of the images, or one of two images of that name.
+        ValueError: for label maps of none of the images, one of two images of that name, or two of one image.
     """
-    known = {image_name(file): file for file in files}
+    known: dict[str, Path] = {}
+    for file in files:
+        if known.setdefault(image_name(file), file) != file:
+            raise refusal("labels", f"'{known[image_name(file)]}' and '{file}'", "label maps of different names")
     found: dict[str, Path] = {}
     for path, name in images.items():
         for key in (name, image_name(path)):

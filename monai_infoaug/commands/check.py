@@ -94,7 +94,11 @@ def check_data(
     names = {image_name(path): path for path in images}
     tables = {} if landmarks is None else _tables(Path(landmarks), names, read.findings)
     is_of_one = landmarks is not None and os.path.isfile(landmarks) and not str(landmarks).lower().endswith(".csv")
-    known = {} if labels is None else {image_name(item["image"]): item["image"] for item in image_datalist(labels)}
+    known: dict[str, str] = {}
+    for item in [] if labels is None else image_datalist(labels):
+        other = known.setdefault(image_name(item["image"]), item["image"])
+        if other != item["image"]:
+            read.find(item["image"], f"has the name of '{other}', which is taken")
     looks: list[Look] = []
     for path in images:
         name = image_name(path)

@@ -22,7 +22,7 @@ from monai_infoaug.commands._stages import StagesBar
 from monai_infoaug.commands._step_time import seconds_of_step
 from monai_infoaug.commands._survey import Survey, survey_images
 from monai_infoaug.data._found_landmarks import table_text
-from monai_infoaug.data._landmark_files import distinct_names
+from monai_infoaug.data._landmark_files import distinct_names, some
 from monai_infoaug.engines import keep_freed_memory
 
 __all__ = ["segment_images"]
@@ -85,7 +85,10 @@ def segment_images(
     named, out = distinct_names(images_of("images", images)), Path(out)
     if os.path.realpath(out) in {os.path.realpath(given) for given in (*images, labels)}:
         raise refusal("out", f"'{out}'", "another folder than those of the images and of the label maps")
-    sure = labels_of(named, images_of("labels", [labels]))
+    files = images_of("labels", [labels])
+    sure = labels_of(named, files)
+    if unused := sorted(str(file) for file in {*files} - {*sure.values()}):
+        say(f"{some(unused)}: passed over, of none of the images.", sys.stderr)
     survey = survey_images(named, [path for path, name in named.items() if name in sure], pixdim)
     classes = find_classes(sure.values(), names)
     for path, name in survey.names.items():

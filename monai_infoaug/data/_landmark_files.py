@@ -49,13 +49,24 @@ def image_name(path: str | Path) -> str:
     """Name of an image in a landmark table: that of its file without suffix, ``.nii.gz`` being one, or of its folder.
 
     Example:
-        >>> [image_name(path) for path in ("scans/patient.1.nii.gz", "007.PNG", "007.mrk.json", "1.2.840.10")]
+        >>> [image_name(path) for path in ("scans/patient.1.nii.gz", "007.PNG", "007.seg.nrrd", "1.2.840.10")]
         ['patient.1', '007', '007', '1.2.840.10']
     """
     path = Path(path)
     if path.is_dir():  # of DICOM
-        return tidy(path.name)
-    return tidy(re.sub(r"(\.(nii|mrk))?\.[A-Za-z]\w*$", "", path.name))  # a number is no suffix
+        return composed(path.name)
+    stem = re.sub(r"(\.seg)?(\.(nii|mrk))?\.[A-Z]\w*$", "", path.name, flags=re.IGNORECASE)  # a number is no suffix
+    return composed(stem)
+
+
+def composed(name: str) -> str:
+    r"""A name as :func:`tidy` makes it, its accents encoded in one way: file names of macOS have them in another.
+
+    Example:
+        >>> composed("Mu\u0308ller") == "M\u00fcller"
+        True
+    """
+    return unicodedata.normalize("NFC", tidy(name))
 
 
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -95,7 +106,7 @@ def look(name: str) -> str:
         >>> look("left  horn") == look(" left\u00a0horn")
         True
     """
-    return unicodedata.normalize("NFC", " ".join(tidy(name).split()))
+    return composed(" ".join(tidy(name).split()))
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
@@ -167,8 +178,8 @@ def read_csv(file: TextIO, path: Path) -> Iterator[Row]:
             accepted = f"a line of {len(columns)} cells like the first one, numbers with decimal points"
             raise refusal(where, f"{len(line)} cells", accepted)
         cells = dict(zip(columns, line, strict=False))
-        for column in ("image", "landmark"):
-            cells[column] = tidy(cells.get(column, ""))
+        for column, tidied in (("image", composed), ("landmark", tidy)):
+            cells[column] = tidied(cells.get(column, ""))
             if not cells[column]:
                 raise refusal(f"{where}, column {column}", "nothing", "a name")
         position, score = (

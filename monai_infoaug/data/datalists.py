@@ -278,10 +278,11 @@ def _slicer_file(path: Path, name: str, count: int) -> Path:
         if count != 1:
             raise refusal("table", f"'{path}' for {count} images", "a CSV file, or a folder with a file an image")
         return path
-    files = [path / f"{name}{suffix}" for suffix in FORMATS if suffix != ".csv"]
-    found = [file for file in files if file.is_file()]
+    suffixes = [suffix for suffix in FORMATS if suffix != ".csv"]
+    files = (file for file in files_of(path) if file.name.lower().endswith(tuple(suffixes)))
+    found = [file for file in files if image_name(file) == name]
     if len(found) != 1:
-        names = " or ".join(file.name for file in files)
+        names = " or ".join(f"{name}{suffix}" for suffix in suffixes)
         raise refusal("table", f"{len(found)} of them in '{path}'", f"a folder with either {names}")
     return found[0]
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from monai_infoaug._files import write_whole
 from monai_infoaug._require import is_one_of, refusal, to_path
-from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, in_order, look, rows_of, some, tidy
+from monai_infoaug.data._landmark_files import FORMATS, SPACES, Row, composed, in_order, look, rows_of, some, tidy
 
 __all__ = ["LandmarkTable", "read_landmarks", "write_landmarks"]
 
@@ -132,7 +132,7 @@ def read_landmarks(path: PathLike, image: str | Sequence[str] | None = None) -> 
     table = _table(rows)
     if image is None:
         return table
-    names = ensure_tuple(image)
+    names = tuple(composed(name) if isinstance(name, str) else name for name in ensure_tuple(image))
     for name in names:
         if not isinstance(name, str) or name not in table.points:
             raise refusal("image", repr(name), f"in the table {path}, which has {some(list(table.points))}")

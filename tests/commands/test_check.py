@@ -199,6 +199,8 @@ def test_two_images_of_one_name(images, tmp_path):
     write(tmp_path / "labels" / "0.mha", seed=1)
     assert check_data(images) == []
     assert "has the name of" in said(images, tmp_path / "labels")["0.mha"][0]
+    write(tmp_path / "labels" / "0.nrrd", seed=1)
+    assert said(images, tmp_path / "labels")["0.nrrd"][-1].endswith("0.mha', which is taken")
 
 
 def test_lines_and_exit_status(images, capsys):

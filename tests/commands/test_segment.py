@@ -210,3 +210,16 @@ def test_label_maps_of_volumes_lie_where_their_images_do(tmp_path, trained, recw
     sitk.WriteImage(label, tmp_path / "labels" / "1.nrrd")
     with pytest.raises(ValueError, match=r"`label` must be on the grid of its image, got '.*1.nrrd', which lies"):
         segment_images([tmp_path / "images"], tmp_path / "labels", tmp_path / "out", dry_run=True)
+
+
+def test_label_maps_that_are_not_taken_are_named(folder, trained, capsys):
+    label = folder / "labels" / "1.png"
+    label.with_name("7.png").write_bytes(label.read_bytes())
+    label.rename(label.with_name("1.seg.png"))  # 3D Slicer's own suffix is no part of a name
+    run(folder, dry_run=True)
+    said = capsys.readouterr()
+    assert "7.png': passed over, of none of the images." in said.err
+    assert "Label maps: 2 of 5 images." in said.out
+    sitk.WriteImage(sitk.GetImageFromArray(scene(1)[0]), folder / "labels" / "1.nrrd")
+    with pytest.raises(ValueError, match=r"`labels` must be label maps of different names, got '.*1.nrrd' and '.*1.s"):
+        run(folder, dry_run=True)

@@ -17,6 +17,7 @@ from monai_infoaug.data import (
     image_datalist,
     image_name,
     landmark_datalist,
+    read_landmarks,
     segmentation_datalist,
     write_landmarks,
 )
@@ -56,6 +57,9 @@ def paths(folder, *args):
         ("v.nii", "v"),
         ("v.mrk.json", "v"),
         ("v.fcsv", "v"),
+        ("v.NII.GZ", "v"),
+        ("v.seg.nrrd", "v"),
+        ("Mu\u0308ller.png", "M\u00fcller"),
         ("v", "v"),
         ("studies/1.2.840.10008", "1.2.840.10008"),
     ],
@@ -240,6 +244,23 @@ def test_landmarks_from_a_folder_of_slicer_files(tmp_path, suffix):
         ValueError, match=r"`table` must be a folder with either c\.fcsv or c\.mrk\.json, got 0 of them"
     ):
         landmark_datalist(tmp_path, tmp_path / "marks")
+
+
+def test_accents_of_file_names_may_be_encoded_in_either_way(tmp_path):
+    """As archives of macOS have them, where tables and labels were named elsewhere."""
+    composed, apart = "M\u00fcller", "Mu\u0308ller"
+    for folder, name in (("images", apart), ("labels", composed)):
+        (tmp_path / folder).mkdir()
+        images(tmp_path / folder, f"{name}.png")
+    points = LandmarkTable("p", {composed: [[1, 2]]}, space="RAS")
+    for file in (f"{composed}.csv", f"{apart}.mrk.json"):
+        write_landmarks(tmp_path / file, points)
+    for table in (tmp_path / f"{composed}.csv", tmp_path):
+        (item,) = annotated_datalist(tmp_path / "images", table)
+        assert (item["name"], item["landmarks"].tolist()) == (composed, [[1, 2]])
+    assert list(read_landmarks(tmp_path / f"{composed}.csv", apart).points) == [composed]
+    (item,) = segmentation_datalist(tmp_path / "images", tmp_path / "labels")
+    assert "label" in item
 
 
 def test_landmarks_of_one_image_from_any_slicer_file(tmp_path):
