@@ -13,12 +13,14 @@ import SimpleITK as sitk
 from monai_infoaug.data._images import grey_if_equal, image_of, refused, unreadable, warn
 
 PIXELS = {"1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"}  # modes of Pillow that are taken
-TIFF_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # + of BigTIFF
+TIFF_TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+TILES, SAMPLE_FORMAT, HALF = 322, 339, 3  # the latter of numbers with a fraction
 
 
 def is_picture(head: bytes) -> bool:
     """Whether a file begins as a PNG, JPEG, BMP or TIFF does."""
-    return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*"))
+    return head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", *TIFFS))
 
 
 def read_picture(path: Path, **kwargs: Any) -> sitk.Image:
@@ -113,7 +115,8 @@ def _tiff(data: mmap.mmap, path: Path) -> bool:
                     raise unreadable(path, "it is cut off")
         samples, deep = page.get(277, (1,))[0], all(bits in (8, 16, 32, 64) for bits in page.get(258, (1,)))
         usual = page.get(262, (1,))[0] in (1, 2) and page.get(274, (1,))[0] == 1 and page.get(284, (1,))[0] == 1
-        plain &= samples in (1, 3) and deep and usual
+        kinds = {*zip(page.get(SAMPLE_FORMAT, ()), page.get(258, ()), strict=False)}
+        plain &= samples in (1, 3) and deep and usual and TILES not in page and (HALF, 16) not in kinds
     if first.get(262) == (3,):
         _warn_of_palette(np.reshape(first.get(320, ()), (3, -1)).T / 257, path)
     if not plain and (len(pages) > 1 or max(first.get(258, (1,))) > 8):
@@ -124,24 +127,26 @@ def _tiff(data: mmap.mmap, path: Path) -> bool:
 def _pages(data: bytes | mmap.mmap, path: Path) -> list[dict[int, tuple[int, ...]]]:
     """Tags of the pages of a TIFF, or of EXIF, that are whole numbers."""
     order = "<" if data[:2] == b"II" else ">"
+    big = b"+" in data[2:4]
+    place, number, size = ("Q", "Q", 8) if big else ("I", "H", 4)  # of an offset, of how many tags, bytes of a value
     pages: list[dict[int, tuple[int, ...]]] = []
-    seen, (at,) = set(), struct.unpack_from(f"{order}I", data, 4)
+    seen, (at,) = set(), struct.unpack_from(f"{order}{place}", data, size)
     while at and at not in seen:
         seen.add(at)
-        (count,) = struct.unpack_from(f"{order}H", data, at)
+        (count,) = struct.unpack_from(f"{order}{number}", data, at)
+        at += struct.calcsize(f"{order}{number}")
         page = {}
-        for i in range(count):
-            place = at + 2 + 12 * i
-            tag, kind, number = struct.unpack_from(f"{order}HHI", data, place)
-            letter = TIFF_TYPES.get(kind, "s")
-            if letter != "s":
-                values = f"{order}{number}{letter}"
-                if struct.calcsize(values) > 4:
-                    (place,) = struct.unpack_from(f"{order}I", data, place + 8)
-                    place -= 8
-                page[tag] = struct.unpack_from(values, data, place + 8)
+        for _ in range(count):
+            tag, kind, length = struct.unpack_from(f"{order}HH{place}", data, at)
+            at += 4 + size
+            if kind in TIFF_TYPES:
+                values = f"{order}{length}{TIFF_TYPES[kind]}"
+                is_there = struct.calcsize(values) <= size
+                where = at if is_there else struct.unpack_from(f"{order}{place}", data, at)[0]
+                page[tag] = struct.unpack_from(values, data, where)
+            at += size
         pages.append(page)
-        (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * count)
+        (at,) = struct.unpack_from(f"{order}{place}", data, at)
     if not pages:
         raise unreadable(path, "it has no page")
     return pages

@@ -118,3 +118,43 @@ def png(path: Path, rows: np.ndarray, bits: int, colours: int, **chunks: bytes) 
     pixels = zlib.compress(np.pad(rows.astype(np.uint8), ((0, 0), (1, 0))).tobytes())
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + more + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
     return path
+
+
+def tiff(path: Path, pixels: np.ndarray, tile: int = 0, big: bool = False, kind: int = 1) -> Path:
+    """Write pixels (y, x) as a TIFF of 300 dots per inch, in a strip or in square tiles that fill it, or as BigTIFF.
+
+    Args:
+        kind: what the bits stand for: 1 whole numbers, 3 numbers with a fraction.
+    """
+    rows, columns = pixels.shape
+    place, number, size = ("Q", "Q", 8) if big else ("I", "H", 4)
+    step = tile or max(pixels.shape)
+    parts = [pixels[y : y + step, x : x + step] for y in range(0, rows, step) for x in range(0, columns, step)]
+    parts = [np.ascontiguousarray(part).tobytes() for part in parts]
+    start = 16 if big else 8  # the pixels, the values that have no room among the tags, the tags
+    starts = [start + sum(map(len, parts[:i])) for i in range(len(parts))]
+    end = start + sum(map(len, parts))
+    tags = {256: columns, 257: rows, 258: pixels.itemsize * 8, 259: 1, 262: 1, 277: 1, 296: 2, 339: kind}
+    tags |= (
+        {322: tile, 323: tile, 324: starts, 325: [*map(len, parts)]}
+        if tile
+        else {273: starts, 278: rows, 279: [len(parts[0])]}
+    )
+    body, entries = b"", []
+    for tag, value in sorted({**tags, 282: None, 283: None}.items()):
+        if value is None:
+            code, count, data = 5, 1, struct.pack("<II", 300, 1)
+        else:
+            values = value if isinstance(value, list) else [value]
+            code, count, data = 4, len(values), struct.pack(f"<{len(values)}I", *values)
+        if len(data) > size:
+            body, data = body + data, struct.pack(f"<{place}", end + len(body))
+        entries.append(struct.pack(f"<HH{place}", tag, code, count) + data.ljust(size, b"\0"))
+    head = (
+        struct.pack("<2sHHHQ", b"II", 43, 8, 0, end + len(body))
+        if big
+        else struct.pack("<2sHI", b"II", 42, end + len(body))
+    )
+    tail = struct.pack(f"<{number}", len(entries)) + b"".join(entries) + struct.pack(f"<{place}", 0)
+    path.write_bytes(head + b"".join(parts) + body + tail)
+    return path

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from monai.transforms import LoadImage
 
 from monai_infoaug.data import SimpleITKReader
-from tests.data.files import halved, patched, png
+from tests.data.files import halved, patched, png, tiff
 
 GREY = np.random.default_rng(0).integers(0, 255, (24, 16)).astype(np.uint8)  # rows, columns
 RGB = np.random.default_rng(1).integers(0, 255, (24, 16, 3)).astype(np.uint8)
@@ -227,3 +227,21 @@ def test_without_pillow(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`data` must be in another form, or Pillow installed, got"):
         got(png(tmp_path / "a.png", rows, 8, 4))
     require_picture(png(tmp_path / "b.png", GREY, 8, 0, pHYs=struct.pack(">IIB", 9999, 300, 1)), GREY)
+
+
+def test_big_tiff_and_tiles(Image, tmp_path):
+    """The resolution of print is none of BigTIFF either; SimpleITK has tiles in 8 bits, and half floats as integers."""
+    deep = GREY.astype(np.uint16) * 200
+    for number, pixels in enumerate((GREY, deep)):
+        require_picture(tiff(tmp_path / f"{number}.tif", pixels), pixels)
+        require_picture(tiff(tmp_path / f"{number}b.tif", pixels, big=True), pixels)
+    square = np.tile(GREY, (2, 2))[:32]
+    np.testing.assert_array_equal(got(tiff(tmp_path / "t.tif", square, tile=16))[0], square.T)
+    for name, path in {
+        "tiles": tiff(tmp_path / "tiles.tif", square.astype(np.uint16), tile=16),
+        "half": tiff(tmp_path / "half.tif", GREY.astype(np.float16), kind=3),
+    }.items():
+        with pytest.raises(ValueError, match=rf"got '.*{name}\.tif' in a form of TIFF that is not read"):
+            got(path)
+    with pytest.raises(ValueError, match="it is cut off"):
+        got(halved(tmp_path / "1b.tif"))
