@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Exception)
 WITHOUT_MILLIMETRES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")  # files that do not say how large pixels are
+LOSSY = (".jpeg", ".jpg")  # of these, that change values a little, where those of a label map are numbers of classes
+KEEPING = "label maps in a format that keeps values, such as PNG: JPEG changes them"
 GIVEN = "given, 1 for pixels: PNG, JPEG, BMP and TIFF do not say millimetres"  # what their `pixdim` has to be
 
 

@@ -19,7 +19,7 @@ from monai.utils.enums import MetaKeys
 from torch import Tensor
 
 from monai_infoaug._grid import plain
-from monai_infoaug._require import WITHOUT_MILLIMETRES, naming, refusal
+from monai_infoaug._require import KEEPING, LOSSY, WITHOUT_MILLIMETRES, naming, refusal
 from monai_infoaug.data import SimpleITKReader
 from monai_infoaug.transforms import AssignPixdim
 
@@ -44,8 +44,10 @@ def read_labels(
     """Read a label map (1, *S), see :py:func:`read_on_grid`.
 
     Raises:
-        ValueError: naming the file, for colours, or for other values than whole numbers of at least 0.
+        ValueError: naming the file, for JPEG, for colours, or for other values than whole numbers of at least 0.
     """
+    if os.fspath(path).lower().endswith(LOSSY):
+        raise refusal("labels", f"'{path}'", KEEPING)
     image = read_on_grid(path, pixdim, origin)
     if len(image) != 1:
         raise refusal("labels", f"'{path}' with {len(image)} channels", "label maps of one channel")

@@ -16,7 +16,7 @@ from monai.transforms import Compose, LoadImage
 from monai.utils.enums import MetaKeys
 
 from monai_infoaug._files import files_of
-from monai_infoaug._require import WITHOUT_MILLIMETRES, reason, refusal
+from monai_infoaug._require import LOSSY, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import LandmarkTable, SimpleITKReader, image_datalist, image_name, read_landmarks
 from monai_infoaug.data._grids import Grid, in_words, misfit
 from monai_infoaug.data._headers import ASSUMED
@@ -181,6 +181,8 @@ class Reader:
         look = self.look(path, label)
         own = ("says no millimetres", "shows nothing")  # which a label may: it lies where its image does
         self.findings[before:] = [found for found in self.findings[before:] if not found.text.startswith(own)]
+        if path.lower().endswith(LOSSY):
+            self.find(path, "is a label in JPEG, which changes the values")
         if look.channels != 1:
             self.find(path, f"is a label with {look.channels} channels instead of 1")
         if not label.eq(label.round()).all():

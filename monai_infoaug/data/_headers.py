@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from monai_infoaug._require import GIVEN, WITHOUT_MILLIMETRES, reason, refusal
+from monai_infoaug._require import GIVEN, KEEPING, LOSSY, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import affine_of_plane, check_dicom, is_dicom, read_header
 from monai_infoaug.data._grids import Grid, misfit, shows_its_place
@@ -145,11 +145,12 @@ def faults(
 
     Yields:
         Errors, to be raised or shown: of files that cannot be read, that say no millimetres, or that have other axes or
-        channels, and of labels that do not lie on the grid of their image.
+        channels, and of labels that are in JPEG, or do not lie on the grid of their image.
     """
     items = list(items)
     broken: list[str] = []
     unsized: list[str] = []
+    lossy: list[str] = []
     unlike: dict[tuple[str, str], list[str]] = {}
     grids: dict[str, Grid | None] = {}
     why = ""
@@ -172,9 +173,13 @@ def faults(
         if wanted is not None and known and wanted not in known:
             accepted = f"of {wanted} channels" + (saying if key == "image" else "")
             unlike.setdefault((f"{known[-1]} channels", accepted), []).append(path)
+        if key == "label" and path.lower().endswith(LOSSY):
+            lossy.append(path)
     if broken:
         others = f"; {_some(broken[1:])} cannot be read either" if broken[1:] else ""
         yield ValueError(f"{why}{others}.")
+    if lossy:
+        yield refusal("label", _some(lossy), KEEPING)
     pictures = [path for path in unsized if path.lower().endswith(WITHOUT_MILLIMETRES)]
     if pictures:
         yield refusal("pixdim", f"none for {_some(pictures)}", GIVEN)

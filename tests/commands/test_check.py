@@ -144,6 +144,15 @@ def test_labels_are_held_against_their_images(images, tmp_path):
     }
 
 
+def test_labels_in_jpeg(tmp_path):
+    """Whose numbers would be other classes at the edges of each."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        sitk.WriteImage(sitk.GaussianSource(sitk.sitkUInt8, [40, 48]), tmp_path / name / "0.jpg")
+    found = said(tmp_path / "images", tmp_path / "labels", pixdim=1)
+    assert found == {"0.jpg": ["is a label in JPEG, which changes the values"]}
+
+
 def test_landmarks_are_held_against_their_images(images, tmp_path):
     points = {"0": [[-1.0, -1], [-18.0, -1]], "1": [[1.0, 1], [np.nan, np.nan]], "7": [[0.0, 0], [0.0, 0]]}
     write_landmarks(tmp_path / "table.csv", LandmarkTable(["a", "b"], points, space="RAS"))

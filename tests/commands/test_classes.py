@@ -70,6 +70,9 @@ def test_a_file_that_is_no_label_map_is_named(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 9, (4, 4, 3), np.uint8), True), colours)
     with pytest.raises(ValueError, match=r"`labels` must be label maps of one channel, got '.*colours.png' with 3"):
         find_classes([colours])
+    (path,) = files_of(tmp_path, [0, 255] * 6, suffix=".jpg")
+    with pytest.raises(ValueError, match=r"`labels` must be .* such as PNG: JPEG changes them, got '.*0.jpg'"):
+        find_classes([path])
 
 
 @pytest.mark.parametrize("bits", [True, False])

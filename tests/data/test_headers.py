@@ -142,6 +142,14 @@ def test_each_kind_of_fault_is_told_in_a_line(tmp_path):
     assert [str(fault)[:30] for fault in faults([good, {"image": pictures[0]}], pixdim=1)] == []
 
 
+def test_labels_in_jpeg_are_refused_and_images_are_not(tmp_path):
+    path = str(tmp_path / "a.jpg")
+    sitk.WriteImage(sitk.GaussianSource(sitk.sitkUInt8, [40, 48]), path)
+    assert [*faults([{"image": path}], pixdim=1)] == []
+    (fault,) = faults([{"image": path, "label": path}], pixdim=1)
+    assert str(fault).startswith("`label` must be label maps in a format that keeps values, such as PNG")
+
+
 def test_colours_where_one_channel_is_wanted_are_looked_at(tmp_path, monkeypatch):
     paths = [MAKE[name](tmp_path / f"{k}.png") for k, name in enumerate(("equal.png", "rgb.png", "rgb.png"))]
     items, looks = [{"image": path} for path in paths], []
