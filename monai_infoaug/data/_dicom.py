@@ -30,8 +30,9 @@ SUFFIXES = (".dcm", ".ima")
 LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 UNDEFINED, ITEM, ITEM_END, SEQUENCE_END, PIXELS = 0xFFFFFFFF, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0x7FE00010
 SHARED, PER_FRAME, PLACES, TURNS, MEASURES = 0x52009229, 0x52009230, 0x00209113, 0x00209116, 0x00289110
-SEQUENCES = {SHARED, PER_FRAME, PLACES, TURNS, MEASURES}
-SYNTAX, SERIES, MODALITY, COLOURS = 0x00020010, 0x0020000E, 0x00080060, 0x00280004
+RESCALING, MODALITY_CURVE = 0x00289145, 0x00283000
+SEQUENCES = {SHARED, PER_FRAME, PLACES, TURNS, MEASURES, RESCALING, MODALITY_CURVE}
+SYNTAX, SERIES, IMAGE_TYPE, MODALITY, COLOURS = 0x00020010, 0x0020000E, 0x00080008, 0x00080060, 0x00280004
 POSITION, ORIENTATION, OFFSETS, FRAMES = 0x00200032, 0x00200037, 0x3004000C, 0x00280008
 SAMPLES, ROWS, COLUMNS, BITS, SIGNED = 0x00280002, 0x00280010, 0x00280011, 0x00280100, 0x00280103
 SPACINGS = (0x00280030, 0x00181164, 0x00182010)  # of pixels, of the detector, of the film scanner
@@ -141,6 +142,12 @@ class Dicom:
         if first and offsets and len(offsets) == self.frames:  # a dose: relative, from the first
             return np.array(first) + np.outer(np.subtract(offsets, offsets[0]), self.axes[:, 2])
         return None
+
+    @cached_property
+    def is_rescaled_alike(self) -> bool:
+        """Whether all frames are rescaled as the first one, which is what SimpleITK does."""
+        scales = (self._grouped(RESCALING, tag, 1) for tag in (INTERCEPT, SLOPE))
+        return all(len(set(values)) <= 1 for values in scales)
 
     @property
     def storage(self) -> tuple[object, ...]:
@@ -331,9 +338,18 @@ def check_dicom(headers: Sequence[Dicom]) -> np.ndarray | None:
     """Affine in LPS of a volume, None for a plane, and for frames that do not say where they lie; by the headers.
 
     Raises:
-        ValueError: for slices that are not at regular distances, or values that are turned.
+        ValueError: for slices that are not at regular distances, or in tiles of one image, values that are turned, or
+            frames that are each rescaled otherwise.
     """
     first = headers[0]
+    if "MOSAIC" in first.text(IMAGE_TYPE).split("\\"):
+        raise refused(
+            first.path, "with all slices side by side (MOSAIC)", "a file a slice: dcm2niix makes a volume of it"
+        )
+    if not all(header.is_rescaled_alike for header in headers):
+        raise refused(first.path, "with frames that are rescaled differently", "frames alike, or a file a slice")
+    if any(MODALITY_CURVE in header.tags for header in headers):
+        warn(first.path, "has a curve for its values (ModalityLUTSequence), which is not applied")
     if any(header.text(COLOURS) == "MONOCHROME1" and header.text(MODALITY) in ("CT", "PT") for header in headers):
         raise refused(first.path, "in MONOCHROME1", "values that are not turned, MONOCHROME2, in CT and PET")
     if first.spacing is None:

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from monai_infoaug._require import GIVEN, KEEPING, LOSSY, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import _nifti
+from monai_infoaug.data._dicom import COLOURS as COLOURED
 from monai_infoaug.data._dicom import affine_of_plane, check_dicom, is_dicom, read_header
 from monai_infoaug.data._grids import Grid, misfit, shows_its_place
 from monai_infoaug.data._images import affine_of, require_utf_8, warn
@@ -86,7 +87,8 @@ def _of_dicom(path: Path) -> Facts:
     if slices == 1:
         affine = affine_of_plane(headers[0])
     shape = (columns, rows, slices) if slices > 1 else (columns, rows)
-    return shape, affine, COLOURS if samples > 1 else (1,), all(header.pixels for header in headers)
+    coloured = samples > 1 or headers[0].text(COLOURED) == "PALETTE COLOR"
+    return shape, affine, COLOURS if coloured else (1,), all(header.pixels for header in headers)
 
 
 def _of_file(path: Path) -> Facts:

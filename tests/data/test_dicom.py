@@ -237,6 +237,8 @@ def enhanced(path, heights, **options):
         frames[1] |= {0x00209116: ("SQ", [{ORIENTATION: numbers(0, 1, 0, -1, 0, 0)}])}
         frames[0] |= orientation
         orientation = {}
+    for frame, slope in zip(frames, options.get("slopes", ()), strict=False):
+        frame[0x00289145] = ("SQ", [{0x00281052: numbers(-5), 0x00281053: numbers(slope)}])
     tags = {
         0x00080016: ("UI", "1.2.840.10008.5.1.4.1.1.2.1"),
         SPACING: None,
@@ -262,10 +264,28 @@ def test_frames_lie_where_they_say(tmp_path, heights, syntax):
         ((0, 5, 2.5, 7.5), {}, "at regular distances"),
         ((0, 2.5, 5, 10), {}, "with 5 mm between slices 3 and 4, 2.5 mm being usual"),
         ((0, 2.5, 5, 7.5), {"turned": True}, "with frames of different orientation"),
+        ((0, 2.5, 5, 7.5), {"slopes": (1, 2, 1, 1)}, "with frames that are rescaled differently"),
     ],
 )
 def test_irregular_frames_are_refused(tmp_path, heights, options, message):
     require_refused(enhanced(tmp_path / "1.dcm", heights, **options), message)
+
+
+def test_frames_that_are_rescaled_alike(tmp_path):
+    array, _ = got(enhanced(tmp_path / "1.dcm", (0, 2.5, 5, 7.5), slopes=(2, 2, 2, 2)))
+    np.testing.assert_array_equal(array, 2.0 * FRAMES.T - 5)
+
+
+def test_slices_side_by_side_are_refused(tmp_path):
+    tags = {0x00080008: ("CS", "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"), MODALITY: ("CS", "MR")}
+    require_refused(dicom(tmp_path / "1.dcm", PIXELS, tags), r"with all slices side by side \(MOSAIC\)")
+
+
+def test_a_curve_of_values_is_said_not_to_be_applied(tmp_path):
+    curve = {0x00283002: ("UN", b"\2\0\0\0\20\0"), 0x00283006: ("OW", b"\1\0\0\0")}
+    with pytest.warns(UserWarning, match="has a curve for its values"):
+        array, _ = got(dicom(tmp_path / "1.dcm", PIXELS, {0x00283000: ("SQ", [curve])}))
+    np.testing.assert_array_equal(array, PIXELS.T)
 
 
 def test_frames_of_a_dose(tmp_path):

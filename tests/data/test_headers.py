@@ -123,6 +123,11 @@ def test_dicom_that_says_no_spacing(tmp_path):
     assert image_header(dicom(tmp_path / "b.dcm", VOLUME[0], {0x00280030: numbers(2, 2)} | place((0, 0, 0)))).is_sized
 
 
+def test_dicom_in_a_palette_may_be_coloured(tmp_path):
+    colours = {0x00280004: ("CS", "PALETTE COLOR")}
+    assert image_header(dicom(tmp_path / "a.dcm", VOLUME[0].astype(np.uint8), colours)).channels == (1, 3)
+
+
 def test_each_kind_of_fault_is_told_in_a_line(tmp_path):
     good = {"image": MAKE["a.mha"](tmp_path / "good.mha"), "name": "good", "points": VOLUME}
     bad = [str(halved(MAKE["a.mha"](tmp_path / f"bad{k}.mha"))) for k in range(3)]
