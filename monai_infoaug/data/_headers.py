@@ -107,8 +107,9 @@ def _of_file(path: Path) -> Facts:
             require_nrrd_in_millimetres(path)
         header = open_header(path)
         shape, affine, components = header.GetSize(), affine_of(header), header.GetNumberOfComponents()
+        is_whole = bool(np.linalg.det(affine))  # else the reader says why
         if name.endswith(".nrrd"):
-            is_whole = is_whole_nrrd(path, math.prod(shape) * components * _bytes(header))
+            is_whole &= is_whole_nrrd(path, math.prod(shape) * components * _bytes(header))
         if is_picture(head):
             return shape, affine, COLOURS if components > 1 else (1,), True
     if len(shape) > 3:  # the axis after those of space is that of the channels

@@ -215,7 +215,7 @@ def read_fcsv(file: TextIO, path: Path) -> Iterator[Row]:
             key, _, value = (part.strip() for part in line[1:].partition("="))
             if key == "columns":
                 columns = columns_of(value.split(","), (*AXES, "label"), ("desc", "sel"), where)
-            elif key == "CoordinateSystem":
+            elif key.lower() == "coordinatesystem":
                 space = {"0": "RAS", "1": "LPS"}.get(value, value)
                 if space not in SPACES:
                     raise refusal(f"{where}, CoordinateSystem", value, "0, 1, RAS or LPS")

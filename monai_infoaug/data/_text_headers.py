@@ -17,10 +17,12 @@ BYTES = {
 
 
 def require_whole_meta_image(path: Path) -> None:
-    """Refuse a file whose pixels are cut off, missing, or more than the header says; warn if it says no millimetres.
+    """Refuse a file in other units, or whose pixels are cut off, missing, or more than the header says.
+
+    A warning tells if it says no millimetres.
 
     Raises:
-        ValueError: naming the file with the pixels.
+        ValueError: naming the units, or the file with the pixels.
     """
     with open(path, "rb") as file:
         head = file.read(1 << 16)
@@ -29,6 +31,8 @@ def require_whole_meta_image(path: Path) -> None:
         return  # SimpleITK says why it is none
     lines = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", head[: end.start()].decode("latin-1"), re.MULTILINE)
     fields, name = dict(lines), end[1].decode(errors="replace")
+    if fields.get("DistanceUnits", "mm") not in ("mm", "?"):
+        raise refused(path, f"in {fields['DistanceUnits']}", "an image in mm")
     if not {"ElementSpacing", "ElementSize"} & set(fields):
         warn(path, "says no spacing: a pixel is taken as 1 mm")
     packed, skipped = fields.get("CompressedData", "").lower() == "true", _product(fields.get("HeaderSize", "0"), path)

@@ -123,6 +123,14 @@ def test_dicom_that_says_no_spacing(tmp_path):
     assert image_header(dicom(tmp_path / "b.dcm", VOLUME[0], {0x00280030: numbers(2, 2)} | place((0, 0, 0)))).is_sized
 
 
+@pytest.mark.parametrize("spacing", ["1 1 0", "1,5 1,5 0,5"])
+def test_a_header_that_the_reader_refuses_is_refused(tmp_path, spacing):
+    path = Path(MAKE["a.mha"](tmp_path / "a.mha"))
+    path.write_bytes(re.sub(rb"(ElementSpacing =) [^\n]*", rb"\1 " + spacing.encode(), path.read_bytes()))
+    with pytest.raises(ValueError, match=r"a\.mha': .*Zero-valued spacing"):
+        image_header(path)
+
+
 def test_dicom_in_a_palette_may_be_coloured(tmp_path):
     colours = {0x00280004: ("CS", "PALETTE COLOR")}
     assert image_header(dicom(tmp_path / "a.dcm", VOLUME[0].astype(np.uint8), colours)).channels == (1, 3)

@@ -138,6 +138,11 @@ def test_coordinates_agree_with_the_affine_of_a_turned_volume(tmp_path, suffix, 
     np.testing.assert_allclose(back, voxels, atol=1e-4)
 
 
+def test_the_name_of_the_coordinate_system_in_small_letters_counts(tmp_path):
+    (tmp_path / "a.fcsv").write_text("# coordinatesystem = LPS\n1,1,2,3,0,0,0,1,1,1,0,p,,\n")
+    assert read_landmarks(tmp_path / "a.fcsv").space == "LPS"
+
+
 @pytest.mark.parametrize("space", ["0", "1", "RAS", "LPS"])
 @pytest.mark.parametrize(
     ("columns", "line"),

@@ -58,6 +58,15 @@ def test_no_millimetres(tmp_path):
         SimpleITKReader().read(path)
 
 
+def test_meta_image_in_other_units(tmp_path):
+    for name, units in (("a", "mm"), ("b", "cm")):
+        path = written(tmp_path / f"{name}.mhd")
+        path.write_text(path.read_text().replace("ElementSpacing", f"DistanceUnits = {units}\nElementSpacing"))
+    SimpleITKReader().read(tmp_path / "a.mhd")
+    with pytest.raises(ValueError, match=r"`data` must be an image in mm, got '.*b\.mhd' in cm"):
+        LoadImage(reader=SimpleITKReader)(tmp_path / "b.mhd")
+
+
 def nrrd(path, header):
     values = np.arange(24, dtype=np.int16)
     lines = ["NRRD0004", "type: short", "dimension: 3", "sizes: 4 3 2", "endian: little", "encoding: raw", *header]
