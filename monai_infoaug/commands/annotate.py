@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from monai.utils.enums import MetaKeys
 
 from monai_infoaug._console import say
-from monai_infoaug._files import Ledger, write_whole
+from monai_infoaug._files import RECORD, Ledger, write_whole
 from monai_infoaug._require import WITHOUT_MILLIMETRES, refusal
 from monai_infoaug.commands._annotated import LabelMaps, write_annotations
 from monai_infoaug.commands._classes import Classes, find_classes
@@ -30,6 +30,7 @@ from monai_infoaug.data import image_name
 from monai_infoaug.data._landmark_files import distinct_names
 from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.data.datalists import images_below
+from monai_infoaug.data.simpleitk_reader import has_image_suffix
 from monai_infoaug.handlers.checkpoint import read_checkpoint
 
 __all__ = ["annotate_images"]
@@ -82,7 +83,7 @@ def annotate_images(
         plan: file of a plan; None: that in ``out``, if it was made for the same, or else one is made.
         dry_run: whether to stop once the plan is written and shown.
         corrected: folder with files ``NAME.mrk.json``, ``NAME.fcsv`` and label maps of images that somebody has
-            corrected, which become templates.
+            corrected, which become templates; of a command's own folder, those that were changed since.
         checkpoint: file of a pre-training on such images, as that of ``monai-infoaug advise``; None: there is a stage
             for it.
         device: where the networks are: cpu, cuda, cuda:1, ...
@@ -157,21 +158,38 @@ def _label_maps(templates: Mapping[Path, str], labels: Paths | None) -> dict[str
 def _corrected(
     folder: str | os.PathLike | None, names: Mapping[Path, str], landmarks: bool, labels: bool
 ) -> tuple[list[Sure], dict[str, Path]]:
-    """What was corrected: landmarks, and label maps by name.
+    """What was corrected: landmarks, and label maps by name; not what a command has written and nobody changed.
 
     Raises:
-        ValueError: for a folder that does not exist, or without a file of an image.
+        ValueError: for a folder that does not exist, or without a file of an image, or with two of one image.
     """
     if folder is None:
         return [], {}
-    files = {image_name(file): file for file in sorted(Path(folder).glob("*")) if file.suffix in (".json", ".fcsv")}
-    points = [Sure(path, files[name], name) for path, name in names.items() if name in files] if landmarks else []
-    shown = {image_name(path): path for path in images_below(Path(folder))} if labels else {}
-    maps = {name: shown[name] for name in names.values() if name in shown}
+    ledger, files = Ledger(folder), sorted(Path(folder).glob("*"))
+    theirs = [file for file in files if not ledger.is_ours(file.name)]
+    shown = theirs if (ledger.folder / RECORD).exists() else images_below(Path(folder))  # below are stages, else
+    marked = _by_name(file for file in theirs if file.suffix in (".json", ".fcsv")) if landmarks else {}
+    mapped = _by_name(file for file in shown if has_image_suffix(file)) if labels else {}
+    points = [Sure(path, marked[name], name) for path, name in names.items() if name in marked]
+    maps = {name: mapped[name] for name in names.values() if name in mapped}
     if not points and not maps:
         kinds = "NAME.mrk.json or NAME.fcsv" if landmarks else "NAME.nii.gz"
-        raise refusal("corrected", f"'{folder}'", f"a folder with files {kinds} of the images")
+        raise refusal("corrected", f"'{folder}'", f"a folder with files {kinds} of the images that you have changed")
     return points, maps
+
+
+def _by_name(files: Iterable[Path]) -> dict[str, Path]:
+    """Name of an image to its file.
+
+    Raises:
+        ValueError: for two files of one image.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(image_name(file), file)
+        if other != file:
+            raise refusal("corrected", f"'{other}' and '{file}'", "a folder with one file of a kind an image")
+    return named
 
 
 def _require_inside(given: Sure, pixdim: float | list[float] | None, origin: float | list[float]) -> None:

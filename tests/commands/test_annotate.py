@@ -17,11 +17,12 @@ pytest.importorskip("tqdm", reason="annotating needs the extra train")
 pytest.importorskip("matplotlib", reason="annotating draws with matplotlib")
 
 from monai_infoaug.__main__ import main
+from monai_infoaug._files import Ledger
 from monai_infoaug.bundles import find_bundle
 from monai_infoaug.commands import _judgement, _label_stages, _landmark_stages, _plan, _stages
 from monai_infoaug.commands._label_files import read_labels
 from monai_infoaug.commands._label_plan import segmentation_settings
-from monai_infoaug.commands.annotate import annotate_images
+from monai_infoaug.commands.annotate import _corrected, annotate_images
 from monai_infoaug.data import LandmarkTable, read_landmarks, write_landmarks
 from monai_infoaug.inferers import ErrorModel
 from tests.commands.labelled_scenes import NUMBERS, TINY, annotated, scene, stages_in_process, truth
@@ -199,6 +200,37 @@ def test_an_image_of_the_same_name_elsewhere_is_another_one(runs, folder):
     annotate_images([folder / "images", folder / "more"], **given, pixdim=0.5, minutes=1)
     assert runs == ["2_matching match", "3_round1 e", "4_round2 e"]
     assert (folder / "out" / "stages" / "images" / "e.png").resolve() == (folder / "more" / "e.png").resolve()
+
+
+def test_what_a_command_has_written_is_not_what_somebody_has_corrected(runs, folder, capsys):
+    """Of the command's own folder, what was changed there counts: else all that it has found would be sure."""
+    ledger = Ledger(folder / "out")
+    ledger.folder.mkdir()
+    for name in "bc":
+        write_landmarks(folder / "found.mrk.json", LandmarkTable(LABELS, {name: POINTS}, space="LPS"))
+        ledger.write(f"{name}.mrk.json", (folder / "found.mrk.json").read_text())
+    with pytest.raises(ValueError, match=r"`corrected` must be .* of the images that you have changed, got '.*out'"):
+        annotate(folder, corrected=folder / "out", dry_run=True)
+    table = LandmarkTable(LABELS, {"b": POINTS + 1}, space="LPS")
+    write_landmarks(folder / "out" / "b.mrk.json", table)
+    points, _ = _corrected(folder / "out", {Path(name): name for name in "abc"}, True, False)
+    assert [each.name for each in points] == ["b"]
+    write_landmarks(folder / "out" / "b.fcsv", table)
+    with pytest.raises(ValueError, match=r"`corrected` must be a folder with one file .*, got '.*b.fcsv' and '.*b.mrk"):
+        annotate(folder, corrected=folder / "out", dry_run=True)
+
+
+def test_of_the_commands_own_folder_label_maps_that_were_changed_count(tmp_path):
+    ledger = Ledger(tmp_path / "out")
+    ledger.folder.mkdir()
+    for name in ("a.nii.gz", "a.png", "b.nii.gz", "b.png"):
+        ledger.write(name, "made")
+    stage = tmp_path / "out" / "stages" / "images"
+    stage.mkdir(parents=True)
+    (stage / "c.png").write_text("an image")
+    (tmp_path / "out" / "b.nii.gz").write_text("changed")
+    names = {Path(name): name for name in "abc"}
+    assert _corrected(tmp_path / "out", names, False, True) == ([], {"b": tmp_path / "out" / "b.nii.gz"})
 
 
 @pytest.mark.slow
