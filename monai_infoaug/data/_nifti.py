@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read_nifti(path: Path) -> sitk.Image:
         ValueError: for a file that is broken, cut off, or whose affine cannot be inverted.
     """
     try:
-        image: Any = nib.load(path)
+        image = _loaded(path)
         if path.suffix.lower() == ".gz" and hasattr(image, "from_bytes"):
             image = type(image).from_bytes(gzip.decompress(path.read_bytes()))  # to its end, where the check sum is
         array = np.asanyarray(image.dataobj)
@@ -55,7 +56,7 @@ def nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, int, bool]:
         ValueError: for a header that is broken, or whose affine cannot be inverted.
     """
     try:
-        image: Any = nib.load(path)
+        image = _loaded(path)
         affine = _affine(image, path)
         shape, vector = _shape(image)
         kind, pixels = image.get_data_dtype(), Path(image.file_map["image"].filename)
@@ -66,6 +67,15 @@ def nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, int, bool]:
             raise
         raise unreadable(path, error) from error
     return shape, _in_lps(affine, len(shape), path), image.shape[-1] if vector else len(kind.names or "1"), is_whole
+
+
+def _loaded(path: Path) -> Any:
+    """The file by nibabel, which reads ``x.nii`` for ``x.Nii``."""
+    image: Any = nib.load(path)
+    parts = [part.filename for part in image.file_map.values() if part.filename]
+    if not any(os.path.exists(part) and os.path.samefile(part, path) for part in parts):
+        raise refused(path, "with a suffix in capital and small letters", "a file named .nii or .NII")
+    return image
 
 
 def _shape(image: Any) -> tuple[tuple[int, ...], bool]:

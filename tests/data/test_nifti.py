@@ -11,6 +11,7 @@ from monai.data import NibabelReader
 from monai.transforms import Compose, LoadImage, LoadImaged
 
 from monai_infoaug.data import SimpleITKReader
+from monai_infoaug.data._headers import image_header
 from tests.data.files import halved, patched
 
 SLOPE, SROW = 112, 280  # offsets in the header
@@ -79,6 +80,17 @@ def test_a_sibling_of_almost_the_same_name_is_another_file(tmp_path):
     (tmp_path / "a.img").unlink()
     with pytest.raises(ValueError, match=r"a\.hdr': .*a\.img"):
         SimpleITKReader().read(tmp_path / "a.hdr")
+
+
+def test_a_sibling_whose_suffix_is_in_other_letters_is_another_file(tmp_path):
+    """For which nibabel looks where a suffix is in capital and small letters."""
+    path = written(tmp_path / "other.nii").rename(tmp_path / "a.Nii")
+    sibling = written(tmp_path / "a.nii", np.ones((6, 5, 4), np.int16))
+    if path.samefile(sibling):
+        pytest.skip("this file system does not tell letters apart")
+    for read in (SimpleITKReader().read, image_header):
+        with pytest.raises(ValueError, match=r"`data` must be a file named .nii or .NII, got '.*a\.Nii'"):
+            read(path)
 
 
 @pytest.mark.parametrize("code", [1, 2, 4])
