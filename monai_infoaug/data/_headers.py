@@ -17,7 +17,8 @@ import SimpleITK as sitk
 from monai_infoaug._require import GIVEN, KEEPING, LOSSY, WITHOUT_MILLIMETRES, reason, refusal
 from monai_infoaug.data import _nifti
 from monai_infoaug.data._dicom import COLOURS as COLOURED
-from monai_infoaug.data._dicom import affine_of_plane, check_dicom, is_dicom, read_header
+from monai_infoaug.data._dicom import is_dicom, read_header
+from monai_infoaug.data._dicom_volume import affine_of_plane, check_dicom
 from monai_infoaug.data._grids import Grid, misfit, shows_its_place
 from monai_infoaug.data._images import affine_of, require_utf_8, warn
 from monai_infoaug.data._pictures import check_picture, is_picture

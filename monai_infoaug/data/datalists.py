@@ -15,7 +15,8 @@ from monai.config import PathLike
 from monai_infoaug._files import files_of
 from monai_infoaug._require import is_count, is_number, is_one_of, refusal
 from monai_infoaug.data._dicom import SUFFIXES as DICOM_SUFFIXES
-from monai_infoaug.data._dicom import is_dicom, is_volume, series_in
+from monai_infoaug.data._dicom import is_dicom, series_in
+from monai_infoaug.data._dicom_volume import is_volume
 from monai_infoaug.data._headers import image_header
 from monai_infoaug.data._images import warn
 from monai_infoaug.data._landmark_files import FORMATS, image_name, in_order, some

@@ -16,7 +16,8 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from monai_infoaug._require import WITHOUT_MILLIMETRES, is_count, is_one_of, refusal, require_truth, to_path
 from monai_infoaug.data import _nifti
-from monai_infoaug.data._dicom import Dicom, in_order, is_dicom, read_dicom, read_header, series_in
+from monai_infoaug.data._dicom import Dicom, is_dicom, read_header, series_in
+from monai_infoaug.data._dicom_volume import in_order, read_dicom
 from monai_infoaug.data._images import affine_of, copy_metadata, require_utf_8, unreadable, warn
 from monai_infoaug.data._pictures import is_picture, read_picture
 from monai_infoaug.data._text_headers import require_nrrd_in_millimetres, require_whole_meta_image
