@@ -50,6 +50,7 @@ COMMANDS = {  # by recipe
     ],
     "landmark_detection from scratch": run("landmark_detection"),
     "landmark_matching_3d, from one annotated volume": run("landmark_matching_3d"),
+    "label maps carried from one annotated image": ["monai-infoaug annotate IMAGES --template IMAGE --labels LABELMAP"],
     "label_efficient": run("segmentation", "", "label_efficient"),
     "label_efficient by tier": run("segmentation", BY_TIER, "label_efficient"),
     "label_efficient by tier, and a round": [*run("segmentation", BY_TIER, "label_efficient"), *ROUND],
@@ -98,6 +99,12 @@ RULES = {  # by task, volumes and other site, the best first; the last is taken 
         Rule("landmark_matching_3d, from one annotated volume", "afids: trained against untrained"),
     ],
     ("segmentation", False, False): [
+        Rule(
+            "label maps carried from one annotated image",
+            "label_maps: propagation against unet; label_maps: propagation against bspline",
+            images=149,
+            minutes=15,
+        ),
         Rule(
             "label_efficient by tier, and a round",
             "radiographs: label_efficient_round against scratch",
@@ -240,7 +247,7 @@ def entries() -> Iterator[dict]:
                     "take": rule.take,
                     "why_not": reasons[0] if reasons else "",
                     "rows": rows,
-                    "page": Evidence(rules[0].evidence.split(";")[0], None).table["page"].removesuffix(".md"),
+                    "page": Evidence((texts or [rules[-2].evidence])[0], None).table["page"].removesuffix(".md"),
                     "commands": COMMANDS[rule.take],
                 }
                 low = (number or 0) + 1
