@@ -13,6 +13,7 @@ from monai_infoaug.commands._label_files import label_bytes, label_suffix, onto_
 from monai_infoaug.commands._label_maps import label_file
 from monai_infoaug.data import image_name
 from monai_infoaug.data._headers import faults
+from monai_infoaug.data._landmark_files import by_name
 
 
 def write_label_maps(
@@ -65,10 +66,7 @@ def labels_of(images: Mapping[Path, str], files: Sequence[Path]) -> dict[str, Pa
     Raises:
         ValueError: for label maps of none of the images, one of two images of that name, or two of one image.
     """
-    known: dict[str, Path] = {}
-    for file in files:
-        if known.setdefault(image_name(file), file) != file:
-            raise refusal("labels", f"'{known[image_name(file)]}' and '{file}'", "label maps of different names")
+    known = by_name(files, "labels", "label maps of different names")
     found: dict[str, Path] = {}
     for path, name in images.items():
         for key in (name, image_name(path)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ from monai_infoaug.commands._records import warn
 from monai_infoaug.commands._stages import StagesBar, pretrained
 from monai_infoaug.commands._survey import Survey, link_images, survey_images
 from monai_infoaug.commands.template_matcher import Paths, is_same, templates_of, with_tables
-from monai_infoaug.data import image_name
-from monai_infoaug.data._landmark_files import distinct_names
+from monai_infoaug.data._landmark_files import by_name, distinct_names
 from monai_infoaug.data._places import if_turned, outside
 from monai_infoaug.data.datalists import images_below
 from monai_infoaug.data.simpleitk_reader import has_image_suffix
@@ -168,28 +167,15 @@ def _corrected(
     ledger, files = Ledger(folder), sorted(Path(folder).glob("*"))
     theirs = [file for file in files if not ledger.is_ours(file.name)]
     shown = theirs if (ledger.folder / RECORD).exists() else images_below(Path(folder))  # below are stages, else
-    marked = _by_name(file for file in theirs if file.suffix in (".json", ".fcsv")) if landmarks else {}
-    mapped = _by_name(file for file in shown if has_image_suffix(file)) if labels else {}
+    named = partial(by_name, argument="corrected", accepted="a folder with one file of a kind an image")
+    marked = named(file for file in theirs if file.suffix in (".json", ".fcsv")) if landmarks else {}
+    mapped = named(file for file in shown if has_image_suffix(file)) if labels else {}
     points = [Sure(path, marked[name], name) for path, name in names.items() if name in marked]
     maps = {name: mapped[name] for name in names.values() if name in mapped}
     if not points and not maps:
         kinds = "NAME.mrk.json or NAME.fcsv" if landmarks else "NAME.nii.gz"
         raise refusal("corrected", f"'{folder}'", f"a folder with files {kinds} of the images that you have changed")
     return points, maps
-
-
-def _by_name(files: Iterable[Path]) -> dict[str, Path]:
-    """Name of an image to its file.
-
-    Raises:
-        ValueError: for two files of one image.
-    """
-    named: dict[str, Path] = {}
-    for file in files:
-        other = named.setdefault(image_name(file), file)
-        if other != file:
-            raise refusal("corrected", f"'{other}' and '{file}'", "a folder with one file of a kind an image")
-    return named
 
 
 def _require_inside(given: Sure, pixdim: float | list[float] | None, origin: float | list[float]) -> None:

@@ -69,6 +69,20 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", tidy(name))
 
 
+def by_name(files: Iterable[Path], argument: str, accepted: str) -> dict[str, Path]:
+    """Name of an image to its file.
+
+    Raises:
+        ValueError: for two files of one image; it names the argument and says what is accepted.
+    """
+    named: dict[str, Path] = {}
+    for file in files:
+        other = named.setdefault(image_name(file), file)
+        if other != file:
+            raise refusal(argument, f"'{other}' and '{file}'", accepted)
+    return named
+
+
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Name of each image: without folder, or with all below the common one where two files have the same name.
 
