@@ -108,6 +108,7 @@ BUDGETS = {  # settings of the bundle, and epochs of their pre-training
     "small": ({"samples_per_epoch": 100, "batch_size": 2, "max_epochs": 6}, 3),  # 300 and 150 steps; two CPU cores
     "full": ({"samples_per_epoch": 400, "batch_size": 8, "max_epochs": 100}, 50),  # a GPU
 }
+SPLIT = {"test_every": 4, "val_every": 7, "val_interval": 10**6, "val_images": 1}  # nothing is chosen in training
 
 
 ROUNDS = {  # rows whose segmentations are averaged; a round goes on from the last of them
@@ -313,8 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise refusal("fractions", repr(options.fractions), "per cent, or `numbers` given")
     start, names = time.perf_counter(), options.rows.split(",")
     settings, epochs = BUDGETS[options.budget]
-    settings = DATASETS.get(options.data.resolve().name, {}) | settings | {"val_interval": 10**6, "val_images": 1}
-    settings |= {"test_every": 4, "val_every": 7}
+    settings = DATASETS.get(options.data.resolve().name, {}) | settings | SPLIT
     settings |= named(options.set)
     epochs = epochs if options.epochs is None else options.epochs
     for name in names:

@@ -36,7 +36,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from monai.networks.utils import one_hot
 
 from benchmarks._runs import alone, end_of, kept_result, named, print_difference, require_positive, run_bundle
-from benchmarks.label_efficiency import BUDGETS, BUNDLE, DATASETS, Segmentation, print_table, summary
+from benchmarks.label_efficiency import BUDGETS, BUNDLE, DATASETS, SPLIT, Segmentation, print_table, summary
 from monai_infoaug._require import refusal
 from monai_infoaug.commands.export import export_weights
 from monai_infoaug.commands.pretrain import pretrain_network
@@ -46,7 +46,6 @@ ROWS = ("nnunet", "nnunet_pretrained", "ours")
 DATASET, CONFIGURATION = "Dataset001_Cases", "3d_fullres"
 STEPS = 10  # an epoch of nnU-Net and of its pre-training
 PRETRAINING = 1 / 3  # of the minutes
-SPLIT = {"test_every": 4, "val_every": 7}
 
 
 class Comparison:
@@ -64,8 +63,8 @@ class Comparison:
         self, data: Path, settings: Mapping[str, Any], minutes: float, out: Path, until: float | None = None
     ) -> None:
         self.data, self.settings, self.minutes, self.out, self.until = data, dict(settings), minutes, out, until
-        self.places = {"dataset_dir": str(data / "images"), "labels_dir": str(data / "labels")}
-        self.cases = partial(segmentation_datalist, data / "images", data / "labels", **SPLIT)
+        every = {name: SPLIT[name] for name in ("test_every", "val_every")}
+        self.cases = partial(segmentation_datalist, data / "images", data / "labels", **every)
 
     def __call__(self, row: str, labelled: int, seed: int) -> dict[str, Any] | None:
         """``dice`` and ``hausdorff`` (cases, classes) of a row, ``seconds`` and ``steps``; None where time was over."""
@@ -77,14 +76,14 @@ class Comparison:
         return kept_result(folder, about, make, self.until)
 
     def _ours(self, labelled: int, seed: int, folder: Path) -> dict[str, Any]:
-        once = {"val_images": 1, "val_interval": 10**6}
-        given = self.settings | once | {"labelled": labelled, "seed": seed, **self.places}
+        places = {"dataset_dir": str(self.data / "images"), "labels_dir": str(self.data / "labels")}
+        given = self.settings | {"labelled": labelled, "seed": seed, **places}
 
         def run(epochs: int) -> None:
             run_bundle(BUNDLE, "train", folder=folder / f"{epochs}_timed", **given | {"max_epochs": epochs})
 
         epochs = epochs_within(60 * self.minutes, run)
-        made = Segmentation(self.data, self.settings | once | {"max_epochs": epochs}, 0, folder)
+        made = Segmentation(self.data, self.settings | {"max_epochs": epochs}, 0, folder)
         steps = epochs * -(-self.settings["samples_per_epoch"] // self.settings["batch_size"])
         return (made("scratch", labelled, seed) or {}) | {"steps": steps}
 

@@ -102,6 +102,14 @@ def root_logger() -> Iterator[None]:
         root.removeHandler(handler)
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Lets a test change how many threads PyTorch has."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -26,13 +26,6 @@ from monai_infoaug.transforms import RandPairedViewsd
 Events = pytest.importorskip("ignite.engine", reason="trainers need ignite").Events
 
 EPOCHS = 8
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def make_training(path: Path, num_workers: int = 0) -> tuple[PixelContrastiveTrainer, torch.nn.Module]:
